@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""One command for newcomers: see the pack work, try it in ComfyUI, or test it.
+
+    python run.py demo              make a 128-frame video with the bundled demo model
+    python run.py serve [--port N]  start ComfyUI with this pack, and open it in the browser
+    python run.py test [ARGS...]    linters, types and tests; ARGS go to pytest
+
+The first call installs everything it needs, ComfyUI included, into `.venv`. Needs Python 3.10 or newer, nothing else.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+if sys.version_info < (3, 10):  # noqa: UP036 (an older one must be told)
+    sys.exit(f"run.py needs Python 3.10 or newer, this is {sys.version.split()[0]}")
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "tests"))
+from host.client import Client, Prompt
+from host.environment import Environment
+from host.errors import HostError
+from host.graph import nodes_of, read_graph, to_prompt
+from host.server import Server
+
+PACK = "ComfyUI-ExVideo"
+BASE = ROOT / "output" / "demo"  # the server's models, input, output and user folders
+WORKFLOW = ROOT / "workflows" / "exvideo_svd_128f.json"
+PICTURE = ROOT / "examples" / "astronaut.png"
+# What the demo changes in the workflow: the small bundled model instead of the real ones, at the size it was made for.
+DEMO_INPUTS = {
+    "LoadImage": {"image": PICTURE.name},
+    "ExVideoSVDLoader": {"checkpoint": "demo svd", "extension": "demo 128 frames"},
+    "ExVideoSVDConditioning": {"width": 128, "height": 128},
+    "ExVideoSampler": {"steps": 12},
+}
+CONTACT_SHEET = """
+import sys
+from exvideo_core.video import contact_sheet
+contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
+"""
+CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="demo | serve | test")
+    verbs.add_parser("demo", help="make a video with the bundled demo model")
+    serve = verbs.add_parser("serve", help="start ComfyUI with this pack")
+    serve.add_argument("--port", type=int, default=8188)
+    serve.add_argument("--gpu", action="store_true", help="let ComfyUI use the graphics card; the default is the CPU")
+    verbs.add_parser("test", help="linters, types and tests; further arguments go to pytest", add_help=False)
+    options, rest = parser.parse_known_args()
+    if rest and options.verb != "test":
+        parser.error(f"unknown arguments: {' '.join(rest)}")
+    environment = Environment(ROOT)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: the server is stopped as well
+    try:
+        environment.prepare(for_tests=options.verb == "test")
+        if options.verb == "demo":
+            return run_demo(environment)
+        if options.verb == "serve":
+            return run_server(environment, options.port, use_gpu=options.gpu)
+        return run_tests(environment, rest)
+    except HostError as error:
+        print(f"run.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def run_demo(environment: Environment) -> int:
+    """Make a video with the bundled model, through a ComfyUI server."""
+    place_picture()
+    with start_comfyui(environment) as server:
+        client = Client(server.url)
+        prompt = demo_prompt(client)
+        run = client.run(prompt, timeout=3600, on_progress=Progress(prompt))
+    videos = [BASE / file["type"] / file["subfolder"] / file["filename"] for file in run.files]
+    if not videos:
+        raise HostError(f"the workflow saved no video; see {server.log}")
+    sheet = videos[0].with_suffix(".png")
+    make_contact_sheet(environment, videos[0], sheet)
+    print(f"\ndone in {run.seconds:.0f} s\nvideo:         {videos[0]}\ncontact sheet: {sheet}")
+    return 0
+
+
+def run_server(environment: Environment, port: int, *, use_gpu: bool) -> int:
+    """Run ComfyUI with the pack until Ctrl-C."""
+    place_picture()
+    with start_comfyui(environment, port=port, arguments=[] if use_gpu else ["--cpu"]) as server:
+        print(f"ComfyUI with {PACK}: {server.url}\nfolders: {BASE}\nlog:     {server.log}\nCtrl-C ends it", flush=True)
+        webbrowser.open(server.url)
+        assert server.process is not None  # started by the context manager
+        return server.process.wait()
+
+
+@contextmanager
+def start_comfyui(
+    environment: Environment, *, port: int = 0, arguments: Sequence[str] = ("--cpu",)
+) -> Iterator[Server]:
+    """A running server with this pack in it."""
+    print("starting ComfyUI ...", flush=True)
+    server = Server(environment.python, environment.tree(), BASE, packs={PACK: ROOT}, port=port, arguments=arguments)
+    with server:
+        if failed := server.failed_imports():
+            raise HostError(f"ComfyUI could not import the pack, see {server.log}: {failed[0]}")
+        yield server
+
+
+def run_tests(environment: Environment, arguments: list[str]) -> int:
+    """Run linters, types and tests; all of them run, also when one has failed."""
+    variables = {"OMP_NUM_THREADS": str(free_cores()), **os.environ}
+    failed = 0
+    for check in CHECKS:
+        print(f"== {' '.join(check)}", flush=True)
+        failed |= subprocess.run([str(environment.python), "-m", *check], cwd=ROOT, env=variables).returncode
+    if failed:
+        print("== a check above FAILED; the tests run all the same", flush=True)
+    tests = subprocess.run([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT, env=variables)
+    return tests.returncode or failed
+
+
+def free_cores() -> int:
+    """Threads for each process: more than one only where two or more cores are idle."""
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    return max(1, min(4, int((os.cpu_count() or 1) - busy)))
+
+
+def place_picture() -> None:
+    """Put the demo's picture where Load Image finds it."""
+    folder = BASE / "input"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PICTURE, folder / PICTURE.name)
+
+
+def demo_prompt(client: Client) -> Prompt:
+    """The workflow with DEMO_INPUTS in it."""
+    prompt = to_prompt(read_graph(WORKFLOW), client.object_info())
+    for class_type, changes in DEMO_INPUTS.items():
+        nodes = nodes_of(prompt, class_type)
+        if not nodes:
+            raise HostError(f"{WORKFLOW.name} has no {class_type} node, which the demo changes")
+        for node in nodes:
+            if unknown := changes.keys() - node["inputs"].keys():
+                raise HostError(f"{class_type} has no input named {', '.join(sorted(unknown))}, which the demo sets")
+            node["inputs"].update(changes)
+    return prompt
+
+
+def make_contact_sheet(environment: Environment, video: Path, sheet: Path) -> None:
+    command = [str(environment.python), "-c", CONTACT_SHEET, str(video), str(sheet)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise HostError(f"the video {video} is there, but its contact sheet failed:\n{done.stderr[-2000:]}")
+
+
+class Progress:
+    """Prints how far each node is: one line that changes in a terminal, a few lines in a log."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.titles = {node_id: node["_meta"]["title"] for node_id, node in prompt.items()}
+        self.shown, self.time = "", 0.0
+
+    def __call__(self, node_id: str, done: int, steps: int) -> None:
+        text = f"{self.titles.get(node_id, node_id)}: {done}/{steps}"
+        in_terminal = sys.stdout.isatty()
+        is_due = in_terminal or done == steps or time.monotonic() > self.time + 5
+        if text == self.shown or not is_due:
+            return
+        self.shown, self.time = text, time.monotonic()
+        print(f"\r{text:60}" if in_terminal else text, end="" if in_terminal else "\n", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""The repository as a package, as an entry of ComfyUI's registry, and as something to read."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pathspec
+import pytest
+import tomllib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+NOT_OURS = {"output", "build", "dist", "__pycache__"}
+MAX_LINES = 400
+# Things of the machine on which somebody wrote, in what everybody reads. The slashes are apart from the words, so that
+# this list is not among its own findings.
+PRIVATE = [rf"(?<![\w.])/{folder}/\w" for folder in ("home", "root", "work", "tmp", "Users", "opt")] + [
+    r"[A-Z]:\\Users"
+]
+
+
+def our_files(*suffixes):
+    """Files of the repository, without what git ignores."""
+    found = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        hidden = any(part.startswith(".") and part != ".ci" for part in parts[:-1])
+        if path.is_file() and path.suffix in suffixes and not hidden and not NOT_OURS & set(parts):
+            found.append(path.relative_to(ROOT))
+    return sorted(found)
+
+
+def requirements(path):
+    lines = (line.partition("#")[0].strip() for line in (ROOT / path).read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if line]
+
+
+def test_requirements_equal_the_projects_dependencies():
+    assert requirements("requirements.txt") == PROJECT["project"]["dependencies"]
+
+
+def test_no_torch_is_asked_for():
+    names = {re.split(r"[^\w-]", line)[0].lower() for line in requirements("requirements.txt")}
+
+    # each machine has its own build of torch; asking for it can replace that one
+    assert not names & {"torch", "torchvision", "torchaudio", "xformers", "flash-attn"}
+
+
+def test_tested_versions_satisfy_the_dependencies():
+    pinned = {line.partition("==")[0] for line in requirements("tests/host/requirements.txt")}
+
+    assert {re.split(r"[^\w-]", line)[0] for line in requirements("requirements.txt")} <= pinned
+
+
+def test_changelog_has_the_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+    assert re.search(rf"^## \[{re.escape(PROJECT['project']['version'])}\]", changelog, re.MULTILINE)
+
+
+def test_registry_archive_has_the_pack_and_not_its_tests():
+    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines())
+
+    for path in ("tests/conftest.py", "tests/host/server.py", ".ci/run", "output/demo/server.log", "run.py"):
+        assert ignored.match_file(path), path
+    for path in [
+        *our_files(".py"),
+        *map(Path, ("pyproject.toml", "requirements.txt", "LICENSE", "README.md", "workflows/some.json")),
+    ]:
+        if path.parts[0] in ("__init__.py", "exvideo_core", "nodes", "workflows") or len(path.parts) == 1:
+            assert ignored.match_file(path) == (path.name == "run.py"), path
+
+
+def test_registry_fields_are_of_the_allowed_form():
+    comfy, project = PROJECT["tool"]["comfy"], PROJECT["project"]
+
+    assert "comfyui" not in project["name"].lower()  # the registry's advice; it becomes the folder's name
+    assert comfy["PublisherId"]
+    assert comfy["DisplayName"]
+    assert re.fullmatch(r">=\d+\.\d+\.\d+", comfy["requires-comfyui"])
+    # one classifier of another form makes the registry drop all of them
+    systems = [line for line in project["classifiers"] if line.startswith("Operating System")]
+    assert systems == ["Operating System :: OS Independent"]
+
+
+@pytest.mark.parametrize("file", our_files(".py"), ids=str)
+def test_file_can_be_read_in_one_go(file):
+    lines = (ROOT / file).read_text(encoding="utf-8").count("\n")
+
+    assert lines <= MAX_LINES, f"{file} has {lines} lines: split it by concept"
+
+
+@pytest.mark.parametrize("file", our_files(".py", ".md", ".toml", ".txt", ".json", ".yml", ".yaml", ""), ids=str)
+def test_file_names_nothing_of_one_machine(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
+
+    found = [match.group() for pattern in PRIVATE for match in re.finditer(pattern, text)]
+    assert not found, f"{file} names {found[:3]}"
+
+
+def test_pack_imports_without_comfyui_and_quickly():
+    code = """
+import importlib.util, sys, time
+start = time.perf_counter()
+spec = importlib.util.spec_from_file_location("pack", "__init__.py", submodule_search_locations=["."])
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+print(time.perf_counter() - start, callable(pack.comfy_entrypoint), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    seconds, has_entrypoint, has_torch = done.stdout.split()
+    assert has_entrypoint == "True"
+    assert has_torch == "False"
+    assert float(seconds) < 0.3
