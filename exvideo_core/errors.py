@@ -1,0 +1,21 @@
+"""Errors a user can act on.
+
+Their text is shown as it is, in the terminal and in ComfyUI: what was given, what was expected, what to do.
+A mistake of the calling code is a ValueError or TypeError instead.
+"""
+
+
+class ExVideoError(Exception):
+    """Base of every error that is written for the person at the keyboard."""
+
+
+class CheckpointError(ExVideoError):
+    """A weight file is damaged, unknown, in the wrong place, or does not fit the model."""
+
+
+class ClipError(ExVideoError):
+    """A clip is asked for that the model cannot make: frames, width or height."""
+
+
+class VideoError(ExVideoError):
+    """A picture or video cannot be read or written."""

@@ -1,0 +1,208 @@
+"""Which codecs go into which files, and what ffmpeg is told about each.
+
+A container is chosen by the file's suffix, a codec by its name or as the container's first. Nothing here runs
+ffmpeg: `choose` and the tables are plain data, so that a program can also fill its menus from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from ..errors import VideoError
+
+Quality = str | float  # one of QUALITIES, or a number on the codec's own scale
+
+QUALITIES = ("low", "medium", "high", "best")
+DEFAULT_QUALITY = "high"
+
+# Tags alone do not convert and a conversion alone is not tagged: players then guess by the picture's size.
+# The two accuracy flags keep swscale from its quick paths, which shift saturated colours by a few levels.
+_BT709 = (
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,"
+    "format={pixel_format},"
+    "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Codec:
+    """How one codec is written with ffmpeg."""
+
+    encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders with their arguments; the first present is used
+    pixel_format: str
+    quality_option: str
+    quality_words: tuple[float, float, float, float]  # the numbers of QUALITIES
+    quality_range: tuple[float, float]
+    is_yuv: bool = True  # BT.709 in the limited range; the other codecs take red, green and blue
+    even_size: tuple[bool, bool] = (True, True)  # width, height: odd ones get one more pixel, a copy of the last
+    max_fps: int | None = None
+
+    def arguments(self, encoder: str, quality: Quality | None) -> list[str]:
+        """ffmpeg's output arguments, without the file."""
+        if self.is_yuv:
+            pixels = ["-vf", _BT709.format(pixel_format=self.pixel_format)]
+        else:
+            pixels = ["-pix_fmt", self.pixel_format]
+        number = self.quality_number(quality)
+        return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{number:g}"]
+
+    def quality_number(self, quality: Quality | None) -> float:
+        """Quality on the codec's own scale; None is DEFAULT_QUALITY.
+
+        Raises:
+            VideoError: an unknown word, or a number outside of the scale.
+        """
+        quality = DEFAULT_QUALITY if quality is None else quality
+        if isinstance(quality, str):
+            if quality in QUALITIES:
+                return self.quality_words[QUALITIES.index(quality)]
+        elif self.quality_range[0] <= quality <= self.quality_range[1]:
+            return quality
+        low, high = self.quality_range
+        raise VideoError(
+            f"quality {quality!r} is not known: use {', '.join(QUALITIES)}, or a number from {low:g} to {high:g} "
+            f"({self.quality_option.lstrip('-')})."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """What fits into the files of one suffix."""
+
+    muxer: str
+    codecs: tuple[str, ...]  # the first is the default
+    audio: tuple[str, ...] = ()  # encoder and bitrate; empty where there is no sound
+    options: tuple[str, ...] = ()  # of the finished file
+    has_tags: bool = False
+
+
+_AAC = ("aac", "-b:a", "192k")
+_OPUS = ("libopus", "-b:a", "160k")
+_MOVFLAGS = ("-movflags", "+faststart+use_metadata_tags")  # index first for the web; tags of any name, for ComfyUI
+
+CONTAINERS = {
+    ".mp4": Container(muxer="mp4", codecs=("h264", "h265", "av1"), audio=_AAC, options=_MOVFLAGS, has_tags=True),
+    ".mov": Container(muxer="mov", codecs=("prores", "h264", "h265"), audio=_AAC, options=_MOVFLAGS, has_tags=True),
+    ".mkv": Container(muxer="matroska", codecs=("h264", "h265", "vp9", "av1"), audio=_OPUS, has_tags=True),
+    ".webm": Container(muxer="webm", codecs=("vp9", "av1"), audio=_OPUS, has_tags=True),
+    ".gif": Container(muxer="gif", codecs=("gif",), options=("-loop", "0")),
+    ".webp": Container(muxer="webp", codecs=("webp",), options=("-loop", "0")),
+}
+
+CODECS = {
+    "h264": Codec(
+        encoders={"libx264": ("-preset", "medium")},
+        pixel_format="yuv420p",  # 4:4:4 would keep more colour, and not play in browsers and on phones
+        quality_option="-crf",
+        quality_words=(28, 23, 17, 12),
+        quality_range=(0, 51),
+    ),
+    "h265": Codec(
+        # hvc1 instead of ffmpeg's hev1: Apple's players open nothing else
+        encoders={"libx265": ("-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error")},
+        pixel_format="yuv420p",
+        quality_option="-crf",
+        quality_words=(30, 25, 20, 14),
+        quality_range=(0, 51),
+    ),
+    "vp9": Codec(
+        encoders={"libvpx-vp9": ("-b:v", "0", "-deadline", "good", "-cpu-used", "4", "-row-mt", "1")},
+        pixel_format="yuv420p",
+        quality_option="-crf",
+        quality_words=(42, 34, 24, 15),
+        quality_range=(0, 63),
+    ),
+    "av1": Codec(
+        encoders={
+            "libsvtav1": ("-preset", "8"),
+            "libaom-av1": ("-b:v", "0", "-cpu-used", "6", "-row-mt", "1"),
+        },
+        pixel_format="yuv420p",
+        quality_option="-crf",
+        quality_words=(45, 35, 24, 15),
+        quality_range=(0, 63),
+    ),
+    "prores": Codec(
+        encoders={"prores_ks": ("-vendor", "apl0")},
+        pixel_format="yuv422p10le",
+        quality_option="-profile:v",  # proxy, LT, standard, HQ
+        quality_words=(0, 2, 3, 3),
+        quality_range=(0, 3),
+        even_size=(True, False),
+    ),
+    "gif": Codec(
+        encoders={"gif": ()},
+        pixel_format="bgr0",  # of the lossless clip that the palette is made from
+        quality_option="colours",
+        quality_words=(32, 96, 256, 256),
+        quality_range=(4, 256),
+        is_yuv=False,
+        even_size=(False, False),
+        max_fps=50,  # browsers play anything faster at 10 frames per second
+    ),
+    "webp": Codec(
+        encoders={"libwebp_anim": ()},
+        pixel_format="bgra",  # libwebp converts by itself, with the matrix that its readers expect
+        quality_option="-quality",
+        quality_words=(50, 75, 90, 98),
+        quality_range=(0, 100),
+        is_yuv=False,
+        even_size=(False, False),
+        max_fps=100,
+    ),
+}
+
+
+def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
+    """The container of a file's suffix, and the name of the codec to put into it.
+
+    Raises:
+        VideoError: an unknown suffix or codec, or a codec that does not go into this container.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in CONTAINERS:
+        raise VideoError(f"{path.name}: the kind of file is not known. Valid endings: {', '.join(CONTAINERS)}.")
+    container = CONTAINERS[suffix]
+    if codec is None:
+        return container, container.codecs[0]
+    if codec not in CODECS:
+        raise VideoError(f"codec {codec!r} is not known. Valid codecs: {', '.join(CODECS)}.")
+    if codec not in container.codecs:
+        fitting = [ending for ending, other in CONTAINERS.items() if codec in other.codecs]
+        raise VideoError(
+            f"{codec} does not go into {suffix} files. Use a name that ends in {' or '.join(fitting)}, "
+            f"or for {suffix} one of: {', '.join(container.codecs)}."
+        )
+    return container, codec
+
+
+def pick_encoder(codec: str, available: Collection[str]) -> str:
+    """The first of the codec's encoders that this ffmpeg has.
+
+    Raises:
+        VideoError: it has none.
+    """
+    for encoder in CODECS[codec].encoders:
+        if encoder in available:
+            return encoder
+    raise VideoError(
+        f"this computer's ffmpeg cannot write {codec}: it lacks {' and '.join(CODECS[codec].encoders)}. "
+        "Choose another codec, or install imageio-ffmpeg again."
+    )
+
+
+def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
+    """Frames per second as an exact fraction: 29.97 stays 2997/100, float(30000 / 1001) is 30000/1001.
+
+    Raises:
+        VideoError: not a positive number, or more than players of this codec show.
+    """
+    limit = CODECS[codec].max_fps or 1000
+    if not 0 < fps <= limit:  # also refuses NaN
+        raise VideoError(
+            f"{fps} frames per second are not possible in {codec}: choose more than 0 and at most {limit}."
+        )
+    return Fraction(fps).limit_denominator(100_000)

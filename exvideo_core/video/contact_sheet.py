@@ -1,0 +1,63 @@
+"""A clip at a glance: some of its frames, side by side in one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import VideoError
+from .files import move, work_folder
+from .reading import read_video
+
+_LONGEST_SIDE = 256  # of one frame, in pixels
+_GAP = 4  # between frames, in pixels
+
+
+def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8, rows: int = 4) -> Path:
+    """Draw evenly spaced frames of a video, with their numbers, row by row into a PNG file.
+
+    The first and the last frame are always among them. A shorter clip shows each frame once, in fewer rows.
+
+    Raises:
+        VideoError: the video cannot be read, or the picture not be written.
+        ValueError: columns times rows is less than 2.
+    """
+    if columns < 1 or rows < 1 or columns * rows < 2:
+        raise ValueError(f"{columns=} times {rows=} must be at least 2: the first and the last frame")
+    num_frames = sum(1 for _ in read_video(video_path))
+    chosen = {round(i) for i in np.linspace(0, num_frames - 1, columns * rows)}
+    cells = [_cell(frame_HWC, i) for i, frame_HWC in enumerate(read_video(video_path)) if i in chosen]
+    png_path = Path(png_path)
+    with work_folder(png_path) as folder:
+        finished = folder / "sheet.png"
+        try:
+            _arranged(cells, columns).save(finished)
+        except OSError as error:
+            raise VideoError(f"cannot write to the folder {png_path.parent}: {error.strerror}.") from error
+        move(finished, png_path)
+    return png_path
+
+
+def _cell(frame_HWC: NDArray[np.uint8], index: int) -> Image.Image:
+    picture = Image.fromarray(frame_HWC)
+    scale = _LONGEST_SIDE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
+    ImageDraw.Draw(picture).text(
+        (5, 3), str(index), fill="white", stroke_fill="black", stroke_width=2, font=ImageFont.load_default(20)
+    )
+    return picture
+
+
+def _arranged(cells: list[Image.Image], columns: int) -> Image.Image:
+    width, height = cells[0].width + _GAP, cells[0].height + _GAP
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), (32, 32, 32))
+    for i, cell in enumerate(cells):
+        row, column = divmod(i, columns)
+        sheet.paste(cell, (column * width + _GAP, row * height + _GAP))
+    return sheet

@@ -1,0 +1,143 @@
+"""Reading video files, one frame at a time.
+
+Shapes: T frames, H and W in pixels, the last axis red, green and blue.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from ..errors import VideoError
+from . import ffmpeg
+from .tags_and_sound import read_tags
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What `probe` found in a file."""
+
+    width: int  # in pixels, upright
+    height: int
+    fps: Fraction  # frames per second; the average where they are not evenly spaced
+    num_frames: int  # counted: what `read_video` yields
+    codec: str  # ffmpeg's name: h264, hevc, vp9, av1, prores, gif, webp
+    audio_codec: str | None  # None without sound
+    tags: dict[str, str]  # names in lower case
+
+
+def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a video as uint8 [H, W, 3], upright, one by one.
+
+    Leaving the iteration early ends the decoder. A damaged file yields its frames up to the damage.
+
+    Raises:
+        VideoError: at once if there is no such file; while iterating if it is no video, or damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise VideoError(f"the video {path} does not exist.")
+    return _animation_frames(path) if _is_animation(path) else _ffmpeg_frames(path)
+
+
+def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
+    """The frames of a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1]."""
+    if max_frames is not None and max_frames < 1:
+        raise ValueError(f"{max_frames=} must be at least 1")
+    frames = [torch.from_numpy(frame_HWC) for frame_HWC in islice(read_video(path), max_frames)]
+    return torch.stack(frames).float().div_(255)
+
+
+def probe(path: str | Path) -> VideoInfo:
+    """Describe a video; decodes it once, to count the frames. VideoError as in `read_video`."""
+    path = Path(path)
+    num_frames, height, width = 0, 0, 0
+    for frame_HWC in read_video(path):
+        num_frames += 1
+        height, width = frame_HWC.shape[:2]
+    if _is_animation(path):
+        fps, codec, audio_codec, tags = _animation_rate(path), path.suffix.lower()[1:], None, {}
+    else:
+        fps, codec, audio_codec = _stream_facts(path)
+        tags = read_tags(path)
+    return VideoInfo(
+        width=width,
+        height=height,
+        fps=fps,
+        num_frames=num_frames,
+        codec=codec,
+        audio_codec=audio_codec,
+        tags=tags,
+    )
+
+
+def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    arguments = [
+        *("-v", "error", "-xerror", "-i", ffmpeg.file_argument(path), "-map", "0:v:0", "-fps_mode", "passthrough"),
+        *("-vf", "scale=flags=bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24"),
+        *("-c:v", "ppm", "-f", "image2pipe", "pipe:1"),  # each picture says how large it is
+    ]
+    num_frames = 0
+    with ffmpeg.FFmpeg(arguments, f"reading {path.name}") as process:
+        while process.readline() == b"P6\n":
+            width, height = (int(side) for side in process.readline().split())
+            process.readline()  # the largest value, 255
+            picture = bytearray(process.read(width * height * 3))  # writable, as torch wants it
+            if len(picture) == width * height * 3:
+                num_frames += 1
+                yield np.frombuffer(picture, np.uint8).reshape(height, width, 3)
+        process.finish()
+    if num_frames == 0:
+        raise VideoError(f"{path.name} has no frames that ffmpeg can decode.")
+
+
+def _stream_facts(path: Path) -> tuple[Fraction, str, str | None]:
+    """Frame rate, video codec and audio codec, from the lines that ffmpeg prints about the first frame."""
+    arguments = [
+        *("-v", "info", "-i", ffmpeg.file_argument(path), "-map", "0:v:0", "-frames:v", "1"),
+        *("-vf", "showinfo=checksum=0", "-f", "null", "-"),
+    ]
+    with ffmpeg.FFmpeg(arguments, f"reading {path.name}", kept_lines=None) as process:
+        text = process.finish()
+    rate = re.search(r"config in time_base: \S+ frame_rate: (\d+)/(\d+)", text)
+    codec = re.search(r"Stream #0.*? Video: (\w+)", text)
+    sound = re.search(r"Stream #0.*? Audio: (\w+)", text)
+    if rate is None or codec is None or int(rate[2]) == 0:
+        raise VideoError(f"the frame rate of {path.name} is not known. Convert it to mp4.")
+    return Fraction(int(rate[1]), int(rate[2])), codec[1], sound[1] if sound else None
+
+
+def _is_animation(path: Path) -> bool:
+    """Whether PIL reads it: few versions of ffmpeg read animated webp, and none tells the mean rate of a gif."""
+    return path.suffix.lower() in (".gif", ".webp")
+
+
+def _animation_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
+    for picture, _ in _animation_pictures(path):
+        yield np.array(picture.convert("RGB"))
+
+
+def _animation_rate(path: Path) -> Fraction:
+    milliseconds = [duration for _, duration in _animation_pictures(path)]
+    return Fraction(1000 * len(milliseconds), max(sum(milliseconds), 1))
+
+
+def _animation_pictures(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """The pictures, and how many milliseconds each is shown."""
+    try:
+        with Image.open(path) as image:
+            for picture in ImageSequence.Iterator(image):
+                picture.load()  # only now is its duration known
+                yield picture, int(picture.info.get("duration", 0))
+    except (OSError, EOFError) as error:  # also PIL's UnidentifiedImageError
+        raise VideoError(f"{path.name} is no {path.suffix[1:]} file, or damaged.") from error

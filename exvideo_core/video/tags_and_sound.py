@@ -1,0 +1,146 @@
+"""What goes into a video file besides its pictures: text tags, and a sound track."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor
+
+from ..errors import VideoError
+from . import ffmpeg
+from .codecs import Container
+
+Audio = str | Path | tuple[Tensor, int]  # a file, or waveform [channels, samples] in [-1, 1] and samples per second
+
+
+def check_metadata(metadata: Mapping[str, str] | None, container: Container, path: Path) -> None:
+    """Refuse tags that the file cannot hold.
+
+    Raises:
+        VideoError: the container has no tags.
+        TypeError: a name or a text is no string.
+        ValueError: a name is empty, something holds a NUL character, or ends in a backslash.
+    """
+    if not metadata:
+        return
+    if not container.has_tags:
+        raise VideoError(f"{path.name}: {container.muxer} files cannot hold a workflow or other tags. Use mp4 or webm.")
+    for name, text in metadata.items():
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise TypeError(f"metadata maps strings to strings; {name!r} is {type(text).__name__}")
+        if not name or "\0" in name + text:
+            raise ValueError(f"metadata {name!r}: names must not be empty, nor names or texts hold NUL")
+        if text.endswith("\\"):  # ffmpeg takes the next line for a part of this one, however it is escaped
+            raise ValueError(f"metadata {name!r} ends in a backslash, which ffmpeg cannot store")
+
+
+def tag_input(metadata: Mapping[str, str], folder: Path) -> list[str]:
+    """Write the tags to a file in `folder`, for texts longer than a command line; ffmpeg's input arguments for it.
+
+    Matroska and WebM store names in capitals, with underscores for blanks.
+
+    Raises:
+        VideoError: the folder is full.
+    """
+    lines = [";FFMETADATA1", *(f"{_escaped(name)}={_escaped(text)}" for name, text in metadata.items()), ""]
+    file = folder / "tags.txt"
+    try:
+        file.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))  # lone surrogates become "?"
+    except OSError as error:
+        raise VideoError(f"cannot write to {folder.parent}: {error.strerror}") from error
+    return ["-f", "ffmetadata", "-i", ffmpeg.file_argument(file)]
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """All tags of a file, with names in lower case: Matroska and WebM turn them into capitals."""
+    arguments = ["-v", "error", "-i", ffmpeg.file_argument(path), "-f", "ffmetadata", "pipe:1"]
+    text = ffmpeg.run(arguments, f"reading the tags of {path.name}").decode("utf-8", errors="replace")
+    tags = {}
+    for line in re.findall(r"^(?:\\.|[^\\\n])+", text, flags=re.DOTALL | re.MULTILINE):
+        if line.startswith("["):  # tags of single streams and chapters follow
+            break
+        parts = re.fullmatch(r"((?:\\.|[^\\=;])+)=(.*)", line, flags=re.DOTALL)
+        if parts is not None:
+            tags[_unescaped(parts[1]).lower()] = _unescaped(parts[2])
+    return tags
+
+
+def check_audio(audio: Audio | None, container: Container, path: Path) -> None:
+    """Refuse sound that the file cannot hold or that cannot be read.
+
+    Raises:
+        VideoError: the container has no sound, or the audio file is missing or has none.
+        ValueError: the waveform has another shape, type or rate.
+    """
+    if audio is None:
+        return
+    if not container.audio:
+        raise VideoError(
+            f"{path.name}: {container.muxer} files have no sound. Use mp4 or webm, or leave out the audio."
+        )
+    if container.audio[0] not in ffmpeg.encoders():
+        raise VideoError(f"this computer's ffmpeg cannot write {container.audio[0]} sound. Use another kind of file.")
+    if isinstance(audio, tuple):
+        _check_waveform(*audio)
+        return
+    file = Path(audio)
+    if not file.is_file():
+        raise VideoError(f"the audio file {file} does not exist.")
+    arguments = ["-v", "error", "-i", ffmpeg.file_argument(file), "-map", "0:a:0", "-frames:a", "1", "-f", "null", "-"]
+    ffmpeg.run(arguments, f"looking for sound in {file.name}")
+
+
+def add_audio(
+    clip: Path, audio: Audio, length: Fraction, container: Container, tags: list[str], finished: Path
+) -> None:
+    """Copy a clip's pictures into a new file, with sound.
+
+    Args:
+        clip: file with pictures only.
+        length: of the clip in seconds, where the sound is cut; shorter sound ends earlier.
+        tags: input arguments from `tag_input`, or nothing.
+        finished: the new file.
+    """
+    if isinstance(audio, tuple):
+        waveform, sample_rate = audio
+        file = clip.with_name("sound.f32le")
+        _write_samples(waveform, file)
+        kind = ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(waveform.shape[0])]
+    else:
+        file, kind = Path(audio), []
+    arguments = [
+        *("-v", "error", "-i", ffmpeg.file_argument(clip)),
+        *(*kind, "-t", f"{float(length):.6f}", "-i", ffmpeg.file_argument(file)),
+        *(*tags, *(("-map_metadata", "2") if tags else ())),
+        *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-c:a", *container.audio, *container.options),
+        *("-f", container.muxer, ffmpeg.file_argument(finished)),
+    ]
+    ffmpeg.run(arguments, f"adding sound to {clip.name}")
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([=;#\\\n\r])", r"\\\1", text)
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+def _check_waveform(waveform: Tensor, sample_rate: int) -> None:
+    if waveform.ndim != 2 or not waveform.is_floating_point() or not 1 <= waveform.shape[0] <= 8:
+        raise ValueError(f"sound is float [1 to 8 channels, samples], not {waveform.dtype} {list(waveform.shape)}")
+    if waveform.shape[1] == 0 or not bool(waveform.isfinite().all()):
+        raise VideoError("the sound is empty, or holds NaN or infinite values. Leave it out, or make it again.")
+    if sample_rate < 1:
+        raise ValueError(f"{sample_rate=} must be positive, in samples per second")
+
+
+def _write_samples(waveform: Tensor, file: Path) -> None:
+    samples = waveform.detach().float().clamp(-1, 1).T.contiguous().cpu().numpy().astype("<f4")
+    try:
+        file.write_bytes(samples.tobytes())
+    except OSError as error:
+        raise VideoError(f"cannot write the sound to {file.parent.parent}: {error.strerror}") from error
