@@ -1,0 +1,151 @@
+"""`exvideo generate svd`: a clip from one picture."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from tqdm import tqdm
+
+from ..attention import BACKENDS
+from ..errors import ClipError, VideoError
+from ..models.svd.vae import SCALE
+from ..pipelines.svd import SVDPipeline, load_svd
+from ..video import check_target, load_frames, save_video
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    models = subparsers.add_parser("generate", help="make a video").add_subparsers(required=True, metavar="MODEL")
+    parser = models.add_parser("svd", help="from one picture, with Stable Video Diffusion")
+    parser.add_argument("--image", type=Path, required=True, help="the first frame")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
+    parser.add_argument("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: fp16 on CUDA, else fp32)")
+    parser.add_argument("--device", help="such as cuda, cuda:1 or cpu")
+    parser.add_argument("--attention", choices=BACKENDS, default="sdpa", help="attention kernel (default: %(default)s)")
+    parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
+    parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
+    add_settings(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Options that any clip has, whichever the model files."""
+    parser.add_argument(
+        "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
+    )
+    parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
+    parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
+    parser.add_argument("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
+    parser.add_argument("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
+    parser.add_argument("--steps", type=int, default=50, help="model calls (%(default)s)")
+    parser.add_argument(
+        "--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)"
+    )
+    parser.add_argument(
+        "--max-guidance-scale", type=float, help="of the last frame (default: 2, or 3 without an extension)"
+    )
+    parser.add_argument(
+        "--normalize", action=argparse.BooleanOptionalAction, help="even out the frames (default: with an extension)"
+    )
+    parser.add_argument("--contrast", type=float, help="factor on the latents (default: 1.2, or 1 without)")
+    parser.add_argument("--init-video", type=Path, help="video to start from; use with --denoise")
+    parser.add_argument("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
+    parser.add_argument(
+        "--keyframe", action="append", default=[], metavar="INDEX=PICTURE", help="hold a frame to a picture; repeatable"
+    )
+    parser.add_argument(
+        "--encode-scale", type=float, default=SCALE, help="of given frames; 0.13025 as DiffSynth-Studio"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    check_target(arguments.output)
+    image = read_picture(arguments.image)
+    pipeline = load_svd(
+        arguments.checkpoint,
+        arguments.extension,
+        dtype=DTYPES.get(arguments.dtype),
+        device=arguments.device,
+        attention=arguments.attention,
+    )
+    make_clip(pipeline, image, arguments)
+    return 0
+
+
+def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:
+    """Run the pipeline with progress bars, and write the file."""
+    fps = pipeline.defaults.fps if arguments.fps is None else arguments.fps
+    with Bar("sampling", "step") as sampling, Bar("decoding", "window") as decoding:
+        result = pipeline(
+            image,
+            num_frames=arguments.frames,
+            height=arguments.height,
+            width=arguments.width,
+            fps=fps,
+            motion_bucket_id=arguments.motion_bucket_id,
+            noise_aug_strength=arguments.noise_aug_strength,
+            num_inference_steps=arguments.steps,
+            min_guidance_scale=arguments.min_guidance_scale,
+            max_guidance_scale=arguments.max_guidance_scale,
+            normalize=arguments.normalize,
+            contrast=arguments.contrast,
+            denoise=arguments.denoise,
+            init_video=list(load_frames(arguments.init_video)) if arguments.init_video else None,
+            keyframes=dict(map(_keyframe, arguments.keyframe)),
+            encode_scale=arguments.encode_scale,
+            seed=arguments.seed,
+            callback=lambda step, steps, _denoised: sampling(step, steps),
+            decode_progress=decoding,
+        )
+    with Bar("writing", "frame") as writing:
+        path = save_video(result.frames, arguments.output, fps, progress=writing)
+    print(path)
+
+
+def read_picture(path: Path) -> Image.Image:
+    """Open a picture file.
+
+    Raises:
+        VideoError: it is missing or not a picture.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except (OSError, UnidentifiedImageError) as error:
+        raise VideoError(f"{path} cannot be read as a picture ({error}). Give a PNG, JPEG or WebP file.") from error
+
+
+def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
+    index, separator, path = text.partition("=")
+    if not separator or not index.strip().isdigit():
+        raise ClipError(f"--keyframe {text!r} is not of the form INDEX=PICTURE, such as 127=last.png.")
+    return int(index), read_picture(Path(path))
+
+
+class Bar:
+    """A progress bar with time left, called with (done, all); it shows itself at the first call."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self.bar: tqdm[NoReturn] | None = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __call__(self, done: int, total: int | None) -> None:
+        bar = self.bar = self.bar or tqdm(total=total, desc=self.label, unit=self.unit)
+        bar.update(done - bar.n)
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()

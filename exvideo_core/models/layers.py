@@ -1,0 +1,76 @@
+"""What several models share: the layer namespace, sinusoidal embeddings, feed-forwards.
+
+Shapes: L tokens, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Ops(Protocol):
+    """Where models take their layers from: `torch.nn`, or a host's namespace that casts and offloads weights."""
+
+    @property
+    def Linear(self) -> Callable[..., Any]: ...
+
+    @property
+    def Conv2d(self) -> Callable[..., Any]: ...
+
+    @property
+    def Conv3d(self) -> Callable[..., Any]: ...
+
+    @property
+    def GroupNorm(self) -> Callable[..., Any]: ...
+
+    @property
+    def LayerNorm(self) -> Callable[..., Any]: ...
+
+    @property
+    def Embedding(self) -> Callable[..., Any]: ...
+
+
+def sinusoid(values: Tensor, channels: int) -> Tensor:
+    """Embed numbers as [cos | sin] of geometric frequencies from 1 down to 1/10000.
+
+    Args:
+        values: [n], any numeric type: steps, frame numbers, ids.
+        channels: even.
+
+    Returns:
+        [n, channels] float32.
+    """
+    half = channels // 2
+    exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
+    angles = values.float()[:, None] * torch.exp(-math.log(10000) * exponents)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class GEGLU(nn.Module):
+    """Linear layer whose second half gates the first (arXiv:2002.05202)."""
+
+    def __init__(self, channels: int, hidden: int, ops: Ops) -> None:
+        super().__init__()
+        self.proj = ops.Linear(channels, 2 * hidden)
+
+    def forward(self, x_LC: Tensor) -> Tensor:
+        value, gate = self.proj(x_LC).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """C -> 4C gated -> C."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        # index 1 was a dropout in the published code, so the names go on with 2
+        self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
+
+    def forward(self, x_LC: Tensor) -> Tensor:
+        return self.net(x_LC)
