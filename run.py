@@ -40,7 +40,7 @@ DEMO_INPUTS = {
     "LoadImage": {"image": PICTURE.name},
     "ExVideoSVDLoader": {"checkpoint": "demo svd", "extension": "demo 128 frames"},
     "ExVideoSVDConditioning": {"width": 128, "height": 128},
-    "ExVideoSampler": {"steps": 12},
+    "ExVideoSampler": {"steps": 12, "guidance_min": 1.0, "guidance_max": 1.0, "contrast": 1.0},
 }
 CONTACT_SHEET = """
 import sys

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pathspec
 import pytest
-import tomllib
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # pytest and mypy bring it along where Python has none
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -15,9 +19,8 @@ NOT_OURS = {"output", "build", "dist", "__pycache__"}
 MAX_LINES = 400
 # Things of the machine on which somebody wrote, in what everybody reads. The slashes are apart from the words, so that
 # this list is not among its own findings.
-PRIVATE = [rf"(?<![\w.])/{folder}/\w" for folder in ("home", "root", "work", "tmp", "Users", "opt")] + [
-    r"[A-Z]:\\Users"
-]
+PRIVATE_FOLDERS = ("home", "root", "work", "tmp", "Users", "opt")
+PRIVATE = [*(rf"(?<![\w.])/{folder}/\w" for folder in PRIVATE_FOLDERS), r"[A-Z]:\\Users"]
 
 
 def our_files(*suffixes):

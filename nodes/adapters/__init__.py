@@ -1,0 +1,1 @@
+"""The core's networks as ComfyUI's own kinds of object: MODEL, CLIP_VISION, VAE."""

@@ -1,0 +1,78 @@
+"""From files to ComfyUI's MODEL, CLIP_VISION and VAE."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...exvideo_core.checkpoint.detect import Kind, identify
+from ...exvideo_core.checkpoint.files import open_weights
+from ...exvideo_core.checkpoint.load import UNET, SVDWeights, read_extension, read_svd
+from .clip_vision import make_clip_vision
+from .model import make_model
+from .vae import SVDVAE
+
+WEIGHT_TYPES = {
+    "default": None,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "fp32": torch.float32,
+    "fp8_e4m3fn": torch.float8_e4m3fn,
+}
+
+
+def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None) -> tuple[ModelPatcher, Any, Any]:
+    """MODEL, CLIP_VISION and VAE of a checkpoint; the last two are None for a file that `ModelSave` wrote.
+
+    Raises:
+        CheckpointError: a file is damaged, in the wrong slot, or the two do not belong together.
+    """
+    weights = read_weights(checkpoint, extension)
+    model = make_model(weights, dtype)
+    # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them here
+    model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
+    if not weights.vae:
+        return model, None, None
+    vae = SVDVAE(weights)
+    vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
+    return model, make_clip_vision(weights), vae
+
+
+def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
+    """As the core's `read_svd`, and of `ModelSave`'s files, which hold only the UNet."""
+    file = None if checkpoint.is_dir() else open_weights(checkpoint)
+    found = None if file is None else identify(file.shapes)
+    if file is None or found is None or (found.kind, found.naming) != (Kind.SVD_UNET, "sgm"):
+        return read_svd(checkpoint, extension)
+    unet = {name.removeprefix(UNET): file[name] for name in file}
+    table = unet.get("middle_block.1.extension.positions.weight")
+    weights = SVDWeights(
+        unet=unet,
+        vae={},
+        image_encoder={},
+        extension_frames=None if table is None else table.shape[0],
+        sources=(checkpoint.name,),
+    )
+    return weights if extension is None else _extended(weights, extension)
+
+
+def _extended(weights: SVDWeights, extension: Path) -> SVDWeights:
+    base = {name: weight for name, weight in weights.unet.items() if ".extension." not in name}
+    new = read_extension(extension, {name: tuple(weight.shape) for name, weight in base.items()})
+    return replace(weights, unet=base | new, sources=(*weights.sources, extension.name))
+
+
+def _reload_model(
+    checkpoint: Path, extension: Path | None, dtype: torch.dtype | None, disable_dynamic: bool = False
+) -> ModelPatcher:
+    model = make_model(read_weights(checkpoint, extension), dtype, disable_dynamic=disable_dynamic)
+    model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
+    return model
+
+
+def _reload_vae(checkpoint: Path, disable_dynamic: bool = False) -> ModelPatcher:
+    return SVDVAE(read_weights(checkpoint, None), disable_dynamic=disable_dynamic).patcher

@@ -1,0 +1,104 @@
+"""The core's autoencoder as ComfyUI's VAE: any decoding node gets the same frames, whatever memory is free.
+
+Shapes: T frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy.ops
+import comfy.sd
+import torch
+from comfy import model_management, model_patcher
+from torch import Tensor
+
+from ...exvideo_core.checkpoint.load import SVDWeights
+from ...exvideo_core.models.svd.config import VAEConfig
+from ...exvideo_core.models.svd.vae import CELL, VAE
+from ...exvideo_core.video.frames import pixels_to_frames
+from .. import host
+from . import compat
+from .model import fill
+
+# Elements that live at the peak for each pixel of a frame and channel of the finest level (counted on the meta device,
+# tests/nodes/test_memory.py: 3.8 GB in 16 bits for 8 frames of 512x512 pixels).
+_LIVE_ELEMENTS = 7
+_WINDOW = 8  # frames that are decoded at once
+_LARGEST_TILE = 128 * 128  # latent cells; the core cuts larger pictures
+
+
+class HostedVAE(VAE):
+    """The autoencoder where the host says; with offloading, the place of a weight says nothing."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def _cast(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+class SVDVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object with our decoding: windows of 8 frames, blended.
+
+    ComfyUI would cut the clip by the memory that is free, without overlap, and in small memory frame by frame.
+    Tile sizes that nodes ask for are not needed: memory is bounded by the windows.
+    """
+
+    def __init__(self, weights: SVDWeights, *, disable_dynamic: bool = False) -> None:
+        with compat.without_warning("WARNING: No VAE weights detected"):
+            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
+        self.device = model_management.vae_device()
+        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
+        self.output_device = model_management.intermediate_device()
+        self.memory_used_decode = self._decode_memory
+        self.memory_used_encode = self._encode_memory
+        self.first_stage_model = self._build(weights)
+        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
+        offload_device = model_management.vae_offload_device()
+        self.patcher = patcher_class(self.first_stage_model, load_device=self.device, offload_device=offload_device)
+        source = " + ".join(weights.sources)
+        fill(self.first_stage_model, weights.vae, source, is_dynamic=self.patcher.is_dynamic())
+
+    def _build(self, weights: SVDWeights) -> HostedVAE:
+        sizes = VAEConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.vae.items()})
+        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
+        network = HostedVAE(sizes, "quant_conv.weight" in weights.vae, layers)
+        model_management.archive_model_dtypes(network)
+        network.dtype = self.vae_dtype
+        return network
+
+    def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
+        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]."""
+        latents_TCHW = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
+        self._load(self._decode_memory(latents_TCHW.shape, self.vae_dtype))
+        video_TCHW = self.first_stage_model.decode(latents_TCHW, host.progress(1))
+        return pixels_to_frames(video_TCHW).to(self.output_device, compat.intermediate_dtype())
+
+    def decode_tiled(self, samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
+        """The same as `decode`."""
+        return self.decode(samples)
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] in [0, 1] to raw latents [T, 4, h, w]; sides are cut to multiples of 8 pixels."""
+        frames = self.vae_encode_crop_pixels(pixel_samples)
+        self._load(self._encode_memory((1, 3, *frames.shape[1:3]), self.vae_dtype))
+        video_TCHW = frames.movedim(-1, 1).float() * 2 - 1
+        latents_TCHW = self.first_stage_model.encode(video_TCHW, host.progress(1))
+        return latents_TCHW.to(self.output_device, compat.intermediate_dtype())
+
+    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
+        """The same as `encode`, which takes one frame at a time."""
+        return self.encode(pixel_samples)
+
+    def _load(self, memory: float) -> None:
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        self.first_stage_model.device = self.device
+
+    def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        pixels = _WINDOW * min(shape[-2] * shape[-1], _LARGEST_TILE) * CELL * CELL
+        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ELEMENTS * dtype.itemsize
+
+    def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        pixels = shape[-2] * shape[-1]
+        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ELEMENTS * dtype.itemsize

@@ -1,0 +1,126 @@
+"""What nodes need from ComfyUI besides its types: folders, file lists, progress and Cancel."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+from comfy.cli_args import args
+
+from ..exvideo_core.errors import VideoError
+from ..exvideo_core.video.codecs import CONTAINERS
+
+EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
+CHECKPOINTS_FOLDER = "checkpoints"
+NO_EXTENSION = "none"
+
+_DEMO_FOLDER = Path(__file__).resolve().parent.parent / "exvideo_core" / "demo_models"
+_DEMO_FILES = {
+    CHECKPOINTS_FOLDER: {"demo svd": "svd_demo.safetensors"},
+    EXTENSIONS_FOLDER: {"demo 128 frames": "svd_demo_extension_128f.safetensors"},
+}
+
+
+def register_folders() -> None:
+    """Make `models/exvideo` a model folder. Without a list of endings ComfyUI would show every file in it."""
+    folder_paths.add_model_folder_path(EXTENSIONS_FOLDER, os.path.join(folder_paths.models_dir, EXTENSIONS_FOLDER))
+    paths, endings = folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER]
+    folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER] = (paths, {*endings, ".safetensors"})
+
+
+def list_files(folder: str) -> list[str]:
+    """What a loader offers: the user's files, then the demo model."""
+    demos = [name for name, file in _DEMO_FILES[folder].items() if (_DEMO_FOLDER / file).is_file()]
+    return [*folder_paths.get_filename_list(folder), *demos]
+
+
+def list_extensions() -> list[str]:
+    """The same for extensions, where there is the choice of none; after the user's own, before the demo's."""
+    own = folder_paths.get_filename_list(EXTENSIONS_FOLDER)
+    return [*own, NO_EXTENSION, *list_files(EXTENSIONS_FOLDER)[len(own) :]]
+
+
+def find_file(folder: str, name: str) -> Path:
+    """The file behind a name from `list_files`."""
+    if name in _DEMO_FILES[folder]:
+        return _DEMO_FOLDER / _DEMO_FILES[folder][name]
+    return Path(folder_paths.get_full_path_or_raise(folder, name))
+
+
+def find_extension(name: str) -> Path | None:
+    """The file behind a name from `list_extensions`."""
+    return None if name == NO_EXTENSION else find_file(EXTENSIONS_FOLDER, name)
+
+
+def fingerprint(path: Path | None) -> str:
+    """Changes when the file is replaced by another one of the same name."""
+    if path is None:
+        return ""
+    state = path.stat()
+    return f"{path} {state.st_mtime_ns} {state.st_size}"
+
+
+def progress(total: int) -> Callable[[int, int | None], None]:
+    """A function of (done, total) that moves the node's progress bar, and raises when the user has cancelled."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def report(done: int, total: int | None = None) -> None:
+        bar.update_absolute(done, total)
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    return report
+
+
+# Saved in people's workflows, so the spelling stays; the first is the default.
+VIDEO_FORMATS = {
+    f"{suffix.lstrip('.')}, {codec}": (suffix, codec)
+    for suffix, container in CONTAINERS.items()
+    for codec in container.codecs
+}
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    """A new file in the output folder; `subfolder` is how the page asks for it."""
+
+    path: Path
+    subfolder: str
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise VideoError if files with this prefix would not lie in the output folder, or cannot be written there."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    folder = (output / prefix).parent.resolve()
+    if not folder.is_relative_to(output):
+        raise VideoError(
+            f"filename prefix {prefix!r} leads out of the output folder {output}. Write a name, or a folder in it: "
+            f"exvideo/clip."
+        )
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise VideoError(f"cannot write to {folder}. Choose another filename prefix, or free the folder.")
+
+
+def new_output(prefix: str, suffix: str, width: int, height: int) -> OutputFile:
+    """The next free name with this prefix, numbered as ComfyUI numbers its own files."""
+    check_prefix(prefix)
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+        prefix, folder_paths.get_output_directory(), width, height
+    )
+    return OutputFile(Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder)
+
+
+def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None, suffix: str) -> dict[str, str] | None:
+    """The graph as the tags that ComfyUI restores it from, each JSON once; None where there shall or can be none."""
+    if args.disable_metadata or not CONTAINERS[suffix].has_tags:
+        return None
+    content = {**(extra_pnginfo or {}), **({} if prompt is None else {"prompt": prompt})}
+    return {name: json.dumps(value) for name, value in content.items()}

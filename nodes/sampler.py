@@ -1,0 +1,83 @@
+"""Sampling with the reference's defaults; a stock sampler graph gives the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from .adapters import sampling
+
+_NORMALIZE = {"auto": None, "on": True, "off": False}
+
+
+class ExVideoSampler(io.ComfyNode):
+    """Noise to latents of a clip."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ExVideoSampler",
+            display_name="ExVideo Sampler",
+            category="ExVideo/sampling",
+            description="Makes the clip: Euler steps on Karras noise levels, guidance that may rise over the frames, "
+            "and the finish that ExVideo's clips need.",
+            inputs=[
+                io.Model.Input("model"),
+                io.Conditioning.Input("positive"),
+                io.Conditioning.Input("negative"),
+                io.Latent.Input("latent"),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="More is finer and slower."),
+                io.Float.Input(
+                    "guidance_min", default=2.0, min=0.0, max=30.0, step=0.1, tooltip="Guidance of the first frame."
+                ),
+                io.Float.Input(
+                    "guidance_max", default=2.0, min=0.0, max=30.0, step=0.1, tooltip="Guidance of the last frame."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 varies the clip given to the conditioning; 0.5 suits a larger second pass.",
+                ),
+                io.Combo.Input(
+                    "normalize",
+                    options=list(_NORMALIZE),
+                    tooltip="Keeps late frames from fading. auto: on with ExVideo, off with plain SVD.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "contrast",
+                    default=0.0,
+                    min=0.0,
+                    max=3.0,
+                    step=0.01,
+                    tooltip="Factor of the result's contrast. 0 chooses: 1.2 with ExVideo, 1.0 with plain SVD.",
+                    advanced=True,
+                ),
+            ],
+            outputs=[io.Latent.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: ModelPatcher,
+        positive: Any,
+        negative: Any,
+        latent: dict[str, Any],
+        seed: int,
+        steps: int,
+        guidance_min: float,
+        guidance_max: float,
+        denoise: float,
+        normalize: str,
+        contrast: float,
+    ) -> io.NodeOutput:
+        run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
+        samples = sampling.sample(model, positive, negative, latent, **run)
+        return io.NodeOutput(sampling.finish(model, samples, _NORMALIZE[normalize], contrast))

@@ -1,0 +1,81 @@
+"""The pack inside an imported ComfyUI, and narrow weight files.
+
+ComfyUI's modules are imported into the test process, on the CPU, with folders of their own. EXVIDEO_COMFYUI names a
+source tree to use instead of the newest one.
+"""
+
+import asyncio
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from in_comfyui import Run, save_narrow_files
+
+from host.comfyui_trees import NEWEST
+from host.environment import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
+PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
+PARTS = ("host", "svd", "sampler", "video")
+ADAPTERS = ("clip_vision", "compat", "conditioning", "loading", "model", "sampling", "vae")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # of ComfyUI and what it imports
+
+
+@pytest.fixture(scope="session")
+def pack(tmp_path_factory):
+    """The pack's modules by name, imported as ComfyUI does it."""
+    tree = Path(os.environ.get("EXVIDEO_COMFYUI") or Environment(ROOT).tree(NEWEST))
+    if not (tree / "main.py").exists():
+        pytest.skip(f"no ComfyUI in {tree}: `python run.py test` puts one there")
+    sys.path.insert(0, str(tree))  # before the repository, which has a folder "nodes" too
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return import_pack(tmp_path_factory.mktemp("comfyui"))
+
+
+def import_pack(base):
+    from comfy.cli_args import args
+
+    args.cpu, args.base_directory = True, str(base)
+    specification = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[PACK] = module
+    specification.loader.exec_module(module)
+    extension = asyncio.run(module.comfy_entrypoint())
+    asyncio.run(extension.on_load())
+    parts = {name: importlib.import_module(f"{PACK}.nodes.{name}") for name in PARTS}
+    adapters = {name: importlib.import_module(f"{PACK}.nodes.adapters.{name}") for name in ADAPTERS}
+    errors = importlib.import_module(f"{PACK}.exvideo_core.errors")
+    node_list = asyncio.run(extension.get_node_list())
+    return SimpleNamespace(**parts, adapters=SimpleNamespace(**adapters), errors=errors, nodes=node_list, base=base)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """svd_xt.safetensors and an extension for 12 frames, as narrow as they can be."""
+    return save_narrow_files(tmp_path_factory.mktemp("narrow"))
+
+
+@pytest.fixture(scope="session")
+def loaded(pack, files):
+    """MODEL, CLIP_VISION and VAE with the extension."""
+    return pack.adapters.loading.load_svd(*files, torch.float32)
+
+
+@pytest.fixture
+def run(pack, loaded):
+    """Everything a sampler needs for a clip of 6 frames; `sample` runs ExVideoSampler's part of it."""
+    return Run(pack, *loaded)

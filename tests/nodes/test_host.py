@@ -1,0 +1,114 @@
+"""Folders, lists of files, names of outputs, and the version of ComfyUI."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+
+@pytest.fixture
+def output(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("prefix", ["clip", "exvideo/clip", "a/../b/clip", "exvideo/%year%/clip"])
+def test_prefixes_in_the_output_folder_pass(pack, output, prefix):
+    pack.host.check_prefix(prefix)
+
+    assert pack.video.ExVideoSave.validate_inputs(filename_prefix=prefix) is True
+
+
+@pytest.mark.parametrize("prefix", ["../clip", "a/../../clip", "/etc/clip"])
+def test_prefixes_outside_are_refused(pack, output, prefix):
+    assert "leads out of the output folder" in pack.video.ExVideoSave.validate_inputs(filename_prefix=prefix)
+    with pytest.raises(pack.errors.VideoError):
+        pack.host.new_output(prefix, ".mp4", 8, 8)
+
+
+def test_a_file_in_the_way_of_the_folder_is_refused(pack, output):
+    (output / "exvideo").write_text("not a folder")
+
+    assert "cannot write to" in pack.video.ExVideoSave.validate_inputs(filename_prefix="exvideo/clip")
+
+
+def test_names_count_up_over_all_formats(pack, output):
+    first = pack.host.new_output("exvideo/clip", ".mp4", 8, 8)
+    first.path.write_text("x")
+
+    assert first.path == output / "exvideo" / "clip_00001_.mp4"
+    assert first.subfolder == "exvideo"
+    assert pack.host.new_output("exvideo/clip", ".webm", 8, 8).path.name == "clip_00002_.webm"
+
+
+def test_tags_are_each_json_once_and_can_be_switched_off(pack, monkeypatch):
+    tags = pack.host.graph_tags({"1": {}}, {"workflow": {"nodes": []}}, ".mp4")
+
+    assert tags == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'}
+    assert pack.host.graph_tags({"1": {}}, {"workflow": {}}, ".gif") is None  # cannot hold any
+    monkeypatch.setattr(pack.host.args, "disable_metadata", True)
+    assert pack.host.graph_tags({"1": {}}, {"workflow": {}}, ".mp4") is None
+
+
+def test_extensions_have_a_folder_of_their_own(pack):
+    import folder_paths
+
+    paths, endings = folder_paths.folder_names_and_paths["exvideo"]
+
+    assert paths == [os.path.join(folder_paths.models_dir, "exvideo")]
+    assert endings == {".safetensors"}
+
+
+def test_demo_is_listed_after_the_users_files_where_it_exists(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
+    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
+    assert pack.host.list_files("checkpoints") == ["own.safetensors"]
+    assert pack.host.list_extensions() == ["own.safetensors", "none"]
+
+    for name in ("svd_demo.safetensors", "svd_demo_extension_128f.safetensors"):
+        (tmp_path / name).write_text("x")
+    assert pack.host.list_files("checkpoints") == ["own.safetensors", "demo svd"]
+    assert pack.host.list_extensions() == ["own.safetensors", "none", "demo 128 frames"]
+    assert pack.host.find_file("checkpoints", "demo svd") == tmp_path / "svd_demo.safetensors"
+    assert pack.host.find_extension("demo 128 frames") == tmp_path / "svd_demo_extension_128f.safetensors"
+    assert pack.host.find_extension("none") is None
+
+
+def test_fingerprint_changes_with_the_file(pack, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.write_text("one")
+    before = pack.host.fingerprint(file)
+    file.write_text("three")
+
+    assert pack.host.fingerprint(file) != before
+    assert pack.host.fingerprint(None) == ""
+
+
+def test_progress_raises_when_cancelled(pack):
+    import comfy.model_management as management
+
+    report = pack.host.progress(3)
+    report(1, 3)
+    management.interrupt_current_processing()
+
+    with pytest.raises(management.InterruptProcessingException):
+        report(2, 3)
+    report(3, 3)  # one Cancel stops one run
+
+
+@pytest.mark.parametrize(
+    ("version", "is_enough"), [("0.3.68", False), ("0.16.2", False), ("0.16.3", True), ("1.0", True)]
+)
+def test_too_old_comfyui_is_named_in_one_sentence(pack, monkeypatch, version, is_enough):
+    monkeypatch.setitem(sys.modules, "comfyui_version", SimpleNamespace(__version__=version))
+
+    if is_enough:
+        pack.adapters.compat.require_comfyui()
+    else:
+        with pytest.raises(ImportError, match=rf"needs ComfyUI 0\.16\.3 or newer; this is {version}"):
+            pack.adapters.compat.require_comfyui()

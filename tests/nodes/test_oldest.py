@@ -1,0 +1,41 @@
+"""The oldest supported ComfyUI: one run through its server, and the tests of our objects inside of it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from in_comfyui import SMALL, WORKFLOWS, change, place_files
+
+from host.comfyui_trees import OLDEST
+from host.environment import Environment
+from host.graph import read_graph, to_prompt
+
+pytestmark = pytest.mark.comfyui
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = WORKFLOWS[0]
+INSIDE = ("test_model.py", "test_vae.py", "test_windows.py", "test_sampler.py", "test_conditioning.py", "test_host.py")
+
+
+def test_workflow_runs(oldest_comfyui):
+    place_files(oldest_comfyui.base, [WORKFLOW])
+    prompt = to_prompt(read_graph(WORKFLOW), oldest_comfyui.client.object_info())
+    change(prompt, SMALL)
+
+    (file,) = oldest_comfyui.client.run(prompt).files
+    ours = [line for line in oldest_comfyui.server.failed_imports() if "ExVideo" in line]
+    assert ours == []
+    assert b"class_type" in oldest_comfyui.client.fetch(file)
+
+
+def test_our_objects_inside_of_it():
+    tree = Environment(ROOT).tree(OLDEST)
+    if not (tree / "main.py").exists():
+        pytest.skip(f"no ComfyUI in {tree}: `python run.py test` puts one there")
+    command = [sys.executable, "-m", "pytest", "-q", *(str(Path(__file__).with_name(name)) for name in INSIDE)]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "EXVIDEO_COMFYUI": str(tree)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
