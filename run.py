@@ -61,6 +61,7 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     if rest and options.verb != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(free_cores()))  # of every process started from here
     environment = Environment(ROOT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: the server is stopped as well
     try:
@@ -118,14 +119,13 @@ def start_comfyui(
 
 def run_tests(environment: Environment, arguments: list[str]) -> int:
     """Run linters, types and tests; all of them run, also when one has failed."""
-    variables = {"OMP_NUM_THREADS": str(free_cores()), **os.environ}
     failed = 0
     for check in CHECKS:
         print(f"== {' '.join(check)}", flush=True)
-        failed |= subprocess.run([str(environment.python), "-m", *check], cwd=ROOT, env=variables).returncode
+        failed |= subprocess.run([str(environment.python), "-m", *check], cwd=ROOT).returncode
     if failed:
         print("== a check above FAILED; the tests run all the same", flush=True)
-    tests = subprocess.run([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT, env=variables)
+    tests = subprocess.run([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT)
     return tests.returncode or failed
 
 

@@ -83,6 +83,7 @@ def _write(path: Path, weights: Mapping[str, Tensor]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, temporary)
+        temporary.chmod(0o644)  # safetensors keeps files to their owner
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}; check the folder and the free space.") from error

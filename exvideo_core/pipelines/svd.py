@@ -296,8 +296,9 @@ class SVDPipeline:
 
 def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
     """Raise ClipError with the nearest valid number unless the model can make so many frames."""
-    longest = extension_frames or num_frames
-    nearest = min(max(num_frames, 2), longest)
+    nearest = max(num_frames, 2)
+    if extension_frames:
+        nearest = min(nearest, extension_frames)
     if num_frames != nearest:
         upper = f" to {extension_frames}, the length of this extension's position table" if extension_frames else ""
         raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")

@@ -34,7 +34,7 @@ class HostedVAE(VAE):
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def _cast(self, x: Tensor) -> Tensor:
+    def to_network(self, x: Tensor) -> Tensor:
         return x.to(self.device, self.dtype)
 
 

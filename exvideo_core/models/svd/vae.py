@@ -53,7 +53,7 @@ class VAE(nn.Module):
             raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
         latents = []
         for frame_CHW in video_TCHW:
-            moments = self.encoder(self._cast(frame_CHW[None]))
+            moments = self.encoder(self.to_network(frame_CHW[None]))
             if self.quant_conv is not None:
                 moments = self.quant_conv(moments)
             latents.append(moments[:, : self.config.latent_channels])
@@ -80,7 +80,7 @@ class VAE(nn.Module):
         weights_THW = torch.zeros(lengths)
         windows = list(tiles(axes))
         for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
-            part_TCHW = self.decoder(self._cast(latents_TCHW[t0:t1, :, h0:h1, w0:w1])).float().cpu()
+            part_TCHW = self.decoder(self.to_network(latents_TCHW[t0:t1, :, h0:h1, w0:w1])).float().cpu()
             spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
             weight_THW = blend_weight(spans, lengths)
             place = tuple(slice(*span) for span in spans)
@@ -90,8 +90,8 @@ class VAE(nn.Module):
                 progress(done, len(windows))
         return total_TCHW.div_(weights_THW[:, None])
 
-    def _cast(self, x: Tensor) -> Tensor:
-        """To the device and type of the network."""
+    def to_network(self, x: Tensor) -> Tensor:
+        """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
         weight = self.decoder.conv_in.weight
         return x.to(weight.device, weight.dtype)
 
