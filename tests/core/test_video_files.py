@@ -187,9 +187,7 @@ class RecordedPopen(subprocess.Popen):  # type: ignore[type-arg]  # it takes byt
 
 
 @pytest.mark.parametrize("at", [5, 19])
-def test_a_killed_ffmpeg_is_an_error_and_leaves_nothing(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_ffmpeg_is_an_error_and_leaves_nothing(at: int, tmp_path: Path, monkeypatch) -> None:
     encoders()  # so that only the writer is started below
     monkeypatch.setattr(subprocess, "Popen", RecordedPopen)
     RecordedPopen.started.clear()
@@ -208,7 +206,11 @@ def test_a_killed_ffmpeg_is_an_error_and_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to itself")
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    # background jobs of a shell ignore the signal
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, usual))
+
     def frames() -> Iterator[Tensor]:
         yield from SMALL
         os.kill(os.getpid(), signal.SIGINT)
