@@ -74,6 +74,6 @@ def test_every_place_has_weight(lengths: tuple[int, ...]) -> None:
 
 
 def test_swapping_axes_swaps_the_weights() -> None:
-    spans, lengths = [(0, 8), (4, 12)], [16, 20]
+    spans, lengths = [(0, 8), (4, 16)], [16, 20]
 
     assert torch.equal(blend_weight(spans, lengths).T, blend_weight(spans[::-1], lengths[::-1]))
