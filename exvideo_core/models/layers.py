@@ -1,4 +1,4 @@
-"""What several models share: the layer namespace, sinusoidal embeddings, feed-forwards.
+"""What several models share: the layer namespace, norms' groups, sinusoidal embeddings, feed-forwards.
 
 Shapes: L tokens, C channels.
 """
@@ -34,6 +34,11 @@ class Ops(Protocol):
 
     @property
     def Embedding(self) -> Callable[..., Any]: ...
+
+
+def norm_groups(channels: int) -> int:
+    """Groups of every GroupNorm: 32 as published; 8 where 32 does not divide the width (narrow models)."""
+    return 32 if channels % 32 == 0 else 8
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:

@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...attention import Attention
-from ..layers import FeedForward, Ops, sinusoid
-from .config import norm_groups, num_heads
+from ..layers import FeedForward, Ops, norm_groups, sinusoid
+from .config import num_heads
 from .temporal import TemporalExtension
 
 

@@ -98,11 +98,6 @@ class VAEConfig:
             raise CheckpointError(f"this is not a complete SVD autoencoder ({error}).") from error
 
 
-def norm_groups(channels: int) -> int:
-    """Groups of every GroupNorm: 32 as published; 8 where 32 does not divide the width (narrow models)."""
-    return 32 if channels % 32 == 0 else 8
-
-
 def num_heads(channels: int) -> int:
     """Attention heads of a level: 64 channels each, at least one."""
     return max(1, channels // 64)

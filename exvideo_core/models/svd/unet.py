@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ...attention import Attention, sdpa
 from ...errors import ClipError
-from ..layers import Ops, sinusoid
+from ..layers import Ops, norm_groups, sinusoid
 from .blocks import Conditions, Downsample, ResBlock, SpatioTemporalTransformer, Upsample
-from .config import UNetConfig, norm_groups
+from .config import UNetConfig
 
 # Of the residual blocks' norms, where DiffSynth-Studio 1.1.9 and diffusers agree: the smaller one on the way down where
 # there is attention, and on the whole way up. (sgm has 1e-5 everywhere, 2e-5 off their results on random weights.)

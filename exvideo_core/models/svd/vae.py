@@ -14,9 +14,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...tiling import Axis, blend_weight, tiles
-from ..layers import Ops
+from ..layers import Ops, norm_groups
 from .blocks import TemporalResBlock, Upsample, blend
-from .config import VAEConfig, norm_groups
+from .config import VAEConfig
 
 SCALE = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
 CELL = 8  # pixels along one side of a latent cell
