@@ -1,18 +1,36 @@
 """Sampling: noise levels, denoisers, guidance and solvers. Knows no network."""
 
-from .denoisers import pin_frames, start, v_prediction
-from .guidance import frame_guidance, guide
+from .denoisers import noised, pin_frames, start, v_prediction, zero_snr_v_prediction
+from .guidance import frame_guidance, guide, rising_guidance
 from .postprocess import normalize_frames
-from .samplers import euler
-from .schedules import karras_sigmas
+from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, euler
+from .schedules import (
+    alpha_levels,
+    karras_sigmas,
+    linspace_timesteps,
+    num_timesteps,
+    trailing_timesteps,
+    zero_snr_alphas,
+)
 
 __all__ = [
+    "alpha_levels",
+    "ddim",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
     "euler",
     "frame_guidance",
     "guide",
     "karras_sigmas",
+    "linspace_timesteps",
+    "noised",
     "normalize_frames",
+    "num_timesteps",
     "pin_frames",
+    "rising_guidance",
     "start",
+    "trailing_timesteps",
     "v_prediction",
+    "zero_snr_alphas",
+    "zero_snr_v_prediction",
 ]

@@ -1,6 +1,9 @@
 """From a network's output to denoised latents, and wrappers around that.
 
-A denoiser is a function (x, sigma) -> denoised: `x` is the clean latents plus `sigma` times unit noise.
+A denoiser is a function (x, level) -> denoised, in one of two forms:
+- sigma: `x` is the clean latents plus `sigma` times unit noise (SVD);
+- alpha: `x` is sqrt(alpha) times the clean latents plus sqrt(1 - alpha) times unit noise (CogVideoX). Only this form
+  has a level of pure noise, alpha 0. Elsewhere they are the same, with sigma^2 = (1 - alpha) / alpha.
 Shapes: T frames, C channels, H and W latent height and width.
 """
 
@@ -11,17 +14,30 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from .schedules import zero_snr_alphas
+
 Denoiser = Callable[[Tensor, Tensor], Tensor]
-Velocity = Callable[[Tensor, Tensor], Tensor]  # (scaled x, 0.25 ln sigma) -> v
+Velocity = Callable[[Tensor, Tensor], Tensor]  # (x at unit variance, the level as the network counts it) -> v
 
 
 def v_prediction(velocity: Velocity) -> Denoiser:
-    """Denoiser of an SVD network, which sees x at unit variance and predicts v (arXiv:2202.00512, EDM form)."""
+    """Denoiser of an SVD network, (scaled x, 0.25 ln sigma) -> v (arXiv:2202.00512, EDM form)."""
 
     def denoise(x: Tensor, sigma: Tensor) -> Tensor:
         total = sigma**2 + 1
         v = velocity(x / total.sqrt(), 0.25 * sigma.log())
         return x / total - v.float() * (sigma / total.sqrt())
+
+    return denoise
+
+
+def zero_snr_v_prediction(velocity: Velocity) -> Denoiser:
+    """Denoiser of a CogVideoX network, (x, timestep 0 to 999) -> v (arXiv:2202.00512), at levels alpha."""
+    alphas = zero_snr_alphas()
+
+    def denoise(x: Tensor, alpha: Tensor) -> Tensor:
+        timestep = (alphas - alpha).abs().argmin()
+        return alpha.sqrt() * x - (1 - alpha).sqrt() * velocity(x, timestep).float()
 
     return denoise
 
@@ -50,3 +66,8 @@ def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: 
 def start(noise: Tensor, sigma: Tensor, clean: Tensor | None = None) -> Tensor:
     """Where sampling starts: noise of the right spread, or given latents with noise added."""
     return noise * torch.sqrt(sigma**2 + 1) if clean is None else clean + sigma * noise
+
+
+def noised(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """Given latents at the level alpha."""
+    return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise

@@ -1,6 +1,8 @@
-"""Classifier-free guidance (arXiv:2207.12598), with a scale for each frame."""
+"""Classifier-free guidance (arXiv:2207.12598), with a scale for each frame or each step."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -23,6 +25,18 @@ def frame_guidance(num_frames: int, first: float, last: float) -> Tensor:
     return torch.linspace(first, last, num_frames).view(-1, 1, 1, 1)
 
 
-def guide(positive: Tensor, negative: Tensor, scale: Tensor) -> Tensor:
+def rising_guidance(steps: int, scale: float) -> list[float]:
+    """Guidance scale of each step: 1 at first, most of the rise late, towards `1 + scale` (CogVideoX's "dynamic cfg").
+
+    1 + scale * (1 - cos(pi * (i / N)^5)) / 2 for step i of N. CogVideoX's and diffusers' own code put the timestep,
+    999 to 0, where the steps that are left belong, so that their scale jumps; here it rises as was meant.
+
+    >>> [round(scale, 2) for scale in rising_guidance(5, 6.0)]
+    [1.0, 1.0, 1.0, 1.09, 2.45]
+    """
+    return [1 + scale * (1 - math.cos(math.pi * (step / steps) ** 5)) / 2 for step in range(steps)]
+
+
+def guide(positive: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
     """Move from the negative prediction past the positive one; at scale 1 this is the positive one."""
     return negative + scale * (positive - negative)

@@ -9,6 +9,10 @@ from torch import Tensor
 SIGMA_MIN = 0.002
 SIGMA_MAX = 700.0
 RHO = 7.0
+# The levels CogVideoX-5B was trained on, and their variances (arXiv:2408.06072; its 2B model shifts them further).
+NUM_TIMESTEPS = 1000
+BETA_FIRST = 0.00085
+BETA_LAST = 0.012
 
 
 def karras_sigmas(
@@ -37,3 +41,68 @@ def karras_sigmas(
     first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     sigmas = (first + ramp * (last - first)) ** rho
     return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
+
+
+def zero_snr_alphas() -> Tensor:
+    """The clean latents' share of the variance at each timestep of CogVideoX, the noise having the rest.
+
+    The square roots of the scaled linear schedule are shifted and scaled so that the last is 0 and the first stays:
+    at timestep 999 there is nothing but noise (arXiv:2305.08891, algorithm 1).
+
+    Returns:
+        [1000] float32, from 0.99915 at timestep 0 down to exactly 0.
+    """
+    roots = torch.linspace(BETA_FIRST**0.5, BETA_LAST**0.5, NUM_TIMESTEPS, dtype=torch.float64, device="cpu")
+    signal = (1 - roots**2).cumprod(0).sqrt()
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    return (signal**2).float()
+
+
+def num_timesteps(denoise: float) -> int:
+    """How many of the timesteps a run uses at most: those from 0 up to where `denoise` starts it."""
+    if not 0 < denoise <= 1:
+        raise ValueError(f"denoise must be above 0 and at most 1, not {denoise}")
+    return max(round(NUM_TIMESTEPS * denoise), 1)
+
+
+def linspace_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
+    """Timesteps evenly spaced from the first to 0, which DiffSynth-Studio 1.1.9 uses (schedulers/ddim.py).
+
+    Args:
+        steps: model calls. `denoise` does not change their number.
+        denoise: 1 starts from pure noise, at 999; less starts further down, to vary a given clip.
+
+    Returns:
+        [steps] int64, decreasing.
+
+    >>> linspace_timesteps(5).tolist()
+    [999, 749, 500, 250, 0]
+    """
+    first = _checked_count(steps, denoise) - 1
+    stride = first / max(steps - 1, 1)
+    return torch.tensor([round(first - step * stride) for step in range(steps)], device="cpu")
+
+
+def trailing_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
+    """Timesteps as far from each other as the last is from the clean latents (arXiv:2305.08891, table 2).
+
+    The arguments are those of `linspace_timesteps`; at `denoise` 1 this is what diffusers uses for CogVideoX.
+
+    >>> trailing_timesteps(5).tolist()
+    [999, 799, 599, 399, 199]
+    """
+    count = _checked_count(steps, denoise)
+    stride = count / steps
+    return torch.tensor([round(count - step * stride) - 1 for step in range(steps)], device="cpu")
+
+
+def alpha_levels(timesteps: Tensor) -> Tensor:
+    """Share of the clean latents at each timestep, and a final 1: [steps + 1] float32, on the CPU."""
+    return torch.cat([zero_snr_alphas()[timesteps], torch.ones(1, device="cpu")])
+
+
+def _checked_count(steps: int, denoise: float) -> int:
+    count = num_timesteps(denoise)
+    if not 1 <= steps <= count:
+        raise ValueError(f"steps must be from 1 to {count}, the timesteps there are at denoise {denoise}, not {steps}")
+    return count
