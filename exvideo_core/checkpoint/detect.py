@@ -98,8 +98,8 @@ def _count(names: Iterable[str], pattern: str) -> int:
 _LORA = r".+\.(lora_[AB]|lora_up|lora_down|dora_scale|lokr_w\d|hada_w\d_[ab])(\.|$)"
 # CogVideoX's blocks in every spelling that trainers write; attn2 and img_attn are other models'
 _COG_LORA = (
-    r"((base_model\.model|transformer|diffusion_model)\.)*(lora_(unet|transformer)_)?(transformer_)?blocks[._](\d+)[._]"
-    r"(attn1|ff|norm1|norm2|norm_q|norm_k)[._]"
+    r"((base_model|model|diffusion_model|transformer|pipe|dit)\.)*(lora_(unet|transformer)_)?(transformer_)?"
+    r"blocks[._](\d+)[._](attn1|attn_out|[qkv]|ff|norm1|norm2|norm_q|norm_k)[._]"
 )
 _NOT_COG_LORA = r".*(attn2|cross_attn|img_attn|adaln_single|lora_unet_(down|up|mid|input|output|middle)_)"
 
@@ -212,12 +212,12 @@ def _cog_variant(shapes: Shapes, prefix: str, patches: tuple[int, ...], layers: 
 
 _RULES: tuple[Callable[[Shapes], FileKind | None], ...] = (
     _lora,
+    _cog,  # before the extension, for ComfyUI's name `blocks.0.ff_out` is one of the extension's too
     _extension,
     _svd,
     _image_model,
     _svd_parts,
     _cog_vae,
-    _cog,
     _text_encoder,
     _image_encoder,
 )

@@ -65,7 +65,7 @@ def read_svd(checkpoint: Path, extension: Path | None = None) -> SVDWeights:
     """
     base = _read_folder(checkpoint) if checkpoint.is_dir() else _read_file(checkpoint)
     if extension is None:
-        _check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
+        check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
     new = read_extension(extension, {name: tuple(weight.shape) for name, weight in base.unet.items()})
     return replace(
@@ -147,7 +147,7 @@ def read_extension(path: Path, base: Mapping[str, Shape]) -> dict[str, Tensor]:
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)
     _compare(file.name, extended_shapes(base, frames), found, strangers)
-    _check_finite(file.name, file)
+    check_finite(file.name, file)
     return {new: file[old] for old, new in names.items()}
 
 
@@ -216,7 +216,8 @@ def _table_length(unet: Mapping[str, Tensor], source: str) -> int | None:
 _AGAIN = "download it again, or save it again from its training."
 
 
-def _check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
+def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError, with a count and the first name, if tensors have NaN or infinity."""
     broken = [name for name, weight in weights.items() if not _is_finite(weight)]
     if broken:
         raise CheckpointError(

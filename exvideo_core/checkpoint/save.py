@@ -34,7 +34,7 @@ def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
             f"{path.name} was not written: this UNet has no complete extension ({len(missing)} tensors missing, "
             f"first: {missing[0]})."
         )
-    _write(path, {sgm_to_extension(name): weight for name, weight in own.items()})
+    write_weights(path, {sgm_to_extension(name): weight for name, weight in own.items()})
 
 
 def save_svd(
@@ -52,7 +52,7 @@ def save_svd(
         vae: names of `VAE`.
         image_encoder: names of transformers' CLIPVisionModelWithProjection.
     """
-    _write(path, published_layout(unet, vae, image_encoder))
+    write_weights(path, published_layout(unet, vae, image_encoder))
 
 
 def published_layout(
@@ -78,14 +78,21 @@ def _folded(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in result.items() if not name.startswith("quant_conv.")}
 
 
-def _write(path: Path, weights: Mapping[str, Tensor]) -> None:
+def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file, all of it or nothing, through a temporary file beside it.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.detach().contiguous() for name, weight in weights.items()}, temporary)
+        contiguous = {name: weight.detach().contiguous() for name, weight in weights.items()}
+        save_file(contiguous, temporary, dict(metadata) if metadata else None)
         temporary.chmod(0o644)  # safetensors keeps files to their owner
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be written: {error}; check the folder and the free space.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()

@@ -10,17 +10,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
 from ..checkpoint.detect import FileKind, Kind, identify
 from ..checkpoint.files import Shape, WeightFile, open_weights
 from ..checkpoint.load import assign_weights, read_extension, read_svd
 from ..errors import CheckpointError
+from ..lora import read_lora
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import build_clip
 from ..models.svd.unet import SVDUNet
 from ..models.svd.vae import VAE
+from ..pipelines.cogvideox import build_text_encoder, build_transformer, build_vae
 
-# Files that are used, but not alone: each is compared with its model when it is loaded.
-_USABLE = (Kind.COG_T2V, Kind.COG_LORA, Kind.COG_VAE, Kind.T5)
+_COGVIDEOX = ("transformer", "vae", "text_encoder")  # folders of diffusers' layout
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +38,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def inspect(path: Path) -> str:
-    """Describe a weight file, or a folder of SVD in diffusers' layout, in a few lines.
+    """Describe a weight file, or a folder of SVD or CogVideoX in diffusers' layout, in a few lines.
 
     Raises:
         CheckpointError: nothing can be said, because the file is missing, incomplete or not safetensors.
@@ -46,6 +48,12 @@ def inspect(path: Path) -> str:
             _describe(open_weights(part)) for part in sorted(path.iterdir()) if part.is_dir() and _has_weights(part)
         ]
         return "\n".join([*parts, f"{path.name}: SVD in diffusers' layout", _row("loads", _verdict(path, Kind.SVD))])
+    if (path / "transformer").is_dir():
+        return "\n".join(_inspect_part(path / part) for part in _COGVIDEOX if (path / part).is_dir())
+    return _inspect_part(path)
+
+
+def _inspect_part(path: Path) -> str:
     file = open_weights(path)
     found = identify(file.shapes)
     return "\n".join([_describe(file), _row("loads", _verdict(path, found.kind, file)), _row("use", found.where)])
@@ -95,9 +103,13 @@ def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:
             return _load_svd(path)
         if kind is Kind.EXTENSION and file:
             return _load_extension(path, file.shapes)
+        if kind in (Kind.COG_T2V, Kind.COG_I2V, Kind.COG_VAE, Kind.T5):
+            return _load_cogvideox(path, kind)
+        if kind is Kind.COG_LORA:
+            return f"yes, over a transformer that has its {len(read_lora(path).pairs)} weights"
     except CheckpointError as error:
         return f"no: {error}"
-    return "yes, with the model it belongs to" if kind in _USABLE else "no"
+    return "no"
 
 
 def _load_svd(path: Path) -> str:
@@ -120,6 +132,16 @@ def _load_extension(path: Path, shapes: dict[str, Shape]) -> str:
     config = UNetConfig(widths=widths, context_dim=contexts[0])
     read_extension(path, _shapes(_empty(lambda: SVDUNet(config)).state_dict()))
     return f"yes, over an SVD checkpoint of widths {', '.join(map(str, widths))}"
+
+
+def _load_cogvideox(path: Path, kind: Kind) -> str:
+    if kind is Kind.COG_VAE:
+        build_vae(read_vae(path))
+    elif kind is Kind.T5:
+        build_text_encoder(read_text_encoder(path))
+    else:
+        build_transformer(read_transformer(path))
+    return "yes"
 
 
 def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Shape]:

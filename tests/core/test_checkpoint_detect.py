@@ -126,13 +126,16 @@ def test_a_transformer_in_comfyui_s_naming_is_recognised() -> None:
     assert identify(shapes).naming == "comfyui"
 
 
-PREFIXES = ["", "transformer.", "diffusion_model.", "base_model.model.", "base_model.model.transformer."]
+PREFIXES = [
+    "", "transformer.", "diffusion_model.", "model.diffusion_model.", "pipe.dit.", "base_model.model.",
+    "base_model.model.transformer.",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
 @pytest.mark.parametrize("blocks", ["blocks", "transformer_blocks"])
 @pytest.mark.parametrize("factors", ["lora_A|lora_B", "lora_A.default|lora_B.default", "lora_down|lora_up"])
-@pytest.mark.parametrize("layer", ["attn1.to_out", "attn1.to_out.0", "ff.0", "ff.net.0.proj", "norm_q", "attn1.norm_q"])
+@pytest.mark.parametrize("layer", ["attn1.to_out", "attn1.to_out.0", "ff.0", "ff.net.0.proj", "norm_q", "q", "ff_proj"])
 def test_cogvideox_loras_are_recognised_in_every_spelling(prefix: str, blocks: str, factors: str, layer: str) -> None:
     down, up = factors.split("|")
     name = f"{prefix}{blocks}.3.{layer}"
