@@ -1,0 +1,129 @@
+"""LoRAs beside the weights, not merged: y = W x + strength * scale * up(down(x)). For training, and for comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .apply import fit_lora
+from .files import LoRA, LoRAPair
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what ExVideo's LoRA changes (inferred, see its trainer's defaults)
+_LAYERS = (nn.Linear, nn.Conv2d)
+
+
+def new_lora(
+    module: nn.Module,
+    targets: Sequence[str] = ATTENTION,
+    *,
+    rank: int,
+    alpha: float | None = None,
+    generator: torch.Generator | None = None,
+) -> LoRA:
+    """Make a LoRA that changes nothing yet: down is gaussian with spread 1 / rank, as in peft, and up is zero.
+
+    Args:
+        module: a transformer with our names; the factors are float32, on the CPU.
+        targets: ends of the names of the layers to change.
+        rank: r.
+        alpha: the LoRA is multiplied by alpha / rank; None is 1.
+        generator: of the gaussian numbers.
+    """
+    pairs: dict[str, LoRAPair] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, _LAYERS) and any(_ends_with(name, target) for target in targets):
+            outputs, inputs, *kernel = layer.weight.shape
+            down = torch.empty(rank, inputs, *kernel).normal_(std=1 / rank, generator=generator)
+            pairs[f"{name}.weight"] = LoRAPair(down, torch.zeros(outputs, rank, *(1 for _ in kernel)), alpha)
+    if unknown := [target for target in targets if not any(_ends_with(name, f"{target}.weight") for name in pairs)]:
+        raise ValueError(f"no layer's name ends with {unknown}")
+    return LoRA(pairs, source="a new LoRA")
+
+
+def _ends_with(name: str, end: str) -> bool:
+    return f".{name}".endswith(f".{end}")
+
+
+class AttachedLoRA:
+    """Factors that run beside a module's layers until `detach`.
+
+    The module's own names, weights and state_dict stay as they are; its weights no longer require gradients.
+
+    Attributes:
+        pairs: by weight; the factors are float32 parameters on the weight's device, whatever the weight's format.
+        strength: factor on all of it; may be changed between calls of the module.
+    """
+
+    def __init__(self, module: nn.Module, lora: LoRA, strength: float) -> None:
+        """Attach; callers use `attach`."""
+        fit_lora(lora, {name: tuple(weight.shape) for name, weight in module.named_parameters()})
+        layers = {name: module.get_submodule(name.removesuffix(".weight")) for name in lora.pairs}
+        if norms := [name for name, layer in layers.items() if not isinstance(layer, _LAYERS)]:
+            raise ValueError(f"{norms[0]} is no weight of a linear layer or convolution: its LoRA can only be merged")
+        self.strength = strength
+        self._source = lora.source
+        self.pairs = {name: _trainable(pair, module.get_parameter(name)) for name, pair in lora.pairs.items()}
+        self._frozen = [weight for weight in module.parameters() if weight.requires_grad]
+        for weight in self._frozen:
+            weight.requires_grad_(False)
+        self._hooks = [layers[name].register_forward_hook(self._beside(pair)) for name, pair in self.pairs.items()]
+
+    def _beside(self, pair: LoRAPair) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            change = _run(layer, inputs[0].to(pair.down.dtype), pair)
+            return (output + self.strength * pair.scale * change).to(output.dtype)
+
+        return hook
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The factors, for an optimizer."""
+        return [factor for pair in self.pairs.values() for factor in (pair.down, pair.up)]  # type: ignore[misc]
+
+    def lora(self) -> LoRA:
+        """The factors as they are now, for `save_lora` and `merge`; later training does not change them."""
+        return LoRA(
+            {
+                name: LoRAPair(pair.down.detach().clone(), pair.up.detach().clone(), pair.alpha)
+                for name, pair in self.pairs.items()
+            },
+            self._source,
+        )
+
+    def detach(self) -> None:
+        """Leave the module as it was, and let those of its weights require gradients again that did before."""
+        for hook in self._hooks:
+            hook.remove()
+        for weight in self._frozen:
+            weight.requires_grad_(True)
+        self._hooks, self._frozen = [], []
+
+
+def attach(module: nn.Module, lora: LoRA, strength: float = 1.0) -> AttachedLoRA:
+    """Run a LoRA beside a transformer's layers, with copies of its factors that can be trained.
+
+    In mixed precision, autocast decides in what format the factors are applied; without it that is float32.
+
+    Raises:
+        CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
+    """
+    return AttachedLoRA(module, lora, strength)
+
+
+def _trainable(pair: LoRAPair, weight: nn.Parameter) -> LoRAPair:
+    down, up = (
+        nn.Parameter(factor.detach().to(weight.device, torch.float32, copy=True)) for factor in (pair.down, pair.up)
+    )
+    return LoRAPair(down, up, pair.alpha)
+
+
+def _run(layer: nn.Module, x: Tensor, pair: LoRAPair) -> Tensor:
+    """up(down(x)), where down works like the layer itself."""
+    if isinstance(layer, nn.Conv2d):
+        down = pair.down.view(pair.rank, *layer.weight.shape[1:])
+        hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+        return F.conv2d(hidden, pair.up.flatten(1)[:, :, None, None])
+    return F.linear(F.linear(x, pair.down), pair.up)

@@ -1,0 +1,198 @@
+"""Reading and writing LoRA files.
+
+Letters: r rank, O outputs and I inputs of a layer; a convolution's I counts every cell of its kernel.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from ..checkpoint.detect import Kind, identify, require
+from ..checkpoint.files import Shape, WeightFile, open_weights
+from ..checkpoint.load import check_finite
+from ..checkpoint.save import write_weights
+from ..errors import CheckpointError
+from .names import Key, parse_key, to_diffsynth_name
+
+Naming = Literal["published", "diffusers"]
+
+
+@dataclass(frozen=True)
+class LoRAPair:
+    """The two factors of what is added to one weight: strength * scale * up @ down.
+
+    Attributes:
+        down: [r, I], or of a convolution [r, inputs, height, width].
+        up: [O, r], or with sides of 1 behind.
+        alpha: None is a scale of 1, as in files without it.
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+    @property
+    def scale(self) -> float:
+        """alpha / rank, or 1."""
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(O, I)."""
+        return self.up.shape[0], math.prod(self.down.shape[1:])
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """A LoRA of CogVideoX's transformer.
+
+    Attributes:
+        pairs: by the name of the weight, in our naming: transformer_blocks.3.attn1.to_out.0.weight.
+        source: the file, as messages should call it.
+        unused: keys of the file that change nothing: single numbers that belong to no pair.
+    """
+
+    pairs: Mapping[str, LoRAPair]
+    source: str
+    unused: tuple[str, ...] = ()
+
+    @property
+    def rank(self) -> int | tuple[int, ...]:
+        """The rank of all pairs, or every rank there is, ascending."""
+        ranks = sorted({pair.rank for pair in self.pairs.values()})
+        return ranks[0] if len(ranks) == 1 else tuple(ranks)
+
+    @property
+    def num_tensors(self) -> int:
+        """Tensors of the file that belong to pairs: two each, and its alpha."""
+        return sum(2 + (pair.alpha is not None) for pair in self.pairs.values())
+
+
+def read_lora(path: str | Path) -> LoRA:
+    """Read a LoRA in any spelling; the factors stay views of the mapped file.
+
+    Raises:
+        CheckpointError: the file is damaged, no LoRA of CogVideoX, or not one whole LoRA: halves of pairs, several
+            adapters, keys of unknown layers or of other kinds of adapters.
+    """
+    file = open_weights(Path(path))
+    keys = {key: parsed for key in file if (parsed := parse_key(key))}
+    # a lone number can be a note of the trainer's, and changes no weight
+    strangers = [key for key in file if key not in keys and math.prod(file.shapes[key]) > 1]
+    _check_known(file, keys, strangers)
+    _check_one_adapter(file, keys)
+    pairs = _pairs(file, keys)
+    _check_shapes(file, pairs)
+    check_finite(file.name, file)
+    return LoRA(
+        pairs={name: _pair(file, parts) for name, parts in pairs.items()},
+        source=file.name,
+        unused=tuple(key for key in file if key not in keys or keys[key].parameter not in pairs),
+    )
+
+
+def _check_known(file: WeightFile, keys: Mapping[str, Key], strangers: list[str]) -> None:
+    factors = [key for key in keys if keys[key].role != "alpha"]
+    if strangers or not factors:  # else it is one, whatever names `identify` knows
+        require(file.name, identify(file.shapes), Kind.COG_LORA, "a LoRA of CogVideoX")
+    if strangers:
+        raise CheckpointError(
+            f"{file.name} would apply only in part: {len(keys)} of its {len(file)} tensors are known and "
+            f"{len(strangers)} are not (first: {strangers[0]}); choose a LoRA of CogVideoX's transformer alone, "
+            f"made of pairs named lora_A and lora_B, or lora_down and lora_up."
+        )
+
+
+def _check_one_adapter(file: WeightFile, keys: Mapping[str, Key]) -> None:
+    adapters = sorted({parsed.adapter for parsed in keys.values() if parsed.role != "alpha"})
+    if len(adapters) > 1:
+        named = ", ".join(adapter or "(no name)" for adapter in adapters[:3])
+        raise CheckpointError(
+            f"{file.name} contains {len(adapters)} adapters ({named}), and which one is meant nobody can tell; "
+            f"save each in a file of its own, and apply them one after the other."
+        )
+
+
+_Parts = dict[str, str]  # role to the key in the file
+
+
+def _pairs(file: WeightFile, keys: Mapping[str, Key]) -> dict[str, _Parts]:
+    """The keys of each weight's pair, by the weight."""
+    parts: dict[str, _Parts] = defaultdict(dict)
+    for key, parsed in keys.items():
+        if previous := parts[parsed.parameter].get(parsed.role):
+            raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {_AGAIN}")
+        parts[parsed.parameter][parsed.role] = key
+    halves = [roles for roles in parts.values() if ("down" in roles) != ("up" in roles)]
+    if halves:
+        first = halves[0].get("down") or halves[0]["up"]
+        raise CheckpointError(
+            f"{file.name} is incomplete: {len(halves)} of its {len(parts)} pairs have one half only "
+            f"(first: {first}); {_AGAIN}"
+        )
+    return {name: roles for name, roles in parts.items() if "down" in roles}
+
+
+def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
+    wrong = [
+        roles for roles in pairs.values() if not _multiply(file.shapes[roles["down"]], file.shapes[roles["up"]])
+    ]  # fmt: skip
+    if wrong:
+        down, up = wrong[0]["down"], wrong[0]["up"]
+        raise CheckpointError(
+            f"{file.name} is damaged: {len(wrong)} of its {len(pairs)} pairs cannot be multiplied (first: {down} is "
+            f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {_AGAIN}"
+        )
+    numbers = [roles["alpha"] for roles in pairs.values() if "alpha" in roles]
+    if several := [key for key in numbers if math.prod(file.shapes[key]) != 1]:
+        raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {_AGAIN}")
+
+
+def _multiply(down: Shape, up: Shape) -> bool:
+    """Whether they are [r, I...] and [O, r, 1...], with nothing empty."""
+    return len(down) >= 2 and len(up) >= 2 and math.prod(up) == up[0] * down[0] and up[1] == down[0] and all(down + up)
+
+
+def _pair(file: WeightFile, roles: _Parts) -> LoRAPair:
+    alpha = float(file[roles["alpha"]].float()) if "alpha" in roles else None
+    return LoRAPair(file[roles["down"]], file[roles["up"]], alpha)
+
+
+_AGAIN = "download it again, or save it again from its training."
+
+
+def save_lora(path: Path, lora: LoRA, naming: Naming = "published") -> None:
+    """Write a LoRA, all of the file or nothing.
+
+    The scale is multiplied into the factor `up`, because the readers of both namings ignore an alpha in the file.
+
+    Args:
+        path: written at once, through a temporary file beside it.
+        lora: its factors are written in their own number formats.
+        naming: "published" as DiffSynth saves and reads (blocks.N.attn1.to_q.lora_A.default.weight), "diffusers" as
+            diffusers reads (transformer.transformer_blocks.N.attn1.to_q.lora_A.weight).
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, pair in lora.pairs.items():
+        if naming == "published":
+            layer, adapter = to_diffsynth_name(name).removesuffix(".weight"), "default."
+        else:
+            layer, adapter = f"transformer.{name.removesuffix('.weight')}", ""
+        weights[f"{layer}.lora_A.{adapter}weight"] = pair.down
+        # a scale of 1 leaves the very bits
+        weights[f"{layer}.lora_B.{adapter}weight"] = pair.up if pair.scale == 1 else pair.up * pair.scale
+    write_weights(path, weights)
