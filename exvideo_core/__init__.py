@@ -1,6 +1,8 @@
-"""Long videos from Stable Video Diffusion with ExVideo's extensions (arXiv:2406.14130), in plain PyTorch."""
+"""Long videos from Stable Video Diffusion and CogVideoX with ExVideo (arXiv:2406.14130), in plain PyTorch."""
 
 from .errors import CheckpointError, ClipError, ExVideoError, VideoError
+from .lora import apply_lora
+from .pipelines.cogvideox import CogVideoXPipeline, CogVideoXResult, load_cogvideox
 from .pipelines.svd import SVDPipeline, SVDResult, load_svd
 from .video import save_video
 
@@ -8,10 +10,14 @@ __version__ = "0.1.0"
 __all__ = [
     "CheckpointError",
     "ClipError",
+    "CogVideoXPipeline",
+    "CogVideoXResult",
     "ExVideoError",
     "SVDPipeline",
     "SVDResult",
     "VideoError",
+    "apply_lora",
+    "load_cogvideox",
     "load_svd",
     "save_video",
 ]

@@ -12,7 +12,7 @@ from . import demo, generate, inspect
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; errors that the user can act on are one sentence and status 2."""
-    parser = argparse.ArgumentParser(prog="exvideo", description="Long videos from one picture.")
+    parser = argparse.ArgumentParser(prog="exvideo", description="Long videos from one picture or one sentence.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb in (generate, demo, inspect):

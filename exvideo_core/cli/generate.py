@@ -1,23 +1,20 @@
-"""`exvideo generate svd`: a clip from one picture."""
+"""`exvideo generate`: the models there are, and `svd`, a clip from one picture."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn
 
-import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from tqdm import tqdm
 
-from ..attention import BACKENDS
 from ..errors import ClipError, VideoError
 from ..models.svd.vae import SCALE
 from ..pipelines.svd import SVDPipeline, load_svd
 from ..video import check_target, load_frames, save_video
-
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+from . import generate_cogvideox
+from .loading import DTYPES, add_loading
+from .progress import Bar
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -27,19 +24,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--image", type=Path, required=True, help="the first frame")
     parser.add_argument("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
     parser.add_argument("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the networks (default: fp16 on CUDA, else fp32)")
-    parser.add_argument("--device", help="such as cuda, cuda:1 or cpu")
-    parser.add_argument("--attention", choices=BACKENDS, default="sdpa", help="attention kernel (default: %(default)s)")
+    add_loading(parser, "fp16 on CUDA, else fp32")
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     add_settings(parser)
     parser.set_defaults(run=_run)
+    generate_cogvideox.add_parser(models)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Options that any clip has, whichever the model files."""
     parser.add_argument(
-        "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
+        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
     )
     parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
     parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
@@ -130,22 +126,3 @@ def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
     if not separator or not index.strip().isdigit():
         raise ClipError(f"--keyframe {text!r} is not of the form INDEX=PICTURE, such as 127=last.png.")
     return int(index), read_picture(Path(path))
-
-
-class Bar:
-    """A progress bar with time left, called with (done, all); it shows itself at the first call."""
-
-    def __init__(self, label: str, unit: str) -> None:
-        self.label, self.unit = label, unit
-        self.bar: tqdm[NoReturn] | None = None
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __call__(self, done: int, total: int | None) -> None:
-        bar = self.bar = self.bar or tqdm(total=total, desc=self.label, unit=self.unit)
-        bar.update(done - bar.n)
-
-    def __exit__(self, *_: object) -> None:
-        if self.bar is not None:
-            self.bar.close()

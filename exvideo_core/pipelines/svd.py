@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-from ..attention import BACKENDS
+from ..attention import Attention, sdpa
 from ..checkpoint.load import SVDWeights, assign_weights, read_svd
-from ..errors import ClipError, ExVideoError
+from ..errors import ClipError
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
 from ..models.svd.unet import SVDUNet
@@ -32,8 +31,16 @@ from ..sampling import (
 )
 from ..sampling.samplers import Callback
 from ..video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
-
-Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
+from .inputs import (
+    Picture,
+    attention_named,
+    check_finite,
+    check_init_video,
+    checked_noise,
+    chosen_device,
+    draw_noise,
+    shapes_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +123,6 @@ def condition(
         embedding=embed(image_BCHW).float(),
         ids=torch.tensor([[fps - 1, motion_bucket_id, noise_aug_strength]], dtype=torch.float32),
     )
-
-
-def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
-    """Unit noise, float32, drawn on the CPU so that every machine gets the same."""
-    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
 class SVDPipeline:
@@ -206,7 +208,7 @@ class SVDPipeline:
         num_frames = default.num_frames if num_frames is None else num_frames
         self._check(num_frames, width, height, denoise, init_video, keyframes)
         cell_shape = (num_frames, self.vae.config.latent_channels, height // CELL, width // CELL)
-        noise = draw_noise(cell_shape, seed) if latents is None else _checked_noise("latents", latents, cell_shape)
+        noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
         pixel_shape = (1, 3, height, width)
         conditioning = condition(
             self._pixels(image, width, height),
@@ -217,7 +219,7 @@ class SVDPipeline:
             noise_aug_strength=noise_aug_strength,
             image_noise=draw_noise(pixel_shape, seed)
             if image_noise is None
-            else _checked_noise("image_noise", image_noise, pixel_shape),
+            else checked_noise("image_noise", image_noise, pixel_shape),
         )
 
         def encode(pictures: Sequence[Picture]) -> Tensor:
@@ -259,11 +261,7 @@ class SVDPipeline:
         return v_prediction(velocity)
 
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
-        if not bool(latents_TCHW.isfinite().all()):
-            raise ExVideoError(
-                f"the sampled latents are not finite: {self.dtype} overflowed or a weight file is damaged. "
-                "Load the model with dtype=torch.bfloat16 or torch.float32, or check the files with 'exvideo inspect'."
-            )
+        check_finite(latents_TCHW, self.dtype)
         pixels = self.vae.decode(latents_TCHW / SCALE, progress)
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
 
@@ -281,15 +279,7 @@ class SVDPipeline:
     ) -> None:
         check_svd_size(width, height)
         check_num_frames(num_frames, self.extension_frames)
-        if init_video is not None and len(init_video) != num_frames:
-            raise ClipError(
-                f"the video to start from has {len(init_video)} frames, but {num_frames} are asked for. "
-                f"Set num_frames to {len(init_video)}, or cut the video."
-            )
-        if denoise < 1 and init_video is None:
-            raise ClipError(
-                f"denoise {denoise} changes a given video, but init_video is missing. Give one, or set it to 1."
-            )
+        check_init_video(init_video, num_frames, denoise)
         if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
             raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")
 
@@ -302,12 +292,6 @@ def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
     if num_frames != nearest:
         upper = f" to {extension_frames}, the length of this extension's position table" if extension_frames else ""
         raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")
-
-
-def _checked_noise(name: str, noise: Tensor, shape: Sequence[int]) -> Tensor:
-    if tuple(noise.shape) != tuple(shape):
-        raise ValueError(f"{name} has the shape {list(noise.shape)}; {list(shape)} is needed")
-    return noise
 
 
 def load_svd(
@@ -329,26 +313,21 @@ def load_svd(
     Raises:
         CheckpointError: a file is damaged, not what its place needs, or the two do not belong together.
     """
-    if attention not in BACKENDS:
-        raise ExVideoError(f"attention {attention!r} is unknown; choose one of {', '.join(BACKENDS)}.")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    backend, device = attention_named(attention), chosen_device(device)
     dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
     weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
-    unet, vae, image_encoder = build_svd(weights, attention)
+    unet, vae, image_encoder = build_svd(weights, backend)
     return SVDPipeline(unet.to(device, dtype), vae.to(device, dtype), image_encoder.to(device, dtype))
 
 
-def build_svd(weights: SVDWeights, attention: str = "sdpa") -> tuple[SVDUNet, VAE, ImageEncoder]:
+def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:
     """The three networks over the given weights, uncopied, in evaluation mode."""
     source = " with ".join(weights.sources)
 
-    def shapes(part: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(weight.shape) for name, weight in part.items()}
-
     with torch.device("meta"):
-        unet = SVDUNet(UNetConfig.from_shapes(shapes(weights.unet)), attention=BACKENDS[attention])
-        vae = VAE(VAEConfig.from_shapes(shapes(weights.vae)), quantised="quant_conv.weight" in weights.vae)
-        image_encoder = ImageEncoder(ImageEncoderConfig.from_shapes(shapes(weights.image_encoder)))
+        unet = SVDUNet(UNetConfig.from_shapes(shapes_of(weights.unet)), attention=attention)
+        vae = VAE(VAEConfig.from_shapes(shapes_of(weights.vae)), quantised="quant_conv.weight" in weights.vae)
+        image_encoder = ImageEncoder(ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder)))
     assign_weights(unet, weights.unet, source)
     assign_weights(vae, weights.vae, source)
     assign_weights(image_encoder.clip, weights.image_encoder, source)

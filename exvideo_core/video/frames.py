@@ -102,6 +102,16 @@ def check_cogvideox_size(width: int, height: int) -> None:
     _check_size(width, height, multiple=16, minimum=16)
 
 
+def check_cogvideox_frames(num_frames: int) -> None:
+    """Raise ClipError with the nearest valid numbers unless CogVideoX can make exactly so many frames."""
+    if num_frames < 9 or num_frames % 8 != 1:
+        below = (num_frames - 1) // 8 * 8 + 1
+        nearest = "nearest is 9" if num_frames < 9 else f"nearest are {below} and {below + 8}"
+        raise ClipError(
+            f"{num_frames} frames are not possible: CogVideoX makes 8 k + 1 of them, at least 9. The {nearest}."
+        )
+
+
 def _check_size(width: int, height: int, *, multiple: int, minimum: int) -> None:
     def nearest(side: int) -> int:
         return max(minimum, (side + multiple // 2) // multiple * multiple)

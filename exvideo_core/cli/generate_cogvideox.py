@@ -1,0 +1,142 @@
+"""`exvideo generate cogvideox`: a clip from one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from ..lora import LoRA, merge, read_lora
+from ..pipelines.cogvideox import METHODS, CogVideoXPipeline, check_steps, load_cogvideox
+from ..pipelines.inputs import check_init_video
+from ..sampling import rising_guidance
+from ..video import check_target, load_frames, save_video
+from ..video.frames import check_cogvideox_frames, check_cogvideox_size
+from .loading import DTYPES, add_loading
+from .progress import Bar
+
+
+def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the model to `exvideo generate`."""
+    parser = models.add_parser("cogvideox", help="from one sentence, with CogVideoX-5B")
+    anywhere = "a file, its shards' folder, or the diffusers folder of the whole model"
+    parser.add_argument("--transformer", type=Path, required=True, help=f"of CogVideoX-5B: {anywhere}")
+    parser.add_argument("--text-encoder", type=Path, required=True, help=f"T5 v1.1 XXL: {anywhere}")
+    parser.add_argument("--vae", type=Path, required=True, help=f"of CogVideoX: {anywhere}")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="ExVideo's, or others; repeatable"
+    )
+    add_loading(parser, "bf16 on CUDA, else fp32")
+    parser.add_argument("--prompt", required=True, help="what to show")
+    add_settings(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Options that any clip has, whichever the model files."""
+    parser.add_argument("--negative", default="", help="what to keep away from")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
+    )
+    parser.add_argument("--frames", type=int, default=129, help="length, 8 k + 1 (%(default)s)")
+    parser.add_argument("--width", type=int, default=720, help="pixels, a multiple of 16 (%(default)s)")
+    parser.add_argument("--height", type=int, default=480, help="pixels, a multiple of 16 (%(default)s)")
+    parser.add_argument(
+        "--fps", type=_positive(float), default=8, help="frames a second (%(default)s, as CogVideoX was trained)"
+    )
+    parser.add_argument("--steps", type=int, default=50, help="model calls, pairs of them with guidance (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default="ddim", help="way from noise to clip (%(default)s)")
+    parser.add_argument(
+        "--guidance-scale",
+        type=float,
+        default=7.0,
+        help="how closely to follow the prompt; 1 is twice as fast (%(default)s)",
+    )
+    parser.add_argument(
+        "--dynamic-guidance", action="store_true", help="let the guidance rise from 1 to 1 + the scale over the steps"
+    )
+    parser.add_argument("--init-video", type=Path, help="video to start from; use with --denoise")
+    parser.add_argument("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    parser.add_argument(
+        "--decode-tile",
+        type=_positive(int),
+        help="decode in tiles of so many latent cells: less memory, not quite the same",
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    init_video = check_settings(arguments)
+    loras = [_lora(text) for text in arguments.lora]
+    pipeline = load_cogvideox(
+        arguments.transformer,
+        text_encoder=arguments.text_encoder,
+        vae=arguments.vae,
+        dtype=DTYPES.get(arguments.dtype),
+        device=arguments.device,
+        attention=arguments.attention,
+    )
+    for lora, strength in loras:
+        sys.stderr.write(f"{merge(pipeline.transformer, lora, strength)}\n")
+    make_clip(pipeline, init_video, arguments)
+    return 0
+
+
+def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
+    """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
+    check_target(arguments.output)
+    check_cogvideox_size(arguments.width, arguments.height)
+    check_cogvideox_frames(arguments.frames)
+    check_steps(arguments.steps, arguments.denoise)
+    init_video = list(load_frames(arguments.init_video)) if arguments.init_video else None
+    check_init_video(init_video, arguments.frames, arguments.denoise)
+    return init_video
+
+
+def make_clip(pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace) -> None:
+    """Run the pipeline with progress bars, and write the file."""
+    scale, steps = arguments.guidance_scale, arguments.steps
+    with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
+        result = pipeline(
+            arguments.prompt,
+            negative_prompt=arguments.negative,
+            num_frames=arguments.frames,
+            height=arguments.height,
+            width=arguments.width,
+            guidance_scale=rising_guidance(steps, scale) if arguments.dynamic_guidance else scale,
+            num_inference_steps=steps,
+            denoise=arguments.denoise,
+            init_video=init_video,
+            seed=arguments.seed,
+            method=arguments.method,
+            callback=lambda step, steps, _denoised: sampling(step, steps),
+            decode_progress=decoding,
+            decode_tile=arguments.decode_tile,
+        )
+    with Bar("writing", "frame") as writing:
+        path = save_video(result.frames, arguments.output, arguments.fps, progress=writing)
+    print(path)
+
+
+def _lora(text: str) -> tuple[LoRA, float]:
+    """A LoRA and its strength; a colon that no number follows is part of the path."""
+    path, _, number = text.rpartition(":")
+    try:
+        strength = float(number)
+    except ValueError:
+        path, strength = text, 1.0
+    return read_lora(path), strength
+
+
+def _positive(number: type[int] | type[float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = number(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        return value
+
+    return parse

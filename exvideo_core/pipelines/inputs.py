@@ -1,0 +1,72 @@
+"""What the pipelines are given: pictures, noise, places to compute; and what they refuse in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..attention import BACKENDS, Attention
+from ..errors import ClipError, ExVideoError
+from ..sampling.samplers import NoiseSource
+
+Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
+
+
+def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
+    """Unit noise, float32, drawn on the CPU so that every machine gets the same."""
+    return noise_source(shape, seed)()
+
+
+def noise_source(shape: Sequence[int], seed: int) -> NoiseSource:
+    """A function that draws new unit noise at each call, the first being `draw_noise`."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda: torch.randn(tuple(shape), generator=generator)
+
+
+def checked_noise(name: str, noise: Tensor, shape: Sequence[int]) -> Tensor:
+    """The noise itself, if it has the shape."""
+    if tuple(noise.shape) != tuple(shape):
+        raise ValueError(f"{name} has the shape {list(noise.shape)}; {list(shape)} is needed")
+    return noise
+
+
+def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, denoise: float) -> None:
+    """Raise ClipError unless a video to start from is there where it is needed, and has all frames."""
+    if init_video is not None and len(init_video) != num_frames:
+        raise ClipError(
+            f"the video to start from has {len(init_video)} frames, but {num_frames} are asked for. "
+            f"Set num_frames to {len(init_video)}, or cut the video."
+        )
+    if denoise < 1 and init_video is None:
+        raise ClipError(
+            f"denoise {denoise} changes a given video, but init_video is missing. Give one, or set it to 1."
+        )
+
+
+def check_finite(latents: Tensor, dtype: torch.dtype) -> None:
+    """Raise ExVideoError if a run came out as NaN or infinity."""
+    if not bool(latents.isfinite().all()):
+        raise ExVideoError(
+            f"the sampled latents are not finite: {dtype} overflowed or a weight file is damaged. "
+            "Load the model with dtype=torch.bfloat16 or torch.float32, or check the files with 'exvideo inspect'."
+        )
+
+
+def attention_named(name: str) -> Attention:
+    """A backend of `exvideo_core.attention`, or ExVideoError."""
+    if name not in BACKENDS:
+        raise ExVideoError(f"attention {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    return BACKENDS[name]
+
+
+def chosen_device(device: str | torch.device | None) -> torch.device:
+    """The device, or CUDA where there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """By name, for `from_shapes`."""
+    return {name: tuple(weight.shape) for name, weight in weights.items()}
