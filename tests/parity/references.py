@@ -46,7 +46,8 @@ def _diffsynth_packages() -> None:
         spec = importlib.util.find_spec("diffsynth")
         assert spec
         assert spec.origin
-        for package in ("diffsynth", "diffsynth.models", "diffsynth.pipelines", "diffsynth.schedulers"):
+        parts = ("models", "pipelines", "prompters", "schedulers")
+        for package in ("diffsynth", *(f"diffsynth.{part}" for part in parts)):
             module = ModuleType(package)
             module.__path__ = [str(Path(spec.origin).parent.joinpath(*package.split(".")[1:]))]
             sys.modules[package] = module
@@ -60,21 +61,21 @@ def diffsynth_unet(file: Weights, extension: Weights | None = None) -> nn.Module
     def narrow(size: int) -> int:
         return {1024: NARROW.unet.context_dim}.get(size, size // 10 if size % 320 == 0 else size)
 
-    unet = _narrowed(lambda: cls(add_positional_conv=frames), narrow)
-    _load(unet, cls.state_dict_converter().from_civitai(file), extension)
+    unet = narrowed(lambda: cls(add_positional_conv=frames), narrow)
+    load_strictly(unet, cls.state_dict_converter().from_civitai(file), extension)
     return unet
 
 
 def diffsynth_decoder(file: Weights) -> nn.Module:
     """DiffSynth's temporal decoder over an sgm checkpoint."""
     cls = diffsynth("models.svd_vae_decoder").SVDVAEDecoder
-    return _load(_narrowed(cls, _quarter), cls.state_dict_converter().from_civitai(file))
+    return load_strictly(narrowed(cls, quarter), cls.state_dict_converter().from_civitai(file))
 
 
 def diffsynth_encoder(file: Weights) -> nn.Module:
     """DiffSynth's image autoencoder, first half, over an sgm checkpoint."""
     cls = diffsynth("models.svd_vae_encoder").SVDVAEEncoder
-    return _load(_narrowed(cls, _quarter), cls.state_dict_converter().from_civitai(file))
+    return load_strictly(narrowed(cls, quarter), cls.state_dict_converter().from_civitai(file))
 
 
 def diffsynth_image_encoder(file: Weights) -> nn.Module:
@@ -89,7 +90,7 @@ def diffsynth_image_encoder(file: Weights) -> nn.Module:
         num_heads=sizes.heads,
         head_dim=sizes.width // sizes.heads,
     )
-    return _load(tower, cls.state_dict_converter().from_civitai(file))
+    return load_strictly(tower, cls.state_dict_converter().from_civitai(file))
 
 
 def diffsynth_pipeline(file: Weights, extension: Weights | None = None) -> Any:
@@ -119,11 +120,11 @@ def with_published_eps(decoder: nn.Module) -> nn.Module:
     return decoder
 
 
-def _quarter(size: int) -> int:
+def quarter(size: int) -> int:
     return size // 4 if size % 128 == 0 else size
 
 
-def _narrowed(build: Callable[[], nn.Module], narrow: Callable[[int], int]) -> nn.Module:
+def narrowed(build: Callable[[], nn.Module], narrow: Callable[[int], int]) -> nn.Module:
     """A network built at full size, without memory, whose parameters and their layers' settings then shrink."""
     with torch.device("meta"):
         network = build()
@@ -144,7 +145,7 @@ def _narrowed(build: Callable[[], nn.Module], narrow: Callable[[int], int]) -> n
     return network
 
 
-def _load(network: nn.Module, weights: Weights, extension: Weights | None = None) -> nn.Module:
+def load_strictly(network: nn.Module, weights: Weights, extension: Weights | None = None) -> nn.Module:
     network.load_state_dict({**weights, **(extension or {})})  # strict: every name and shape fits
     return network.eval().requires_grad_(False)
 
