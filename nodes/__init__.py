@@ -8,7 +8,7 @@ compat.require_comfyui()
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402 (checked above)
 
-from . import host, sampler, svd, video  # noqa: E402 (checked above)
+from . import cogvideox, host, sampler, svd, video  # noqa: E402 (checked above)
 
 
 class ExVideoExtension(ComfyExtension):
@@ -21,6 +21,9 @@ class ExVideoExtension(ComfyExtension):
         return [
             svd.ExVideoSVDLoader,
             svd.ExVideoSVDConditioning,
+            cogvideox.ExVideoCogVideoXLoader,
+            cogvideox.ExVideoCogVideoXLatent,
+            cogvideox.ExVideoLoRAApply,
             sampler.ExVideoSampler,
             video.ExVideoSave,
         ]

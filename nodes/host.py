@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +22,25 @@ from ..exvideo_core.video.codecs import CONTAINERS
 
 EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
 CHECKPOINTS_FOLDER = "checkpoints"
+TRANSFORMERS_FOLDER = "diffusion_models"
+TEXT_ENCODERS_FOLDER = "text_encoders"
+VAE_FOLDER = "vae"
+LORAS_FOLDER = "loras"
 NO_EXTENSION = "none"
 
 _DEMO_FOLDER = Path(__file__).resolve().parent.parent / "exvideo_core" / "demo_models"
 _DEMO_FILES = {
     CHECKPOINTS_FOLDER: {"demo svd": "svd_demo.safetensors"},
     EXTENSIONS_FOLDER: {"demo 128 frames": "svd_demo_extension_128f.safetensors"},
+    TRANSFORMERS_FOLDER: {"demo cogvideox": "cogvideox_demo_transformer.safetensors"},
+    TEXT_ENCODERS_FOLDER: {"demo cogvideox": "cogvideox_demo_text_encoder.safetensors"},
+    VAE_FOLDER: {"demo cogvideox": "cogvideox_demo_vae.safetensors"},
+    LORAS_FOLDER: {"demo 129 frames": "cogvideox_demo_lora_129f.safetensors"},
 }
+_DIFFUSERS_FOLDER = "diffusers"
+# What a folder of a whole model in diffusers' layout calls its parts.
+_DIFFUSERS_PARTS = {TRANSFORMERS_FOLDER: "transformer", TEXT_ENCODERS_FOLDER: "text_encoder", VAE_FOLDER: "vae"}
+_LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
 
 
 def register_folders() -> None:
@@ -39,6 +54,31 @@ def list_files(folder: str) -> list[str]:
     """What a loader offers: the user's files, then the demo model."""
     demos = [name for name, file in _DEMO_FILES[folder].items() if (_DEMO_FOLDER / file).is_file()]
     return [*folder_paths.get_filename_list(folder), *demos]
+
+
+def list_parts(folder: str) -> list[str]:
+    """The same for a part that diffusers' folders contain, too; of shards the first stands for all."""
+    whole = [name for name in list_files(folder) if not _LATER_SHARD.fullmatch(name)]
+    return [*whole, *_diffusers_parts(folder)]
+
+
+def find_part(folder: str, name: str) -> Path:
+    """The file or folder behind a name from `list_parts`."""
+    part = _diffusers_parts(folder).get(name)
+    return find_file(folder, name) if part is None else part
+
+
+def _diffusers_parts(folder: str) -> dict[str, Path]:
+    """Folders of this part in `models/diffusers`, by what a loader offers: diffusers/CogVideoX-5b/transformer."""
+    part = _DIFFUSERS_PARTS[folder]
+    roots = map(Path, folder_paths.get_folder_paths(_DIFFUSERS_FOLDER))
+    found = {root: sorted(root.glob(f"*/{part}")) for root in roots if root.is_dir()}
+    return {
+        f"{_DIFFUSERS_FOLDER}/{path.relative_to(root).as_posix()}": path
+        for root, paths in found.items()
+        for path in paths
+        if (path.parent / "model_index.json").is_file()
+    }
 
 
 def list_extensions() -> list[str]:
@@ -76,6 +116,14 @@ def progress(total: int) -> Callable[[int, int | None], None]:
         comfy.model_management.throw_exception_if_processing_interrupted()
 
     return report
+
+
+def show_text(node_id: str | None, text: str) -> None:
+    """Show text on a node of the page, and in the log."""
+    logging.info("ExVideo: %s", text)
+    server = sys.modules.get("server")  # where ComfyUI's objects are used without one, it cannot even be imported
+    if server is not None and node_id is not None:
+        server.PromptServer.instance.send_progress_text(text, node_id)
 
 
 # Saved in people's workflows, so the spelling stays; the first is the default.

@@ -21,8 +21,8 @@ class ExVideoSampler(io.ComfyNode):
             node_id="ExVideoSampler",
             display_name="ExVideo Sampler",
             category="ExVideo/sampling",
-            description="Makes the clip: Euler steps on Karras noise levels, guidance that may rise over the frames, "
-            "and the finish that ExVideo's clips need.",
+            description="Makes the clip as the model's reference does. SVD: Euler steps on Karras noise levels, "
+            "guidance that may rise over the frames, and the finish that ExVideo's clips need. CogVideoX: DDIM.",
             inputs=[
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),
@@ -31,10 +31,22 @@ class ExVideoSampler(io.ComfyNode):
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
                 io.Int.Input("steps", default=50, min=1, max=1000, tooltip="More is finer and slower."),
                 io.Float.Input(
-                    "guidance_min", default=2.0, min=0.0, max=30.0, step=0.1, tooltip="Guidance of the first frame."
+                    "guidance_min",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Guidance of the first frame. 0 chooses: 2 with ExVideo's SVD, 1 with plain SVD, 7 with "
+                    "CogVideoX.",
                 ),
                 io.Float.Input(
-                    "guidance_max", default=2.0, min=0.0, max=30.0, step=0.1, tooltip="Guidance of the last frame."
+                    "guidance_max",
+                    default=0.0,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="Guidance of the last frame. 0 chooses: 2 with ExVideo's SVD, 3 with plain SVD, 7 with "
+                    "CogVideoX, which has one for all frames.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -42,12 +54,12 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1 varies the clip given to the conditioning; 0.5 suits a larger second pass.",
+                    tooltip="Below 1 varies the clip given as init_video; 0.5 suits a larger second pass.",
                 ),
                 io.Combo.Input(
                     "normalize",
                     options=list(_NORMALIZE),
-                    tooltip="Keeps late frames from fading. auto: on with ExVideo, off with plain SVD.",
+                    tooltip="Keeps late frames from fading. auto: on with ExVideo's SVD, else off.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -56,7 +68,16 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.01,
-                    tooltip="Factor of the result's contrast. 0 chooses: 1.2 with ExVideo, 1.0 with plain SVD.",
+                    tooltip="Factor of the result's contrast. 0 chooses: 1.2 with ExVideo's SVD, else 1.0.",
+                    advanced=True,
+                ),
+                io.Combo.Input(
+                    "method",
+                    options=list(sampling.METHODS),
+                    default=sampling.AUTO,
+                    optional=True,
+                    tooltip="Of CogVideoX: ddim is the reference's, dpm++ 2m needs fewer steps. auto: ddim, and for "
+                    "SVD its own.",
                     advanced=True,
                 ),
             ],
@@ -77,7 +98,8 @@ class ExVideoSampler(io.ComfyNode):
         denoise: float,
         normalize: str,
         contrast: float,
+        method: str = sampling.AUTO,
     ) -> io.NodeOutput:
         run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
-        samples = sampling.sample(model, positive, negative, latent, **run)
+        samples = sampling.sample(model, positive, negative, latent, **run, method=method)
         return io.NodeOutput(sampling.finish(model, samples, _NORMALIZE[normalize], contrast))

@@ -4,16 +4,23 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import narrow_cogvideox
 import torch
-from narrow_svd import TINY, save_files
+from narrow_svd import TINY, fill, save_files
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from host.graph import nodes_of, read_graph
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[1] / "workflows").glob("*.json"))
+SVD_WORKFLOW, COGVIDEOX_WORKFLOW = (
+    WORKFLOWS[0].with_name(f"exvideo_{name}.json") for name in ("svd_128f", "cogvideox_129f")
+)
 # What makes a workflow quick on the narrow model.
 SMALL = {
     "ExVideoSVDConditioning": {"width": 128, "height": 128, "frames": 6},
+    "ExVideoCogVideoXLatent": {"width": 48, "height": 32, "frames": 9},
     "ExVideoSampler": {"steps": 2},
 }
 TABLE = 12  # frames the narrow extension knows
@@ -27,15 +34,18 @@ def save_narrow_files(folder):
 
 def place_files(base, workflows):
     """The files that the workflows name, narrow, where their notes say they go; and their pictures."""
-    checkpoints, extensions = base / "models" / "checkpoints", base / "models" / "exvideo"
-    for folder in (checkpoints, extensions, base / "input"):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in ("models/checkpoints", "models/exvideo", "input"):
+        (base / folder).mkdir(parents=True, exist_ok=True)
     checkpoint, extension = save_narrow_files(base)
-    shutil.move(checkpoint, checkpoints / "svd_xt.safetensors")
-    shutil.move(extension, extensions / "model.fp16.safetensors")
-    for path in workflows:
-        picture = next(n["widgets_values"][0] for n in read_graph(path)["nodes"] if n["type"] == "LoadImage")
-        Image.linear_gradient("L").convert("RGB").resize((160, 140)).save(base / "input" / picture)
+    shutil.move(checkpoint, base / "models" / "checkpoints" / "svd_xt.safetensors")
+    shutil.move(extension, base / "models" / "exvideo" / "model.fp16.safetensors")
+    nodes = [node for path in workflows for node in read_graph(path)["nodes"]]
+    for node in nodes:
+        if node["type"] == "LoadImage":
+            picture = Image.linear_gradient("L").convert("RGB").resize((160, 140))
+            picture.save(base / "input" / node["widgets_values"][0])
+    if any(node["type"] == "ExVideoCogVideoXLoader" for node in nodes):
+        place_cogvideox_files(base, PUBLISHED)
 
 
 def change(prompt, values):
@@ -70,6 +80,131 @@ class Run:
         conditions = (self.positive, self.negative, self.latent)
         with torch.inference_mode():
             return common_ksampler(model or self.model, seed, steps, cfg, "euler", scheduler, *conditions)[0]["samples"]
+
+
+# CogVideoX
+
+TEXT_WIDTH = narrow_cogvideox.TINY.transformer.text_dim
+PROMPTS = ("a red circle moves right", "")
+
+
+def save_cogvideox_files(folder):
+    """Transformer, text encoder and VAE."""
+    transformer, vae = narrow_cogvideox.save_files(folder)
+    return transformer, save_text_encoder(folder), vae
+
+
+def save_text_encoder(folder):
+    """A T5 with its real table of words."""
+    t5 = build_t5(TextEncoderConfig(width=TEXT_WIDTH, layers=2, heads=2, head_dim=4, hidden=16))
+    fill(t5)
+    weights = {name: weight for name, weight in t5.state_dict().items() if name != "encoder.embed_tokens.weight"}
+    save_file(weights, folder / "cogvideox_text_encoder.safetensors")
+    return folder / "cogvideox_text_encoder.safetensors"
+
+
+def save_random_lora(path, rank=2, blocks=2, width=narrow_cogvideox.TINY.transformer.width, alpha=None):
+    """A LoRA in the published naming: every projection of the attentions."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+    for layer in (f"blocks.{i}.attn1.{name}" for i in range(blocks) for name in ("to_q", "to_k", "to_v", "to_out")):
+        weights[f"{layer}.lora_A.default.weight"] = torch.randn(rank, width, generator=generator)
+        weights[f"{layer}.lora_B.default.weight"] = torch.randn(width, rank, generator=generator) / 4
+        if alpha is not None:
+            weights[f"{layer}.alpha"] = torch.tensor(float(alpha))
+    save_file(weights, path)
+    return path
+
+
+# The names that the example workflow has: those of the files as they are published.
+PUBLISHED = {
+    "diffusion_models": "diffusion_pytorch_model-00001-of-00002.safetensors",
+    "text_encoders": "t5xxl_fp16.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "loras": "ExVideo-CogVideoX-LoRA-129f-v1.safetensors",
+}
+
+
+def place_cogvideox_files(base, names=None):
+    """The files where people put them, with a LoRA; `names` by folder are those of the published files."""
+    files = [*save_cogvideox_files(base), save_random_lora(base / "cogvideox_lora.safetensors")]
+    for file, folder in zip(files, PUBLISHED, strict=True):
+        target = base / "models" / folder / (names[folder] if names else file.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if "-of-00002" in target.name:
+            split(file, target)
+        else:
+            shutil.move(file, target)
+
+
+def split(file, first):
+    """One file as two shards, of which `first` is the first."""
+    weights = list(load_file(file).items())
+    save_file(dict(weights[::2]), first)
+    save_file(dict(weights[1::2]), first.with_name(first.name.replace("00001-of", "00002-of")))
+
+
+def cogvideox_prompt():
+    """A graph from two sentences to a file, on the files of `place_cogvideox_files`."""
+
+    def node(kind, **inputs):
+        return {"class_type": kind, "inputs": inputs}
+
+    names = {part: f"cogvideox_{part}.safetensors" for part in ("transformer", "text_encoder", "vae")}
+    return {
+        "load": node("ExVideoCogVideoXLoader", **names, weight_dtype="fp32"),
+        "lora": node("ExVideoLoRAApply", model=["load", 0], lora="cogvideox_lora.safetensors", strength=1.0),
+        "positive": node("CLIPTextEncode", clip=["load", 1], text="a red circle moves right"),
+        "negative": node("CLIPTextEncode", clip=["load", 1], text=""),
+        "latent": node("ExVideoCogVideoXLatent", width=48, height=32, frames=17),
+        "sample": node(
+            "ExVideoSampler",
+            model=["lora", 0],
+            positive=["positive", 0],
+            negative=["negative", 0],
+            latent=["latent", 0],
+            seed=3,
+            steps=2,
+            guidance_min=0.0,
+            guidance_max=0.0,
+            denoise=1.0,
+            normalize="auto",
+            contrast=0.0,
+        ),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=["load", 2]),
+        "save": node(
+            "ExVideoSave",
+            images=["decode", 0],
+            fps=8.0,
+            format="mp4, h264",
+            quality="high",
+            filename_prefix="exvideo/cogvideox",
+        ),
+    }
+
+
+class CogRun:
+    """CogVideoX with the conditioning of two prompts, for a clip of 17 frames of 48x32 pixels."""
+
+    width, height, frames = 48, 32, 17
+
+    def __init__(self, pack, model, clip, vae):
+        self.pack, self.model, self.clip, self.vae = pack, model, clip, vae
+        self.positive, self.negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in PROMPTS)
+        self.latent = pack.adapters.cogvideox_latent.start_latents(self.width, self.height, self.frames)
+
+    def sample(self, model=None, *, seed=3, steps=4, guidance=(7.0, 7.0), denoise=1.0, latent=None, method="auto"):
+        options = {"seed": seed, "steps": steps, "guidance": guidance, "denoise": denoise, "method": method}
+        conditions = (self.positive, self.negative, latent or self.latent)
+        with torch.inference_mode():
+            return self.pack.adapters.sampling.sample(model or self.model, *conditions, **options)["samples"]
+
+    def ksampler(self, model=None, *, seed=3, steps=4, cfg=7.0, sampler="euler", scheduler="normal", latent=None):
+        from nodes import common_ksampler
+
+        conditions = (self.positive, self.negative, latent or self.latent)
+        with torch.inference_mode():
+            return common_ksampler(model or self.model, seed, steps, cfg, sampler, scheduler, *conditions)[0]["samples"]
 
 
 def relative(found, wanted):

@@ -33,9 +33,14 @@ Options = Mapping[str, Any]
 
 
 class HostAttention:
-    """The attention function that ComfyUI was started with, in the core's signature; nodes may override it."""
+    """The attention function that ComfyUI was started with, in the core's signature; nodes may override it.
 
-    def __init__(self) -> None:
+    Args:
+        precision: least type of the scores, for backends that let one choose; None is that of the queries.
+    """
+
+    def __init__(self, precision: torch.dtype | None = None) -> None:
+        self.precision = precision
         self.options: Options = {}  # `transformer_options` of the forward pass that runs
 
     def __call__(self, q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
@@ -46,7 +51,7 @@ class HostAttention:
             k_BNLD,
             v_BNLD,
             heads,
-            attn_precision=torch.float32,  # as ComfyUI's own SVD: in 16 bits its queries can overflow
+            attn_precision=self.precision,
             skip_reshape=True,
             transformer_options=self.options,
         )
@@ -59,7 +64,7 @@ class HostedUNet(SVDUNet):
     def __init__(
         self, *, sizes: UNetConfig, dtype: torch.dtype, device: Any, operations: Any, **described: Any
     ) -> None:
-        attention = HostAttention()
+        attention = HostAttention(torch.float32)  # as ComfyUI's own SVD: in 16 bits its scores can overflow
         layers = compat.layers(operations, dtype, described["compute_dtype"], device)
         super().__init__(sizes, layers, attention)
         self.dtype = dtype

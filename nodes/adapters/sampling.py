@@ -6,6 +6,7 @@ Shapes: T frames, C channels, H and W latent height and width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
@@ -17,9 +18,42 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
-from ...exvideo_core.pipelines.svd import PLAIN, extended_defaults
-from ...exvideo_core.sampling import frame_guidance, guide, karras_sigmas, normalize_frames
+from ...exvideo_core.models.cogvideox.vae import frames_of
+from ...exvideo_core.pipelines.cogvideox import check_steps
+from ...exvideo_core.pipelines.svd import PLAIN, SVDDefaults, extended_defaults
+from ...exvideo_core.sampling import (
+    frame_guidance,
+    guide,
+    karras_sigmas,
+    linspace_timesteps,
+    normalize_frames,
+    trailing_timesteps,
+)
+from ...exvideo_core.video.frames import check_cogvideox_frames
+from .cogvideox_model import CogVideoXModel, check_latents
 from .model import SVDModel
+
+COGVIDEOX_GUIDANCE = 7.0  # of the ExVideo project's own example
+
+
+AUTO = "auto"  # the method that each model's reference samples with
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run does with a model.
+
+    Attributes:
+        model: a clone, for this run.
+        guidance: scale of classifier-free guidance.
+        solver: ComfyUI's name of it.
+        levels: sigmas, with a last one of 0.
+    """
+
+    model: ModelPatcher
+    guidance: float
+    solver: str
+    levels: Tensor
 
 
 def sample(
@@ -32,29 +66,48 @@ def sample(
     steps: int,
     guidance: tuple[float, float],
     denoise: float,
+    method: str = AUTO,
 ) -> dict[str, Any]:
-    """Denoise with Euler steps on Karras levels: what KSampler does with `euler` and `karras`.
+    """Denoise as the model's reference does, or by another method.
 
     Args:
-        guidance: scale of the first and the last frame.
+        guidance: scale of the first and the last frame; 0 is the model's own.
         denoise: below 1 starts part of the way down, with all `steps`; KSampler starts at nearly the same level.
+        method: a name in `METHODS`.
     """
-    check(model, latent["samples"])
-    guided, scale = with_frame_guidance(model, *guidance)
+    plans = cogvideox_plan if isinstance(model.model, CogVideoXModel) else svd_plan
+    plan = plans(model, latent["samples"], steps=steps, guidance=guidance, denoise=denoise, method=method)
     samples = comfy.sample.sample_custom(
-        guided,
+        plan.model,
         comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
-        scale,
-        comfy.samplers.sampler_object("euler"),
-        noise_levels(guided, steps, denoise),
+        plan.guidance,
+        comfy.samplers.sampler_object(plan.solver),
+        plan.levels,
         positive,
         negative,
         latent["samples"],
         noise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(guided, steps),
+        callback=latent_preview.prepare_callback(plan.model, steps),
         seed=seed,
     )
     return {**latent, "samples": samples}
+
+
+# SVD
+
+
+def svd_plan(
+    model: ModelPatcher, latents: Tensor, *, steps: int, guidance: tuple[float, float], denoise: float, method: str
+) -> Plan:
+    """Euler steps on Karras levels: what KSampler does with `euler` and `karras`."""
+    check(model, latents)
+    if method != AUTO:
+        raise ExVideoError(f"the method {method!r} is for CogVideoX. Set it to {AUTO} for SVD, or use KSampler.")
+    default = _svd_defaults(model)
+    guided, scale = with_frame_guidance(
+        model, guidance[0] or default.min_guidance_scale, guidance[1] or default.max_guidance_scale
+    )
+    return Plan(guided, scale, "euler", noise_levels(guided, steps, denoise))
 
 
 def noise_levels(model: ModelPatcher, steps: int, denoise: float) -> Tensor:
@@ -69,7 +122,8 @@ def check(model: ModelPatcher, latents: Tensor) -> None:
     """Refuse before the hours of work what the network would refuse."""
     if not isinstance(model.model, SVDModel | model_base.SVD_img2vid):
         raise ExVideoError(
-            f"this model is {type(model.model).__name__}, not SVD. Load one with Load ExVideo SVD, or use KSampler."
+            f"this model is {type(model.model).__name__}, which ExVideo Sampler does not know. Load one with Load "
+            f"ExVideo SVD or Load ExVideo CogVideoX, or use KSampler."
         )
     if latents.ndim != 4:
         raise ExVideoError("this latent is not SVD's. Make it with the ExVideo SVD conditioning.")
@@ -104,16 +158,71 @@ def _guidance_function(first: float, last: float) -> Callable[[dict[str, Any]], 
     return remove_noise
 
 
+def _svd_defaults(model: ModelPatcher) -> SVDDefaults:
+    table = extension_frames(model)
+    return PLAIN if table is None else extended_defaults(table)
+
+
+# CogVideoX
+
+
+def cogvideox_plan(
+    model: ModelPatcher, latents: Tensor, *, steps: int, guidance: tuple[float, float], denoise: float, method: str
+) -> Plan:
+    """By default DDIM on the reference's timesteps: what KSampler does with `euler` and `normal`."""
+    solver, timesteps = METHODS[method]
+    check_cogvideox(model, latents, steps, denoise)
+    sigmas = model.get_model_object("model_sampling").sigmas
+    levels = sigmas[timesteps(steps, denoise).to(sigmas.device)].cpu()
+    return Plan(model.clone(), cogvideox_guidance(*guidance), solver, torch.cat([levels, levels.new_zeros(1)]))
+
+
+# Saved in people's workflows, so the spelling stays. In sigmas, Euler's method is DDIM.
+METHODS: dict[str, tuple[str, Callable[[int, float], Tensor]]] = {
+    AUTO: ("euler", linspace_timesteps),
+    "ddim": ("euler", linspace_timesteps),
+    "ddim trailing": ("euler", trailing_timesteps),
+    "dpm++ 2m": ("dpmpp_2m", trailing_timesteps),
+}
+
+
+def check_cogvideox(model: ModelPatcher, latents: Tensor, steps: int, denoise: float) -> None:
+    """Refuse before the hours of work what would fail, or what nothing good can come from."""
+    check_latents(model.model.sizes, latents)
+    check_cogvideox_frames(frames_of(latents.shape[2]))
+    if denoise < 1 and not latents.any():
+        raise ClipError(
+            f"denoise {denoise} changes a given video, but the latent is empty. Connect init_video to ExVideo "
+            f"CogVideoX Latent, or set denoise to 1."
+        )
+    check_steps(steps, denoise)
+
+
+def cogvideox_guidance(first: float, last: float) -> float:
+    """One scale for all frames, for CogVideoX's latent frames are not its pictures; 0 leaves it to the other."""
+    if first and last and first != last:
+        raise ExVideoError(
+            f"CogVideoX has one guidance for all frames, not {first:g} to {last:g}. Set guidance_min and guidance_max "
+            f"to the same value, or one of them to 0; {COGVIDEOX_GUIDANCE:g} is ExVideo's own."
+        )
+    return last or first or COGVIDEOX_GUIDANCE
+
+
 def finish(model: ModelPatcher, latent: dict[str, Any], is_normalized: bool | None, contrast: float) -> dict[str, Any]:
     """Even out the frames and raise the contrast; None and 0 choose what the model needs."""
-    table = extension_frames(model)
-    default = PLAIN if table is None else extended_defaults(table)
-    latents_TCHW = latent["samples"].float()
+    default = _svd_defaults(model)
+    latents = latent["samples"].float()
     if default.normalize if is_normalized is None else is_normalized:
-        latents_TCHW = normalize_frames(latents_TCHW)
-    if not torch.isfinite(latents_TCHW).all():
+        latents = _normalized(latents)
+    if not torch.isfinite(latents).all():
         raise ExVideoError(
             "the model returned values that are not numbers. Load it with weight type bf16 or fp32: fp16 may have "
             "overflowed."
         )
-    return {**latent, "samples": latents_TCHW * (contrast or default.contrast)}
+    return {**latent, "samples": latents * (contrast or default.contrast)}
+
+
+def _normalized(latents: Tensor) -> Tensor:
+    if latents.ndim == 4:
+        return normalize_frames(latents)
+    return torch.stack([normalize_frames(clip_CTHW.transpose(0, 1)).transpose(0, 1) for clip_CTHW in latents])

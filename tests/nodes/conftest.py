@@ -15,15 +15,29 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from in_comfyui import Run, save_narrow_files
+from in_comfyui import CogRun, Run, save_cogvideox_files, save_narrow_files, save_random_lora
 
 from host.comfyui_trees import NEWEST
 from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "svd", "sampler", "video")
-ADAPTERS = ("clip_vision", "compat", "conditioning", "loading", "model", "sampling", "vae")
+PARTS = ("host", "svd", "cogvideox", "sampler", "video")
+ADAPTERS = (
+    "clip_vision",
+    "cogvideox_clip",
+    "cogvideox_latent",
+    "cogvideox_loading",
+    "cogvideox_model",
+    "cogvideox_vae",
+    "compat",
+    "conditioning",
+    "loading",
+    "lora",
+    "model",
+    "sampling",
+    "vae",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -79,3 +93,27 @@ def loaded(pack, files):
 def run(pack, loaded):
     """Everything a sampler needs for a clip of 6 frames; `sample` runs ExVideoSampler's part of it."""
     return Run(pack, *loaded)
+
+
+@pytest.fixture(scope="session")
+def cog_files(tmp_path_factory):
+    """CogVideoX's transformer, text encoder and VAE, as narrow as they can be."""
+    return save_cogvideox_files(tmp_path_factory.mktemp("narrow_cogvideox"))
+
+
+@pytest.fixture(scope="session")
+def cog_lora(cog_files):
+    """A LoRA in the published naming."""
+    return save_random_lora(cog_files[0].with_name("lora.safetensors"))
+
+
+@pytest.fixture(scope="session")
+def cog_loaded(pack, cog_files):
+    """MODEL, CLIP and VAE."""
+    return pack.adapters.cogvideox_loading.load_cogvideox(*cog_files, torch.float32)
+
+
+@pytest.fixture
+def cog(pack, cog_loaded):
+    """Everything a sampler needs for a clip of 17 frames."""
+    return CogRun(pack, *cog_loaded)

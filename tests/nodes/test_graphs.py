@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from in_comfyui import SMALL, WORKFLOWS, change, place_files
+from in_comfyui import COGVIDEOX_WORKFLOW, SMALL, SVD_WORKFLOW, WORKFLOWS, change, place_files
 
 from exvideo_core.checkpoint.files import open_weights
 from exvideo_core.video import probe, read_video
@@ -18,6 +18,12 @@ from host.graph import nodes_of, read_graph, to_prompt
 from host.validation import find_problems
 
 pytestmark = pytest.mark.comfyui
+
+MODEL_FOLDERS = {
+    "ExVideoSVDLoader": ["checkpoints", "exvideo"],
+    "ExVideoCogVideoXLoader": ["diffusion_models", "diffusion_models", "text_encoders", "vae"],
+    "ExVideoLoRAApply": ["loras"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +39,8 @@ def info(server):
 
 @pytest.fixture
 def prompt(info):
-    """The first workflow, made small."""
-    return small(WORKFLOWS[0], info)
+    """SVD's workflow, made small."""
+    return small(SVD_WORKFLOW, info)
 
 
 def small(path, info):
@@ -86,7 +92,7 @@ def test_workflow_runs_and_its_videos_restore_the_graph(path, server, info, tmp_
         tags = read_tags(video)
         assert json.loads(tags["workflow"]) == graph
         assert json.loads(tags["prompt"]).keys() == prompt.keys()
-        assert probe(video).num_frames == 6
+        assert probe(video).num_frames == (9 if path == COGVIDEOX_WORKFLOW else 6)
         assert frames_of(video).std() > 1
 
 
@@ -104,16 +110,17 @@ def run_with_graph(client, prompt, graph):
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_workflow_names_its_models_and_where_they_go(path):
-    for node in read_graph(path)["nodes"]:
-        if node["type"] == "ExVideoSVDLoader":
-            models = node["properties"]["models"]
-            assert [model["directory"] for model in models] == ["checkpoints", "exvideo"]
-            assert {model["name"] for model in models} <= set(node["widgets_values"])
-            assert all(model["url"].startswith("https://huggingface.co/") for model in models)
-    assert any(
-        node["type"] == "MarkdownNote" and "models/exvideo" in node["widgets_values"][0]
-        for node in read_graph(path)["nodes"]
-    )
+    nodes = read_graph(path)["nodes"]
+    (note,) = [node["widgets_values"][0] for node in nodes if node["type"] == "MarkdownNote"]
+    for node in nodes:
+        folders = MODEL_FOLDERS.get(node["type"], [])
+        models = node["properties"].get("models", [])
+        assert [model["directory"] for model in models] == folders
+        for model in models:
+            assert model["name"] in node["widgets_values"] or "00002-of" in model["name"]
+            assert f"models/{model['directory']}" in note
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["url"].endswith(f"/{model['name']}")
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

@@ -79,6 +79,60 @@ def test_demo_is_listed_after_the_users_files_where_it_exists(pack, tmp_path, mo
     assert pack.host.find_extension("none") is None
 
 
+def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    whole = tmp_path / "diffusers" / "CogVideoX-5b"
+    for part in ("transformer", "vae"):
+        (whole / part).mkdir(parents=True)
+    (tmp_path / "diffusers" / "notes" / "vae").mkdir(parents=True)  # has no model_index.json
+    (whole / "model_index.json").write_text("{}")
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda folder: [str(tmp_path / folder)])
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
+    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
+
+    assert pack.host.list_parts("vae") == ["own.safetensors", "diffusers/CogVideoX-5b/vae"]
+    assert pack.host.list_parts("text_encoders") == ["own.safetensors"]
+    assert pack.host.find_part("diffusion_models", "diffusers/CogVideoX-5b/transformer") == whole / "transformer"
+
+
+def test_of_shards_only_the_first_is_listed(pack, monkeypatch):
+    import folder_paths
+
+    names = [f"cog/model-0000{i}-of-00002{variant}.safetensors" for i in (1, 2) for variant in ("", ".fp16")]
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [*names, "a-00002.safetensors"])
+
+    listed = [name for name in pack.host.list_parts("diffusion_models") if not name.startswith("demo")]
+    assert listed == [*names[:2], "a-00002.safetensors"]
+
+
+def test_cogvideox_demo_is_listed_where_it_exists(pack, tmp_path, monkeypatch):
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [])
+    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
+    assert pack.host.list_parts("vae") == []
+    for part in ("transformer", "text_encoder", "vae", "lora_129f"):
+        (tmp_path / f"cogvideox_demo_{part}.safetensors").write_text("x")
+
+    for folder, part in (("diffusion_models", "transformer"), ("text_encoders", "text_encoder"), ("vae", "vae")):
+        assert pack.host.list_parts(folder) == ["demo cogvideox"]
+        assert pack.host.find_part(folder, "demo cogvideox").name == f"cogvideox_demo_{part}.safetensors"
+    assert pack.host.list_files("loras") == ["demo 129 frames"]
+
+
+def test_text_is_shown_on_a_node_of_the_page(pack, monkeypatch, caplog):
+    sent = []
+    page = SimpleNamespace(send_progress_text=lambda text, node: sent.append((text, node)))
+    server = SimpleNamespace(PromptServer=SimpleNamespace(instance=page))
+    monkeypatch.setitem(sys.modules, "server", server)
+    with caplog.at_level("INFO"):
+        pack.host.show_text("7", "16 tensors applied")
+
+    assert sent == [("16 tensors applied", "7")]
+    assert "16 tensors applied" in caplog.text
+
+
 def test_fingerprint_changes_with_the_file(pack, tmp_path):
     file = tmp_path / "weights.safetensors"
     file.write_text("one")

@@ -6,6 +6,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from exvideo_core.models.cogvideox import config as cog
+from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.models.cogvideox.vae import CogVideoXVAE
 from exvideo_core.models.svd.config import UNetConfig, VAEConfig
 from exvideo_core.models.svd.unet import SVDUNet
 from exvideo_core.models.svd.vae import VAE
@@ -72,3 +75,33 @@ def test_vae(loaded, monkeypatch):
 
     assert 0.9 * decoding <= told[0]((128, 4, 64, 64), torch.float16) <= 1.5 * decoding
     assert 0.9 * encoding <= told[1]((1, 3, 512, 512), torch.float16) <= 1.5 * encoding
+
+
+def test_cogvideox_transformer(pack):
+    sizes = cog.TransformerConfig(layers=2)  # more of them need no more
+    with torch.device("meta"):
+        transformer = CogVideoXTransformer(sizes, attention=flash).half()
+        clips = torch.empty(2, 16, 33, 60, 90).half(), torch.empty(2), torch.empty(2, 226, sizes.text_dim).half()
+        peak = peak_bytes(transformer, *clips)
+    config = pack.adapters.cogvideox_model.CogVideoXModelConfig(sizes, torch.float16, None)
+    told = pack.adapters.cogvideox_model.CogVideoXModel(config, device="meta").memory_required([2, 16, 33, 60, 90])
+
+    assert 0.9 * peak <= told <= 1.5 * peak
+
+
+def test_cogvideox_vae(cog_loaded, monkeypatch):
+    vae = cog_loaded[2]
+    monkeypatch.setattr(vae.first_stage_model, "config", cog.VAEConfig())
+    with torch.device("meta"):
+        network = CogVideoXVAE(cog.VAEConfig()).half()
+
+        def run(part, *pieces):  # the convolutions remember the piece before
+            past = {}
+            for piece in pieces:
+                part(piece.half(), past)
+
+        decoding = peak_bytes(run, network.decoder, torch.empty(1, 16, 3, 60, 90), torch.empty(1, 16, 2, 60, 90))
+        encoding = peak_bytes(run, network.encoder, torch.empty(1, 3, 9, 480, 720), torch.empty(1, 3, 8, 480, 720))
+
+    assert 0.9 * decoding <= vae.memory_used_decode((1, 16, 33, 60, 90), torch.float16) <= 1.5 * decoding
+    assert 0.9 * encoding <= vae.memory_used_encode((480, 720), torch.float16) <= 1.5 * encoding

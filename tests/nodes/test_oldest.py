@@ -3,10 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from in_comfyui import SMALL, WORKFLOWS, change, place_files
+from in_comfyui import SMALL, SVD_WORKFLOW, change, cogvideox_prompt, place_cogvideox_files, place_files
 
 from host.comfyui_trees import OLDEST
 from host.environment import Environment
@@ -15,18 +16,28 @@ from host.graph import read_graph, to_prompt
 pytestmark = pytest.mark.comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKFLOW = WORKFLOWS[0]
-INSIDE = ("test_model.py", "test_vae.py", "test_windows.py", "test_sampler.py", "test_conditioning.py", "test_host.py")
+INSIDE = (
+    *("test_model.py", "test_vae.py", "test_windows.py", "test_sampler.py", "test_conditioning.py", "test_host.py"),
+    *(f"test_cogvideox_{part}.py" for part in ("model", "vae", "clip", "lora", "sampler")),
+)
 
 
 def test_workflow_runs(oldest_comfyui):
-    place_files(oldest_comfyui.base, [WORKFLOW])
-    prompt = to_prompt(read_graph(WORKFLOW), oldest_comfyui.client.object_info())
+    place_files(oldest_comfyui.base, [SVD_WORKFLOW])
+    prompt = to_prompt(read_graph(SVD_WORKFLOW), oldest_comfyui.client.object_info())
     change(prompt, SMALL)
 
     (file,) = oldest_comfyui.client.run(prompt).files
     ours = [line for line in oldest_comfyui.server.failed_imports() if "ExVideo" in line]
     assert ours == []
+    assert b"class_type" in oldest_comfyui.client.fetch(file)
+
+
+def test_cogvideox_runs(oldest_comfyui):
+    place_cogvideox_files(oldest_comfyui.base)
+    time.sleep(1.1)  # ComfyUI looks again when a folder's time has changed
+
+    (file,) = oldest_comfyui.client.run(cogvideox_prompt()).files
     assert b"class_type" in oldest_comfyui.client.fetch(file)
 
 

@@ -1,7 +1,7 @@
 """What a person sees: workflows open without complaints, the video appears, and dropped back it is the graph again."""
 
 import pytest
-from in_comfyui import SMALL, WORKFLOWS, place_files
+from in_comfyui import COGVIDEOX_WORKFLOW, SMALL, SVD_WORKFLOW, WORKFLOWS, place_files
 
 from host.browser import find_chromium, open_page
 from host.graph import read_graph
@@ -36,17 +36,18 @@ def test_workflow_opens_without_complaints(page, path, tmp_path):
     page.picture(tmp_path / "page.png")
 
 
-def test_video_is_shown_and_dropped_back_restores_the_graph(page, comfyui, tmp_path):
-    page.load(read_graph(WORKFLOWS[0]))
-    page.page.evaluate(SET_WIDGETS, {**SMALL, "ExVideoSave": {"filename_prefix": "exvideo/page"}})
+@pytest.mark.parametrize("path", [SVD_WORKFLOW, COGVIDEOX_WORKFLOW], ids=lambda path: path.stem)
+def test_video_is_shown_and_dropped_back_restores_the_graph(page, comfyui, path, tmp_path):
+    page.load(read_graph(path))
+    page.page.evaluate(SET_WIDGETS, {**SMALL, "ExVideoSave": {"filename_prefix": f"exvideo/{path.stem}"}})
     sent = page.prompt()
     page.page.evaluate("app.queuePrompt(0)")
     page.page.wait_for_function(IS_SHOWN, timeout=120_000)
     page.picture(tmp_path / "shown.png")
 
-    url = "/view?filename=page_00001_.mp4&subfolder=exvideo&type=output"
-    page.page.evaluate(DROP, {"url": url, "name": "page_00001_.mp4"})
+    name = f"{path.stem}_00001_.mp4"
+    page.page.evaluate(DROP, {"url": f"/view?filename={name}&subfolder=exvideo&type=output", "name": name})
     page.page.wait_for_timeout(1500)
 
-    assert page.page.evaluate(TYPES) == sorted(node["type"] for node in read_graph(WORKFLOWS[0])["nodes"])
+    assert page.page.evaluate(TYPES) == sorted(node["type"] for node in read_graph(path)["nodes"])
     assert {i: node["inputs"] for i, node in page.prompt().items()} == {i: node["inputs"] for i, node in sent.items()}

@@ -1,0 +1,141 @@
+"""The core's CogVideoX autoencoder as ComfyUI's VAE: two latent frames at a time, whatever memory is free.
+
+Shapes: T latent frames, F frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.ops
+import comfy.sd
+import torch
+from comfy import model_management, model_patcher
+from torch import Tensor
+
+from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.models.cogvideox.config import VAEConfig
+from ...exvideo_core.models.cogvideox.vae import CELL, STRIDE, CogVideoXVAE
+from ...exvideo_core.video.frames import pixels_to_frames
+from .. import host
+from . import compat
+from .model import fill
+
+# Elements that live at the peak for each pixel of the picture and channel of the finest level, in a piece of 8 or 9
+# frames (counted on the meta device, tests/nodes/test_memory.py: 8.5 and 6.2 GB in 16 bits at 480x720).
+_LIVE_DECODING = 100
+_LIVE_ENCODING = 74
+_SMALLEST_TILE = 16  # latent cells
+
+
+class HostedVAE(CogVideoXVAE):
+    """The autoencoder where the host says; with offloading, the place of a weight says nothing."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def to_network(self, x: Tensor) -> Tensor:
+        return x.to(self.device, self.dtype)
+
+
+class CogVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object with our decoding, which VAEDecode, VAEDecodeTiled, VAEEncode and their like call.
+
+    In time it is always cut as the model is defined (ComfyUI would cut it by its own tiles and change the pictures);
+    in height and width only where VAEDecodeTiled asks, or where memory ends.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bool = False) -> None:
+        with compat.without_warning("WARNING: No VAE weights detected"):
+            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
+        self.device = model_management.vae_device()
+        self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
+        self.output_device = model_management.intermediate_device()
+        self.latent_dim, self.latent_channels = 3, 16
+        self.upscale_ratio = (lambda t: max(0, STRIDE * (t - 1) + 1), CELL, CELL)
+        self.downscale_ratio = (lambda frames: max(0, (frames + STRIDE - 1) // STRIDE), CELL, CELL)
+        self.upscale_index_formula = self.downscale_index_formula = (STRIDE, CELL, CELL)
+        self.memory_used_decode = self._decode_memory
+        self.memory_used_encode = self._encode_memory
+        self.first_stage_model = self._build(weights)
+        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
+        offload_device = model_management.vae_offload_device()
+        self.patcher = patcher_class(self.first_stage_model, load_device=self.device, offload_device=offload_device)
+        fill(self.first_stage_model, weights, source, is_dynamic=self.patcher.is_dynamic())
+
+    def _build(self, weights: Mapping[str, Tensor]) -> HostedVAE:
+        sizes = VAEConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
+        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
+        network = HostedVAE(sizes, layers)
+        model_management.archive_model_dtypes(network)
+        network.dtype = self.vae_dtype
+        return network
+
+    def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
+        """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
+        _check(samples_in, self.latent_channels)
+        side = max(samples_in.shape[-2:])
+        while True:
+            try:
+                return self._decode(samples_in, side)
+            except RuntimeError as error:
+                if not compat.is_out_of_memory(error) or side <= _SMALLEST_TILE:
+                    raise
+            side = max(_SMALLEST_TILE, (side + 1) // 2)  # only here are the tensors of the first try free
+            model_management.soft_empty_cache()
+            logging.warning(
+                "ExVideo: memory ended while decoding. Trying again in tiles of %d pixels, whose seams may show.",
+                side * CELL,
+            )
+
+    def decode_tiled(
+        self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, *_overlaps: Any, **_tiles: Any
+    ) -> Tensor:
+        """The same in overlapping tiles of so many latent cells, in height and width only."""
+        _check(samples, self.latent_channels)
+        return self._decode(samples, max(tile_x or 0, tile_y or 0, _SMALLEST_TILE))
+
+    def _decode(self, latents_BCTHW: Tensor, side: int) -> Tensor:
+        height, width = (min(length, side) for length in latents_BCTHW.shape[-2:])
+        self._load(self._decode_memory((height, width), self.vae_dtype))
+        tile = None if side >= max(latents_BCTHW.shape[-2:]) else side
+        clips = []
+        for latents_CTHW in latents_BCTHW:
+            (video_CFHW,) = self.first_stage_model.decode(latents_CTHW[None], host.progress(1), tile)
+            clips.append(pixels_to_frames(video_CFHW.transpose(0, 1)))
+        return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames [F, H, W, 3] in [0, 1] to raw latents [1, 16, T, h, w]; sides are cut to multiples of 8 pixels."""
+        frames = self.vae_encode_crop_pixels(pixel_samples)
+        self._load(self._encode_memory(frames.shape[1:3], self.vae_dtype))
+        video_BCFHW = frames.movedim(-1, 0)[None].float() * 2 - 1
+        latents_BCTHW = self.first_stage_model.encode(video_BCFHW, host.progress(1))
+        return latents_BCTHW.to(self.output_device, compat.intermediate_dtype())
+
+    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
+        """The same as `encode`, which takes eight frames at a time."""
+        return self.encode(pixel_samples)
+
+    def _load(self, memory: float) -> None:
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        self.first_stage_model.device = self.device
+
+    def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        pixels = shape[-2] * shape[-1] * CELL * CELL
+        return pixels * self.first_stage_model.config.widths[0] * _LIVE_DECODING * dtype.itemsize
+
+    def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        pixels = shape[-2] * shape[-1]
+        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ENCODING * dtype.itemsize
+
+
+def _check(latents: Tensor, channels: int) -> None:
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise ExVideoError(
+            f"this latent is not CogVideoX's (its shape is {list(latents.shape)}; "
+            f"[1, {channels}, T, height / 8, width / 8] is needed). Take the VAE of the model that made it."
+        )
