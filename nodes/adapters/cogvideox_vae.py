@@ -9,19 +9,18 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import comfy.ops
-import comfy.sd
 import torch
-from comfy import model_management, model_patcher
+from comfy import model_management
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.models.cogvideox.config import VAEConfig
+from ...exvideo_core.models.cogvideox.config import Shapes, VAEConfig
 from ...exvideo_core.models.cogvideox.vae import CELL, STRIDE, CogVideoXVAE
+from ...exvideo_core.models.layers import Ops
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from . import compat
-from .model import fill
+from .vae import CoreVAE, Placed
 
 # Elements that live at the peak for each pixel of the picture and channel of the finest level, in a piece of 8 or 9
 # frames (counted on the meta device, tests/nodes/test_memory.py: 8.5 and 6.2 GB in 16 bits at 480x720).
@@ -30,49 +29,26 @@ _LIVE_ENCODING = 74
 _SMALLEST_TILE = 16  # latent cells
 
 
-class HostedVAE(CogVideoXVAE):
-    """The autoencoder where the host says; with offloading, the place of a weight says nothing."""
-
-    device = torch.device("cpu")
-    dtype = torch.float32
-
-    def to_network(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype)
+class HostedVAE(Placed, CogVideoXVAE):
+    """CogVideoX's."""
 
 
-class CogVAE(comfy.sd.VAE):
+class CogVAE(CoreVAE):
     """ComfyUI's VAE object with our decoding, which VAEDecode, VAEDecodeTiled, VAEEncode and their like call.
 
     In time it is always cut as the model is defined (ComfyUI would cut it by its own tiles and change the pictures);
     in height and width only where VAEDecodeTiled asks, or where memory ends.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bool = False) -> None:
-        with compat.without_warning("WARNING: No VAE weights detected"):
-            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
-        self.device = model_management.vae_device()
+    def describe(self) -> None:
         self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
-        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
-        self.output_device = model_management.intermediate_device()
         self.latent_dim, self.latent_channels = 3, 16
         self.upscale_ratio = (lambda t: max(0, STRIDE * (t - 1) + 1), CELL, CELL)
         self.downscale_ratio = (lambda frames: max(0, (frames + STRIDE - 1) // STRIDE), CELL, CELL)
         self.upscale_index_formula = self.downscale_index_formula = (STRIDE, CELL, CELL)
-        self.memory_used_decode = self._decode_memory
-        self.memory_used_encode = self._encode_memory
-        self.first_stage_model = self._build(weights)
-        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-        offload_device = model_management.vae_offload_device()
-        self.patcher = patcher_class(self.first_stage_model, load_device=self.device, offload_device=offload_device)
-        fill(self.first_stage_model, weights, source, is_dynamic=self.patcher.is_dynamic())
 
-    def _build(self, weights: Mapping[str, Tensor]) -> HostedVAE:
-        sizes = VAEConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
-        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
-        network = HostedVAE(sizes, layers)
-        model_management.archive_model_dtypes(network)
-        network.dtype = self.vae_dtype
-        return network
+    def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
+        return HostedVAE(VAEConfig.from_shapes(shapes), layers)
 
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
         """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
@@ -119,10 +95,6 @@ class CogVAE(comfy.sd.VAE):
     def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
         """The same as `encode`, which takes eight frames at a time."""
         return self.encode(pixel_samples)
-
-    def _load(self, memory: float) -> None:
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
-        self.first_stage_model.device = self.device
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         pixels = shape[-2] * shape[-1] * CELL * CELL

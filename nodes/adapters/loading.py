@@ -37,7 +37,7 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
     if not weights.vae:
         return model, None, None
-    vae = SVDVAE(weights)
+    vae = _make_vae(weights)
     vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
     return model, make_clip_vision(weights), vae
 
@@ -75,4 +75,8 @@ def _reload_model(
 
 
 def _reload_vae(checkpoint: Path, disable_dynamic: bool = False) -> ModelPatcher:
-    return SVDVAE(read_weights(checkpoint, None), disable_dynamic=disable_dynamic).patcher
+    return _make_vae(read_weights(checkpoint, None), disable_dynamic=disable_dynamic).patcher
+
+
+def _make_vae(weights: SVDWeights, *, disable_dynamic: bool = False) -> SVDVAE:
+    return SVDVAE(weights.vae, " + ".join(weights.sources), disable_dynamic=disable_dynamic)

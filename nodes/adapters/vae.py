@@ -5,6 +5,7 @@ Shapes: T frames, H and W height and width (pixels, or latent cells of 8x8 pixel
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import comfy.ops
@@ -13,8 +14,8 @@ import torch
 from comfy import model_management, model_patcher
 from torch import Tensor
 
-from ...exvideo_core.checkpoint.load import SVDWeights
-from ...exvideo_core.models.svd.config import VAEConfig
+from ...exvideo_core.models.layers import Ops
+from ...exvideo_core.models.svd.config import Shapes, VAEConfig
 from ...exvideo_core.models.svd.vae import CELL, VAE
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
@@ -28,8 +29,8 @@ _WINDOW = 8  # frames that are decoded at once
 _LARGEST_TILE = 128 * 128  # latent cells; the core cuts larger pictures
 
 
-class HostedVAE(VAE):
-    """The autoencoder where the host says; with offloading, the place of a weight says nothing."""
+class Placed:
+    """An autoencoder where the host says; with offloading, the place of a weight says nothing."""
 
     device = torch.device("cpu")
     dtype = torch.float32
@@ -38,35 +39,65 @@ class HostedVAE(VAE):
         return x.to(self.device, self.dtype)
 
 
-class SVDVAE(comfy.sd.VAE):
+class HostedVAE(Placed, VAE):
+    """SVD's."""
+
+
+class CoreVAE(comfy.sd.VAE):
+    """ComfyUI's VAE object around an autoencoder of the core; subclasses say which, how it decodes and encodes.
+
+    Args:
+        weights: in the names of the autoencoder.
+        source: the file, for messages.
+        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bool = False) -> None:
+        with compat.without_warning("WARNING: No VAE weights detected"):
+            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
+        self.describe()
+        self.device = model_management.vae_device()
+        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
+        self.output_device = model_management.intermediate_device()
+        self.memory_used_decode = self._decode_memory
+        self.memory_used_encode = self._encode_memory
+        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
+        network = self.build(weights, {name: tuple(weight.shape) for name, weight in weights.items()}, layers)
+        model_management.archive_model_dtypes(network)
+        network.dtype = self.vae_dtype
+        self.first_stage_model = network
+        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
+        offload_device = model_management.vae_offload_device()
+        self.patcher = patcher_class(network, load_device=self.device, offload_device=offload_device)
+        fill(network, weights, source, is_dynamic=self.patcher.is_dynamic())
+
+    def describe(self) -> None:
+        """Set what ComfyUI asks a VAE for, where that is not what it takes a picture's VAE for."""
+
+    def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> Any:
+        """The empty network."""
+        raise NotImplementedError
+
+    def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        raise NotImplementedError
+
+    def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        raise NotImplementedError
+
+    def _load(self, memory: float) -> None:
+        model_management.load_models_gpu([self.patcher], memory_required=memory)
+        self.first_stage_model.device = self.device
+
+
+class SVDVAE(CoreVAE):
     """ComfyUI's VAE object with our decoding: windows of 8 frames, blended.
 
     ComfyUI would cut the clip by the memory that is free, without overlap, and in small memory frame by frame.
     Tile sizes that nodes ask for are not needed: memory is bounded by the windows.
     """
 
-    def __init__(self, weights: SVDWeights, *, disable_dynamic: bool = False) -> None:
-        with compat.without_warning("WARNING: No VAE weights detected"):
-            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
-        self.device = model_management.vae_device()
-        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
-        self.output_device = model_management.intermediate_device()
-        self.memory_used_decode = self._decode_memory
-        self.memory_used_encode = self._encode_memory
-        self.first_stage_model = self._build(weights)
-        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-        offload_device = model_management.vae_offload_device()
-        self.patcher = patcher_class(self.first_stage_model, load_device=self.device, offload_device=offload_device)
-        source = " + ".join(weights.sources)
-        fill(self.first_stage_model, weights.vae, source, is_dynamic=self.patcher.is_dynamic())
-
-    def _build(self, weights: SVDWeights) -> HostedVAE:
-        sizes = VAEConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.vae.items()})
-        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
-        network = HostedVAE(sizes, "quant_conv.weight" in weights.vae, layers)
-        model_management.archive_model_dtypes(network)
-        network.dtype = self.vae_dtype
-        return network
+    def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
+        return HostedVAE(VAEConfig.from_shapes(shapes), "quant_conv.weight" in weights, layers)
 
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
         """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]."""
@@ -90,10 +121,6 @@ class SVDVAE(comfy.sd.VAE):
     def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
         """The same as `encode`, which takes one frame at a time."""
         return self.encode(pixel_samples)
-
-    def _load(self, memory: float) -> None:
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
-        self.first_stage_model.device = self.device
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         pixels = _WINDOW * min(shape[-2] * shape[-1], _LARGEST_TILE) * CELL * CELL

@@ -1,6 +1,11 @@
 """Written checkpoints, apart from their content, which test_checkpoint_load.py reads back."""
 
-from exvideo_core.checkpoint.save import save_extension
+import pytest
+import torch
+from safetensors import safe_open
+
+from exvideo_core.checkpoint.save import save_extension, write_weights
+from exvideo_core.errors import CheckpointError
 from exvideo_core.models.svd.config import UNetConfig
 from exvideo_core.models.svd.unet import SVDUNet
 
@@ -11,3 +16,17 @@ def test_written_files_can_be_read_by_others(tmp_path):
     save_extension(tmp_path / "extension.safetensors", unet.state_dict())
 
     assert (tmp_path / "extension.safetensors").stat().st_mode & 0o044 == 0o044
+
+
+def test_notes_are_written(tmp_path):
+    write_weights(tmp_path / "a.safetensors", {"x": torch.ones(2)}, {"note": "1"})
+
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert file.metadata() == {"note": "1"}
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(CheckpointError, match=r"a\.safetensors cannot be written"):
+        write_weights(tmp_path / "file" / "a.safetensors", {"x": torch.ones(2)})

@@ -142,7 +142,7 @@ def test_layers_made_for_dynamic_memory_load_the_same(run, pack, files, monkeypa
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True, raising=False)
     model = pack.adapters.model.make_model(pack.adapters.loading.read_weights(*files), torch.float16)
-    vae = pack.adapters.vae.SVDVAE(pack.adapters.loading.read_weights(*files))
+    vae = pack.adapters.vae.SVDVAE(pack.adapters.loading.read_weights(*files).vae, "narrow")
     monkeypatch.undo()
 
     assert model.model.diffusion_model.state_dict()["middle_block.1.proj_in.weight"].dtype == torch.float16
