@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """One command for newcomers: see the pack work, try it in ComfyUI, or test it.
 
-    python run.py demo              make a 128-frame video with the bundled demo model
+    python run.py demo              make a video of a picture and one of a sentence with the bundled demo models;
+                                    --model svd or --model cogvideox makes one, --prompt "..." says what to show
     python run.py serve [--port N]  start ComfyUI with this pack, and open it in the browser
     python run.py test [ARGS...]    linters, types and tests; ARGS go to pytest
 
@@ -16,9 +17,11 @@ import subprocess
 import sys
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 if sys.version_info < (3, 10):  # noqa: UP036 (an older one must be told)
     sys.exit(f"run.py needs Python 3.10 or newer, this is {sys.version.split()[0]}")
@@ -28,20 +31,54 @@ sys.path.insert(0, str(ROOT / "tests"))
 from host.client import Client, Prompt
 from host.environment import Environment
 from host.errors import HostError
-from host.graph import nodes_of, read_graph, to_prompt
+from host.graph import ObjectInfo, read_graph, to_prompt
 from host.server import Server
 
 PACK = "ComfyUI-ExVideo"
 BASE = ROOT / "output" / "demo"  # the server's models, input, output and user folders
-WORKFLOW = ROOT / "workflows" / "exvideo_svd_128f.json"
 PICTURE = ROOT / "examples" / "astronaut.png"
-# What the demo changes in the workflow: the small bundled model instead of the real ones, at the size it was made for.
-DEMO_INPUTS = {
-    "LoadImage": {"image": PICTURE.name},
-    "ExVideoSVDLoader": {"checkpoint": "demo svd", "extension": "demo 128 frames"},
-    "ExVideoSVDConditioning": {"width": 128, "height": 128},
-    "ExVideoSampler": {"steps": 12, "guidance_min": 1.0, "guidance_max": 1.0, "contrast": 1.0},
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is shown of a model.
+
+    Attributes:
+        workflow: name of the example that is run.
+        inputs: what is changed in it, by class or title of the nodes: the small bundled model in place of the real one,
+            at the size it was made for.
+    """
+
+    workflow: str
+    inputs: Mapping[str, Mapping[str, Any]]
+
+
+PROMPT = "Prompt"  # title of the node with the sentence; the negative one is of the same class
+DEMOS = {
+    "svd": Demo(
+        "exvideo_svd_128f",
+        {
+            "LoadImage": {"image": PICTURE.name},
+            "ExVideoSVDLoader": {"checkpoint": "demo svd", "extension": "demo 128 frames"},
+            "ExVideoSVDConditioning": {"width": 128, "height": 128},
+            "ExVideoSampler": {"steps": 12, "guidance_min": 1.0, "guidance_max": 1.0, "contrast": 1.0},
+        },
+    ),
+    "cogvideox": Demo(
+        "exvideo_cogvideox_129f",
+        {
+            "ExVideoCogVideoXLoader": dict.fromkeys(("transformer", "text_encoder", "vae"), "demo cogvideox"),
+            "ExVideoLoRAApply": {"lora": "demo 129 frames"},
+            "ExVideoCogVideoXLatent": {"width": 96, "height": 96},
+            PROMPT: {"text": "a red circle swings on white"},
+            "ExVideoSampler": {"steps": 20, "guidance_min": 3.0, "guidance_max": 3.0},
+        },
+    ),
 }
+WORDS = (
+    "red green blue yellow, circle square triangle, swings floats bounces slides 'circles left' 'circles right', "
+    "black white gray purple: a blue square floats on gray"
+)
 CONTACT_SHEET = """
 import sys
 from exvideo_core.video import contact_sheet
@@ -53,7 +90,9 @@ CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="demo | serve | test")
-    verbs.add_parser("demo", help="make a video with the bundled demo model")
+    demo = verbs.add_parser("demo", help="make videos with the bundled demo models")
+    demo.add_argument("--model", choices=(*DEMOS, "all"), default="all", help="the default is all of them")
+    demo.add_argument("--prompt", help=f"the sentence for cogvideox; it knows {WORDS}")
     serve = verbs.add_parser("serve", help="start ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188)
     serve.add_argument("--gpu", action="store_true", help="let ComfyUI use the graphics card; the default is the CPU")
@@ -61,13 +100,15 @@ def main() -> int:
     options, rest = parser.parse_known_args()
     if rest and options.verb != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
+    if options.verb == "demo" and options.prompt is not None and options.model == "svd":
+        parser.error("--prompt is for --model cogvideox; svd starts from a picture")
     os.environ.setdefault("OMP_NUM_THREADS", str(few_threads()))  # of every process started from here
     environment = Environment(ROOT)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C: the server is stopped as well
     try:
         environment.prepare(for_tests=options.verb == "test")
         if options.verb == "demo":
-            return run_demo(environment)
+            return run_demos(environment, chosen_demos(options.model, options.prompt))
         if options.verb == "serve":
             return run_server(environment, options.port, use_gpu=options.gpu)
         return run_tests(environment, rest)
@@ -78,19 +119,33 @@ def main() -> int:
         return 130
 
 
-def run_demo(environment: Environment) -> int:
-    """Make a video with the bundled model, through a ComfyUI server."""
+def chosen_demos(model: str, sentence: str | None) -> dict[str, Demo]:
+    """The demos to run, by model; with the person's own sentence, if there is one."""
+    demos = dict(DEMOS)
+    if sentence is not None:
+        speaking = demos["cogvideox"]
+        demos["cogvideox"] = replace(speaking, inputs={**speaking.inputs, PROMPT: {"text": sentence}})
+    return demos if model == "all" else {model: demos[model]}
+
+
+def run_demos(environment: Environment, demos: Mapping[str, Demo]) -> int:
+    """Make a video with each of the bundled models, through a ComfyUI server."""
     place_picture()
+    shown = []
     with start_comfyui(environment) as server:
         client = Client(server.url)
-        prompt = demo_prompt(client)
-        run = client.run(prompt, timeout=3600, on_progress=Progress(prompt))
-    videos = [BASE / file["type"] / file["subfolder"] / file["filename"] for file in run.files]
-    if not videos:
-        raise HostError(f"the workflow saved no video; see {server.log}")
-    sheet = videos[0].with_suffix(".png")
-    make_contact_sheet(environment, videos[0], sheet)
-    print(f"\ndone in {run.seconds:.0f} s\nvideo:         {videos[0]}\ncontact sheet: {sheet}")
+        for model, demo in demos.items():
+            print(f"making the {model} demo ...", flush=True)
+            prompt = demo_prompt(demo, client.object_info())
+            run = client.run(prompt, timeout=3600, on_progress=Progress(prompt))
+            videos = [BASE / file["type"] / file["subfolder"] / file["filename"] for file in run.files]
+            if not videos:
+                raise HostError(f"the workflow saved no video; see {server.log}")
+            shown.append((model, run.seconds, videos[0]))
+    for model, seconds, video in shown:
+        sheet = video.with_suffix(".png")
+        make_contact_sheet(environment, video, sheet)
+        print(f"\n{model}: done in {seconds:.0f} s\nvideo:         {video}\ncontact sheet: {sheet}")
     return 0
 
 
@@ -141,16 +196,16 @@ def place_picture() -> None:
     shutil.copy(PICTURE, folder / PICTURE.name)
 
 
-def demo_prompt(client: Client) -> Prompt:
-    """The workflow with DEMO_INPUTS in it."""
-    prompt = to_prompt(read_graph(WORKFLOW), client.object_info())
-    for class_type, changes in DEMO_INPUTS.items():
-        nodes = nodes_of(prompt, class_type)
+def demo_prompt(demo: Demo, object_info: ObjectInfo) -> Prompt:
+    """The demo's workflow with its changes in it."""
+    prompt = to_prompt(read_graph(ROOT / "workflows" / f"{demo.workflow}.json"), object_info)
+    for name, changes in demo.inputs.items():
+        nodes = [node for node in prompt.values() if name in (node["class_type"], node["_meta"]["title"])]
         if not nodes:
-            raise HostError(f"{WORKFLOW.name} has no {class_type} node, which the demo changes")
+            raise HostError(f"{demo.workflow} has no node {name}, which the demo changes")
         for node in nodes:
             if unknown := changes.keys() - node["inputs"].keys():
-                raise HostError(f"{class_type} has no input named {', '.join(sorted(unknown))}, which the demo sets")
+                raise HostError(f"{name} has no input named {', '.join(sorted(unknown))}, which the demo sets")
             node["inputs"].update(changes)
     return prompt
 

@@ -32,8 +32,9 @@ class Muon(Optimizer):
                 by_shape.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
             for (rows, columns), same in by_shape.items():
                 directions = [self._momentum(p, group["momentum"]).view(rows, columns) for p in same]
-                # one batch per shape: hundreds of small matrices would cost more in calls than in arithmetic
-                updates = orthogonal(torch.stack(directions)) * math.sqrt(max(1.0, rows / columns))
+                # one batch per shape: hundreds of small matrices would cost more in calls than in arithmetic;
+                # in bfloat16, as its author does: only about orthogonal is enough
+                updates = orthogonal(torch.stack(directions).bfloat16()) * math.sqrt(max(1.0, rows / columns))
                 for p, update in zip(same, updates, strict=True):
                     p.add_(update.view(p.shape), alpha=-group["lr"])
 

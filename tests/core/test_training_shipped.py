@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core import demo_models, load_svd
+from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
+from exvideo_core.training.demo_cogvideox.measure import PROMPTS, look_at
 from exvideo_core.training.evaluate import correlation, is_monotone, measure, motion_levels
 from exvideo_core.training.motion import ladder
 from exvideo_core.training.pictures import from_file
@@ -64,3 +65,47 @@ def test_the_picture_moves_for_all_128_frames_without_flicker(pipeline, picture)
     assert 0.85 <= measures.contrast <= 1.15
     true_frames = ladder(picture, 128)
     assert min(correlation(made, true) for made, true in zip(frames, true_frames, strict=True)) > 0.9
+
+
+COGVIDEOX_FILES = (
+    demo_models.COGVIDEOX_TRANSFORMER,
+    demo_models.COGVIDEOX_TEXT_ENCODER,
+    demo_models.COGVIDEOX_VAE,
+    demo_models.COGVIDEOX_LORA,
+)
+
+
+@pytest.fixture
+def cogvideox():
+    transformer, text_encoder, vae, _ = COGVIDEOX_FILES
+    return load_cogvideox(transformer, text_encoder=text_encoder, vae=vae, device="cpu")
+
+
+def seen(pipeline, words, num_frames):
+    frames_FHW3 = pipeline(
+        words.prompt(), num_frames=num_frames, height=96, width=96, num_inference_steps=20, guidance_scale=3.0
+    ).frames
+    return look_at(frames_FHW3, words)
+
+
+def test_cogvideox_files_are_small():
+    assert sum(file.stat().st_size for file in COGVIDEOX_FILES) <= 25e6
+
+
+def test_cogvideox_shows_the_words(cogvideox):
+    found = seen(cogvideox, PROMPTS[9], num_frames=33)  # never trained
+
+    assert (found.colour, found.ground, found.shape) == (True, True, True)
+    assert found.is_moving_rightly
+
+
+@pytest.mark.slow
+def test_cogvideox_and_its_lora_show_the_words_for_129_frames(cogvideox):
+    base = [seen(cogvideox, words, 129) for words in PROMPTS[::3]]
+    apply_lora(cogvideox, demo_models.COGVIDEOX_LORA)
+    extended = [seen(cogvideox, words, 129) for words in PROMPTS]
+
+    assert all(found.colour and found.ground for found in extended)
+    assert sum(found.is_moving_rightly for found in extended) >= 9
+    assert sum(found.shape for found in extended) >= 6
+    assert sum(found.track_error for found in extended[::3]) < 0.5 * sum(found.track_error for found in base)

@@ -1,0 +1,41 @@
+"""Train the embedded CogVideoX demo model: `python -m exvideo_core.training.demo_cogvideox --out DIR`.
+
+Five stages, each of which can be killed and goes on where it was when the command is given again. The four weight files
+in DIR are written after the last stage (or with `--export` at any time, from what there is).
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from .recipe import STAGES, DemoTraining, Recipe
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m exvideo_core.training.demo_cogvideox", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights and for what a restart needs")
+    parser.add_argument("--steps", type=int, help="at most so many in every stage, to see that it runs")
+    parser.add_argument("--stage", choices=STAGES, help="only this one")
+    parser.add_argument("--export", action="store_true", help="only write the weight files, from the stages there are")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
+    torch.set_num_threads(1)  # more threads than free cores make a step 15 times slower
+    training = DemoTraining(Recipe() if given.steps is None else Recipe().shortened(given.steps), given.out)
+    if given.export:
+        training.export(given.out)
+    elif given.stage:
+        getattr(training, f"train_{given.stage}")()
+    else:
+        training.train()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
