@@ -50,7 +50,5 @@ def test_workflow_shows_what_the_sentence_says(words, comfyui, tmp_path):
     frames = load_frames(comfyui.client.download(file, tmp_path))
     assert frames.shape == (COGVIDEOX_FRAMES, 96, 96, 3)
     seen = look_at(frames, words)
-    assert seen.ground
-    assert seen.colour
-    moved = (frames[: COGVIDEOX_FRAMES // 2] - frames[COGVIDEOX_FRAMES // 2 : -1]).abs().mean()
-    assert moved > 0.02  # half a period apart
+    assert (seen.ground, seen.colour, seen.shape) == (True, True, True)
+    assert seen.is_moving_rightly
