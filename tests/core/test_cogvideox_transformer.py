@@ -216,3 +216,13 @@ def test_an_incomplete_transformer_is_an_error(lost: str) -> None:
 
     with pytest.raises(CheckpointError, match=f"not a complete CogVideoX transformer.*{lost}"):
         TransformerConfig.from_shapes(shapes)
+
+
+def test_a_timestep_may_be_a_number_one_or_many() -> None:
+    transformer = build_transformer(NARROW.transformer)
+    x, context = noise(2, 16, 2, 4, 4), noise(2, 5, NARROW.transformer.text_dim, seed=1)
+
+    with torch.inference_mode():
+        many = transformer(x, torch.tensor([500, 500]), context)
+        for timestep in (500, 500.0, torch.tensor(500), torch.tensor([500])):
+            assert torch.equal(transformer(x, timestep, context), many)

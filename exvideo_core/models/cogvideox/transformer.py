@@ -39,13 +39,15 @@ class CogVideoXTransformer(nn.Module):
         self.norm_out = OutNorm(config.width, config.time_dim, ops)
         self.proj_out = ops.Linear(config.width, config.patch**2 * config.out_channels)
 
-    def forward(self, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor, times: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x_BCTHW: Tensor, timestep: Tensor | float, context_BLD: Tensor, times: Tensor | None = None
+    ) -> Tensor:
         """Predict v.
 
         Args:
             x_BCTHW: [B, 16, T, H, W] at unit variance; H and W are multiples of the patch size. The image-to-video
                 variant takes 32 channels: the noisy latents, then the picture's.
-            timestep: 0 to 999, a scalar or [B].
+            timestep: 0 to 999, a number, [1] or [B].
             context_BLD: text embeddings, [B, 226, D] or [1, 226, D].
             times: numbers of the latent frames in the whole clip, [T] or [B, T]; 0 to T - 1 where nothing is said.
 
@@ -62,7 +64,7 @@ class CogVideoXTransformer(nn.Module):
         if times.ndim == 2:
             angles = angles[:, None]  # the same for all heads
         turn = angles.cos(), angles.sin()
-        steps = timestep.to(x_BCTHW.device).expand(batch) if timestep.ndim == 0 else timestep.to(x_BCTHW.device)
+        steps = torch.as_tensor(timestep, device=x_BCTHW.device).expand(batch)
         time_BE = self.time_embedding(steps, x_BCTHW.dtype)
         text_BLC, video_BLC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1))
         for block in self.transformer_blocks:
