@@ -13,7 +13,7 @@ import comfy.latent_formats
 import comfy.model_sampling
 import comfy.utils
 import torch
-from comfy import model_base, model_management, model_patcher, patcher_extension, supported_models_base
+from comfy import model_base, model_management, model_patcher, supported_models_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
@@ -23,7 +23,7 @@ from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
 from ...exvideo_core.video.frames import check_cogvideox_size
 from . import compat
-from .model import HostAttention, Options, fill
+from .model import HostAttention, Options, fill, wrapped
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer
 # (counted on the meta device, tests/nodes/test_memory.py: 4.14 GB in 16 bits for 33x60x90 latent cells).
@@ -108,9 +108,7 @@ class HostedTransformer(CogVideoXTransformer):
         **conditions: Any,
     ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
-        wrappers = patcher_extension.get_all_wrappers(patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
-        call = patcher_extension.WrapperExecutor.new_class_executor(self._run, self, wrappers)
-        return call.execute(x, timesteps, context, control, options, **conditions)
+        return wrapped(self, options).execute(x, timesteps, context, control, options, **conditions)
 
     def _run(
         self,

@@ -58,6 +58,12 @@ class HostAttention:
         return out_BLC.unflatten(-1, (heads, dim)).transpose(1, 2)
 
 
+def wrapped(network: Any, options: Options) -> Any:
+    """The network's `_run` behind what other nodes have put around it: caching, compilation and the like."""
+    wrappers = patcher_extension.get_all_wrappers(patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
+    return patcher_extension.WrapperExecutor.new_class_executor(network._run, network, wrappers)
+
+
 class HostedUNet(SVDUNet):
     """The UNet behind the call that ComfyUI makes; its weights have the checkpoint's names."""
 
@@ -81,9 +87,7 @@ class HostedUNet(SVDUNet):
         **conditions: Any,
     ) -> Tensor:
         options = {} if transformer_options is None else transformer_options
-        wrappers = patcher_extension.get_all_wrappers(patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
-        call = patcher_extension.WrapperExecutor.new_class_executor(self._run, self, wrappers)
-        return call.execute(x, timesteps, context, y, control, options, **conditions)
+        return wrapped(self, options).execute(x, timesteps, context, y, control, options, **conditions)
 
     def _run(
         self,

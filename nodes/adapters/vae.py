@@ -5,6 +5,7 @@ Shapes: T frames, H and W height and width (pixels, or latent cells of 8x8 pixel
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ class HostedVAE(Placed, VAE):
     """SVD's."""
 
 
-class CoreVAE(comfy.sd.VAE):
+class CoreVAE(comfy.sd.VAE, ABC):
     """ComfyUI's VAE object around an autoencoder of the core; subclasses say which, how it decodes and encodes.
 
     Args:
@@ -74,15 +75,17 @@ class CoreVAE(comfy.sd.VAE):
     def describe(self) -> None:
         """Set what ComfyUI asks a VAE for, where that is not what it takes a picture's VAE for."""
 
+    @abstractmethod
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> Any:
         """The empty network."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        raise NotImplementedError
+        """Bytes of activations, by the shape of the latents."""
 
+    @abstractmethod
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        raise NotImplementedError
+        """Bytes of activations, by the shape of the pixels."""
 
     def _load(self, memory: float) -> None:
         model_management.load_models_gpu([self.patcher], memory_required=memory)
