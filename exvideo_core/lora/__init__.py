@@ -9,7 +9,7 @@ shapes of its model's weights (ours or those of ComfyUI's own class, with or wit
 like `merge` and returns {name as in shapes: LoRAPair(down, up, alpha)}.
 """
 
-from .apply import LoRAReport, applied_loras, apply_lora, fit_lora, merge, remove_loras
+from .apply import LoRAReport, apply_lora, fit_lora, merge, remove_loras
 from .attach import AttachedLoRA, attach, new_lora
 from .files import LoRA, LoRAPair, read_lora, save_lora
 
@@ -18,7 +18,6 @@ __all__ = [
     "LoRA",
     "LoRAPair",
     "LoRAReport",
-    "applied_loras",
     "apply_lora",
     "attach",
     "fit_lora",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -141,15 +141,9 @@ def _misfit(lora: LoRA, model: FileKind, unfit: set[str], complaints: list[str])
 # merging
 
 
-@dataclass
-class _Merged:
-    """What `merge` leaves on a module, so that it can be undone; copies of the module keep their own."""
-
-    originals: dict[str, Tensor] = field(default_factory=dict)
-    reports: list[LoRAReport] = field(default_factory=list)
-
-
-_KEY = "_merged_loras"  # a plain attribute of the module: no weight, so no state_dict has it
+# What `merge` leaves on a module so that it can be undone: the weights it replaced, by name. A plain attribute, so no
+# state_dict has it, and copies of the module keep their own.
+_ORIGINALS = "_weights_before_loras"
 
 
 @torch.inference_mode(False)  # what is made in inference mode could never be trained
@@ -172,19 +166,17 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
     """
     weights = dict(module.named_parameters())
     fitted = fit_lora(lora, {name: tuple(weight.shape) for name, weight in weights.items()})
-    merged: _Merged = vars(module).setdefault(_KEY, _Merged())
+    originals: dict[str, Tensor] = vars(module).setdefault(_ORIGINALS, {})
     try:
         for name, pair in fitted.items():
             weight = weights[name].data
-            if name not in merged.originals:
-                merged.originals[name] = weight.cpu()
+            if name not in originals:
+                originals[name] = weight.cpu()
             weights[name].data = _changed(weight, pair, strength)
     except BaseException:  # also Cancel: half a LoRA is worse than none
         remove_loras(module)
         raise
-    report = LoRAReport.of(lora, strength)
-    merged.reports.append(report)
-    return report
+    return LoRAReport.of(lora, strength)
 
 
 def _changed(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
@@ -197,15 +189,7 @@ def _changed(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
 @torch.inference_mode(False)
 def remove_loras(module: nn.Module) -> None:
     """Give every weight back exactly what it was before the first `merge`, wherever the module is now."""
-    merged: _Merged | None = vars(module).pop(_KEY, None)
-    if merged is None:
-        return
+    originals: dict[str, Tensor] = vars(module).pop(_ORIGINALS, {})
     weights = dict(module.named_parameters())
-    for name, original in merged.originals.items():
+    for name, original in originals.items():
         weights[name].data = original.to(weights[name].device, weights[name].dtype)
-
-
-def applied_loras(module: nn.Module) -> tuple[LoRAReport, ...]:
-    """Reports of the LoRAs that are merged into the module, in their order."""
-    merged: _Merged | None = vars(module).get(_KEY)
-    return tuple(merged.reports) if merged else ()

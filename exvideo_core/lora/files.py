@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
@@ -20,8 +19,6 @@ from ..checkpoint.load import check_finite
 from ..checkpoint.save import write_weights
 from ..errors import CheckpointError
 from .names import Key, parse_key, to_diffsynth_name
-
-Naming = Literal["published", "diffusers"]
 
 
 @dataclass(frozen=True)
@@ -172,27 +169,22 @@ def _pair(file: WeightFile, roles: _Parts) -> LoRAPair:
 _AGAIN = "download it again, or save it again from its training."
 
 
-def save_lora(path: Path, lora: LoRA, naming: Naming = "published") -> None:
-    """Write a LoRA, all of the file or nothing.
+def save_lora(path: Path, lora: LoRA) -> None:
+    """Write a LoRA named as published (blocks.N.attn1.to_q.lora_A.default.weight), all of the file or nothing.
 
-    The scale is multiplied into the factor `up`, because the readers of both namings ignore an alpha in the file.
+    The scale is multiplied into the factor `up`, because DiffSynth, which reads that naming, ignores an alpha in it.
 
     Args:
         path: written at once, through a temporary file beside it.
         lora: its factors are written in their own number formats.
-        naming: "published" as DiffSynth saves and reads (blocks.N.attn1.to_q.lora_A.default.weight), "diffusers" as
-            diffusers reads (transformer.transformer_blocks.N.attn1.to_q.lora_A.weight).
 
     Raises:
         CheckpointError: the disk refuses.
     """
     weights: dict[str, Tensor] = {}
     for name, pair in lora.pairs.items():
-        if naming == "published":
-            layer, adapter = to_diffsynth_name(name).removesuffix(".weight"), "default."
-        else:
-            layer, adapter = f"transformer.{name.removesuffix('.weight')}", ""
-        weights[f"{layer}.lora_A.{adapter}weight"] = pair.down
+        layer = to_diffsynth_name(name).removesuffix(".weight")
+        weights[f"{layer}.lora_A.default.weight"] = pair.down
         # a scale of 1 leaves the very bits
-        weights[f"{layer}.lora_B.{adapter}weight"] = pair.up if pair.scale == 1 else pair.up * pair.scale
+        weights[f"{layer}.lora_B.default.weight"] = pair.up if pair.scale == 1 else pair.up * pair.scale
     write_weights(path, weights)

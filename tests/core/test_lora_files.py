@@ -216,12 +216,11 @@ def test_a_pickle_is_refused(tmp_path: Path) -> None:
 # written
 
 
-@pytest.mark.parametrize("naming", ["published", "diffusers"])
-def test_a_written_lora_is_read_back(tmp_path: Path, naming: str) -> None:
+def test_a_written_lora_is_read_back(tmp_path: Path) -> None:
     module = build_transformer()
     layers = ("to_q", "to_out.0", "net.0.proj", "net.2", "norm1.linear", "patch_embed.proj", "text_proj", "linear_1")
     lora = new_lora(module, layers, rank=3)
-    save_lora(tmp_path / "new.safetensors", lora, naming)
+    save_lora(tmp_path / "new.safetensors", lora)
     back = read_lora(tmp_path / "new.safetensors")
 
     assert back.pairs.keys() == lora.pairs.keys()
@@ -230,16 +229,10 @@ def test_a_written_lora_is_read_back(tmp_path: Path, naming: str) -> None:
         assert torch.equal(back.pairs[name].up, original.up)
 
 
-@pytest.mark.parametrize(
-    ("naming", "key"),
-    [
-        ("published", "blocks.1.attn1.to_out.lora_A.default.weight"),
-        ("diffusers", "transformer.transformer_blocks.1.attn1.to_out.0.lora_A.weight"),
-    ],
-)
-def test_written_names_are_those_others_read(tmp_path: Path, naming: str, key: str) -> None:
+def test_written_names_are_the_published_ones(tmp_path: Path) -> None:
+    key = "blocks.1.attn1.to_out.lora_A.default.weight"
     lora = LoRA({TO_OUT: LoRAPair(torch.randn(4, 32), torch.randn(32, 4))}, "lora")
-    save_lora(tmp_path / "new.safetensors", lora, naming)
+    save_lora(tmp_path / "new.safetensors", lora)
 
     assert set(load_file(tmp_path / "new.safetensors")) == {key, key.replace("lora_A", "lora_B")}
 

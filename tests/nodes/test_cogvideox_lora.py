@@ -10,7 +10,7 @@ from narrow_cogvideox import NARROW, TINY, build_transformer
 from safetensors.torch import load_file, save_file
 
 from exvideo_core.checkpoint.keymaps_cogvideox import transformer_to_comfyui
-from exvideo_core.lora import merge, read_lora, save_lora
+from exvideo_core.lora import merge, read_lora
 
 
 @pytest.fixture
@@ -68,7 +68,10 @@ def test_report_says_what_was_applied(cog, apply, cog_lora):
 
 
 def test_diffusers_naming_gives_the_same(cog, apply, cog_lora, tmp_path):
-    save_lora(tmp_path / "diffusers.safetensors", read_lora(cog_lora), "diffusers")
+    layers = {name.removesuffix(".weight"): pair for name, pair in read_lora(cog_lora).pairs.items()}
+    factors = {f"transformer.{layer}.lora_A.weight": pair.down for layer, pair in layers.items()}
+    factors |= {f"transformer.{layer}.lora_B.weight": pair.up for layer, pair in layers.items()}
+    save_file(factors, tmp_path / "diffusers.safetensors")
 
     found = patched_weights(apply(cog.model, tmp_path / "diffusers.safetensors", 1.0)[0])
 
