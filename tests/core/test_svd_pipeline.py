@@ -29,7 +29,8 @@ from torch import Tensor
 
 from exvideo_core import ClipError, ExVideoError, SVDPipeline, SVDResult, load_svd
 from exvideo_core.checkpoint.load import DECODER, ENCODER, UNET
-from exvideo_core.pipelines.svd import PLAIN, draw_noise, extended_defaults
+from exvideo_core.pipelines.inputs import draw_noise
+from exvideo_core.pipelines.svd import PLAIN, extended_defaults
 from exvideo_core.sampling import karras_sigmas
 
 FRAMES = 3
