@@ -124,21 +124,22 @@ def _distance(track_F2: Tensor, motion: int) -> Tensor:
 
 def _likeness(mask_FHW: Tensor, track_F2: Tensor, shape: int) -> Tensor:
     """Overlap (intersection over union) with a shape of the same area and middle, for each frame."""
+    usual = torch.tensor(22.0)
+    area = _still(shape, usual, torch.zeros(2)).sum()
     overlaps = []
     for mask_HW, middle_2 in zip(mask_FHW, track_F2, strict=True):
-        still = Scenes(words=(Words(0, shape, 0, 0),), radius_B=torch.ones(1) * 22.0, offset_B2=torch.zeros(1, 2))
-        area = still.masks(torch.zeros(1, 1)).sum()
-        radius = 22.0 * torch.sqrt(mask_HW.sum().clamp(min=1) / area)
-        away = middle_2 - SIDE / 2 - motion_path(0, torch.zeros(1))[0]
-        like_HW = _centred(shape, radius, away, middle_2)
+        radius = usual * torch.sqrt(mask_HW.sum().clamp(min=1) / area)
+        offset_2 = middle_2 - SIDE / 2
+        # a triangle's middle of area is below that of its height
+        offset_2 = offset_2 + middle_2 - _middle(_still(shape, radius, offset_2)[None])[0]
+        like_HW = _still(shape, radius, offset_2)
         both = torch.minimum(mask_HW, like_HW).sum()
         overlaps.append(both / torch.maximum(mask_HW, like_HW).sum().clamp(min=1))
     return torch.stack(overlaps)
 
 
-def _centred(shape: int, radius: Tensor, offset_2: Tensor, middle_2: Tensor) -> Tensor:
-    """A shape of this radius with its middle (of area) there."""
-    words = (Words(0, shape, 0, 0),)
-    once = Scenes(words=words, radius_B=radius[None], offset_B2=offset_2[None]).masks(torch.zeros(1, 1))[0]
-    moved = offset_2 + middle_2 - _middle(once)[0]  # a triangle's middle of area is below that of its height
-    return Scenes(words=words, radius_B=radius[None], offset_B2=moved[None]).masks(torch.zeros(1, 1))[0, 0]
+def _still(shape: int, radius: Tensor, offset_2: Tensor) -> Tensor:
+    """A shape so far from the middle of the picture, [H, W]."""
+    start_2 = motion_path(0, torch.zeros(1))[0]
+    scene = Scenes(words=(Words(0, shape, 0, 0),), radius_B=radius[None], offset_B2=(offset_2 - start_2)[None])
+    return scene.masks(torch.zeros(1, 1))[0, 0]
