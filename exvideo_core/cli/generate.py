@@ -9,11 +9,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import ClipError, VideoError
+from ..formats import FORMATS
 from ..models.svd.vae import SCALE
 from ..pipelines.svd import SVDPipeline, load_svd
 from ..video import check_target, load_frames, save_video
 from . import generate_cogvideox
-from .loading import DTYPES, add_loading
+from .loading import add_loading
 from .progress import Bar
 
 
@@ -69,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     pipeline = load_svd(
         arguments.checkpoint,
         arguments.extension,
-        dtype=DTYPES.get(arguments.dtype),
+        dtype=FORMATS.get(arguments.dtype),
         device=arguments.device,
         attention=arguments.attention,
     )

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..formats import FORMATS
 from ..lora import LoRA, merge, read_lora
 from ..pipelines.cogvideox import METHODS, CogVideoXPipeline, check_steps, load_cogvideox
 from ..pipelines.inputs import check_init_video
 from ..sampling import rising_guidance
 from ..video import check_target, load_frames, save_video
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
-from .loading import DTYPES, add_loading
+from .loading import add_loading
 from .progress import Bar
 
 
@@ -76,7 +77,7 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.transformer,
         text_encoder=arguments.text_encoder,
         vae=arguments.vae,
-        dtype=DTYPES.get(arguments.dtype),
+        dtype=FORMATS.get(arguments.dtype),
         device=arguments.device,
         attention=arguments.attention,
     )

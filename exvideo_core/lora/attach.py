@@ -48,13 +48,43 @@ def _ends_with(name: str, end: str) -> bool:
     return f".{name}".endswith(f".{end}")
 
 
+class Factors(nn.Module):
+    """What runs beside one layer: up(down(x)) times a scale. float32, on the layer's device.
+
+    A module of its own, so that whoever shards or converts modules can do it with this one.
+    """
+
+    def __init__(self, layer: nn.Module, pair: LoRAPair) -> None:
+        super().__init__()
+        weight = layer.weight
+        assert isinstance(weight, Tensor)
+        self.down, self.up = (
+            nn.Parameter(factor.detach().to(weight.device, torch.float32, copy=True)) for factor in (pair.down, pair.up)
+        )
+        self.alpha, self.scale = pair.alpha, pair.scale
+        self._layer = [layer]  # in a list, so that it is no part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):  # else that decides
+            x = x.to(self.down.dtype)
+        return self.scale * self._run(x)
+
+    def _run(self, x: Tensor) -> Tensor:
+        layer = self._layer[0]
+        if isinstance(layer, nn.Conv2d):  # down works like the layer itself
+            down = self.down.view(len(self.down), *layer.weight.shape[1:])
+            hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+            return F.conv2d(hidden, self.up.flatten(1)[:, :, None, None])
+        return F.linear(F.linear(x, self.down), self.up)
+
+
 class AttachedLoRA:
     """Factors that run beside a module's layers until `detach`.
 
     The module's own names, weights and state_dict stay as they are; its weights no longer require gradients.
 
     Attributes:
-        pairs: by weight; the factors are float32 parameters on the weight's device, whatever the weight's format.
+        factors: by weight.
         strength: factor on all of it; may be changed between calls of the module.
     """
 
@@ -65,33 +95,32 @@ class AttachedLoRA:
         if norms := [name for name, layer in layers.items() if not isinstance(layer, _LAYERS)]:
             raise ValueError(f"{norms[0]} is no weight of a linear layer or convolution: its LoRA can only be merged")
         self.strength = strength
+        self.factors = {name: Factors(layers[name], pair) for name, pair in lora.pairs.items()}
         self._source = lora.source
-        self.pairs = {name: _trainable(pair, module.get_parameter(name)) for name, pair in lora.pairs.items()}
         self._frozen = [weight for weight in module.parameters() if weight.requires_grad]
         for weight in self._frozen:
             weight.requires_grad_(False)
-        self._hooks = [layers[name].register_forward_hook(self._beside(pair)) for name, pair in self.pairs.items()]
+        self._hooks = [
+            layers[name].register_forward_hook(self._beside(factors)) for name, factors in self.factors.items()
+        ]
 
-    def _beside(self, pair: LoRAPair) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def hook(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            change = _run(layer, inputs[0].to(pair.down.dtype), pair)
-            return (output + self.strength * pair.scale * change).to(output.dtype)
+    def _beside(self, factors: Factors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+        def hook(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+            return (output + self.strength * factors(inputs[0])).to(output.dtype)
 
         return hook
 
     def parameters(self) -> list[nn.Parameter]:
         """The factors, for an optimizer."""
-        return [factor for pair in self.pairs.values() for factor in (pair.down, pair.up)]  # type: ignore[misc]
+        return [factor for factors in self.factors.values() for factor in (factors.down, factors.up)]
 
     def lora(self) -> LoRA:
         """The factors as they are now, for `save_lora` and `merge`; later training does not change them."""
-        return LoRA(
-            {
-                name: LoRAPair(pair.down.detach().clone(), pair.up.detach().clone(), pair.alpha)
-                for name, pair in self.pairs.items()
-            },
-            self._source,
-        )
+        pairs = {
+            name: LoRAPair(factors.down.detach().clone(), factors.up.detach().clone(), factors.alpha)
+            for name, factors in self.factors.items()
+        }
+        return LoRA(pairs, self._source)
 
     def detach(self) -> None:
         """Leave the module as it was, and let those of its weights require gradients again that did before."""
@@ -111,19 +140,3 @@ def attach(module: nn.Module, lora: LoRA, strength: float = 1.0) -> AttachedLoRA
         CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
     """
     return AttachedLoRA(module, lora, strength)
-
-
-def _trainable(pair: LoRAPair, weight: nn.Parameter) -> LoRAPair:
-    down, up = (
-        nn.Parameter(factor.detach().to(weight.device, torch.float32, copy=True)) for factor in (pair.down, pair.up)
-    )
-    return LoRAPair(down, up, pair.alpha)
-
-
-def _run(layer: nn.Module, x: Tensor, pair: LoRAPair) -> Tensor:
-    """up(down(x)), where down works like the layer itself."""
-    if isinstance(layer, nn.Conv2d):
-        down = pair.down.view(pair.rank, *layer.weight.shape[1:])
-        hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-        return F.conv2d(hidden, pair.up.flatten(1)[:, :, None, None])
-    return F.linear(F.linear(x, pair.down), pair.up)

@@ -1,7 +1,8 @@
-"""Train the embedded demo model: `python -m exvideo_core.training.demo --out DIR`.
+"""Train the embedded demo model from nothing: `python -m exvideo_core.training.demo --out DIR`.
 
-Five stages, each of which can be killed and goes on where it was when the command is given again. The two weight files
-in DIR are written anew after the last stage (or with `--export` at any time, from what there is).
+Four stages, each of which can be killed and goes on where it was when the command is given again. The weight file in
+DIR is written anew after the last stage (or with `--export` at any time, from what there is). Its extension is then
+trained as any other: `exvideo train examples/training/demo_svd.yaml`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import torch
 from torch import Tensor
 
 from .. import demo_models
-from ..checkpoint.save import save_extension, save_svd
+from ..checkpoint.save import save_svd
+from ..formats import converted
 from ..models.svd.image_encoder import ImageEncoder
-from ..models.svd.unet import SVDUNet
 from ..models.svd.vae import VAE
 from .demo_autoencoder import (
     Autoencoder,
@@ -31,19 +32,11 @@ from .demo_autoencoder import (
     latent_spread,
     steadying_loss,
 )
-from .demo_loop import LoopConfig, Run, generator_of
-from .demo_unet import (
-    DEMO_IMAGE_ENCODER,
-    DEMO_UNET,
-    Gallery,
-    base_loss,
-    extended_unet,
-    extension_loss,
-    still_unet,
-    whole_unet,
-)
-from .motion import LAST_FRAME
+from .demo_loop import LoopConfig, Run
+from .demo_unet import DEMO_IMAGE_ENCODER, base_loss, still_unet, whole_unet
 from .pictures import Pictures
+from .procedural import Gallery
+from .randomness import generator_of
 
 Weights = dict[str, Tensor]
 
@@ -51,13 +44,12 @@ Weights = dict[str, Tensor]
 _AUTOENCODER = LoopConfig(steps=1000, muon_lr=0.015)
 _DECODER = LoopConfig(steps=1000, muon_lr=0.012, adam_lr=1.2e-3, hold=0.1)
 _STEADYING = LoopConfig(steps=500, muon_lr=0.006, adam_lr=1e-3, average=0.98, hold=0.2)
-_BASE = LoopConfig(steps=700)
-_EXTENSION = LoopConfig(steps=340, muon_lr=0.004, adam_lr=1e-3, average=0.97, hold=0.15, save_every=20)
+_BASE = LoopConfig(steps=800)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All that decides what comes out; the default is the shipped files', but for restarts (docs/demo_model.md)."""
+    """All that decides what comes out; the default is the shipped file's, but for restarts (docs/demo_model.md)."""
 
     seed: int = 0
     leaves: int = 120  # drawn pictures
@@ -68,13 +60,10 @@ class Recipe:
     steadying: LoopConfig = _STEADYING
     base: LoopConfig = _BASE
     base_frames: int = 32  # a step
-    extension: LoopConfig = _EXTENSION
-    # clips and frames of the extension's steps, in turn: long ones are what is wanted, short ones cheap
-    extension_shapes: tuple[tuple[int, int], ...] = ((1, 128), (2, 32), (1, 64), (2, 32))
 
     def shortened(self, steps: int) -> Recipe:
         """At most so many steps in every stage: to see that everything runs."""
-        stages = ("autoencoder", "decoder", "steadying", "base", "extension")
+        stages = ("autoencoder", "decoder", "steadying", "base")
         short = {
             stage: dataclasses.replace(getattr(self, stage), steps=min(steps, getattr(self, stage).steps))
             for stage in stages
@@ -96,7 +85,6 @@ class DemoTraining:
         self.train_decoder()
         self.train_steadying()
         self.train_base()
-        self.train_extension()
         self.export(self.folder)
 
     def train_autoencoder(self) -> None:
@@ -132,7 +120,7 @@ class DemoTraining:
         )
 
     def train_base(self) -> None:
-        """The UNet on single frames."""
+        """The UNet on single frames, at the places of a short clip."""
         torch.manual_seed(self.recipe.seed)
         unet = still_unet()
         gallery = self._gallery()
@@ -140,23 +128,12 @@ class DemoTraining:
             lambda step, generator: base_loss(unet, gallery, step, self.recipe.base_frames, generator)
         )
 
-    def train_extension(self) -> None:
-        """ExVideo's post-tuning: the temporal transformers on clips of up to 128 frames."""
-        torch.manual_seed(self.recipe.seed)
-        unet = self._extended_at_start()
-        gallery, shapes = self._gallery(), self.recipe.extension_shapes
-        self._run(unet, self.recipe.extension, "extension").train(
-            lambda step, generator: extension_loss(unet, gallery, step, shapes[step % len(shapes)], generator)
-        )
-
     def export(self, folder: Path) -> None:
-        """Write both files from the stages there are; without the last, an extension that changes nothing."""
+        """Write the file from the stages there are."""
         base = whole_unet(self._weights("base")).state_dict()
-        has_extension = self._file("extension").exists()
-        extension = self._weights("extension") if has_extension else self._extended_at_start().state_dict()
         image_encoder = self._image_encoder().clip.state_dict()
-        save_svd(folder / demo_models.SVD.name, _half(base), _half(self._vae().state_dict()), _half(image_encoder))
-        save_extension(folder / demo_models.SVD_EXTENSION.name, _half(extension))
+        parts = [converted(part, torch.float16) for part in (base, self._vae().state_dict(), image_encoder)]
+        save_svd(folder / demo_models.SVD.name, *parts)
 
     def _run(self, model: torch.nn.Module, config: LoopConfig, stage: str) -> Run:
         return Run(model, dataclasses.replace(config, seed=self.recipe.seed + config.seed), self._file(stage))
@@ -190,21 +167,13 @@ class DemoTraining:
         vae = self._vae().requires_grad_(False)
         return Gallery(self.pictures, vae, self._image_encoder(), self.recipe.gallery, seed=self.recipe.seed)
 
-    def _extended_at_start(self) -> SVDUNet:
-        config = dataclasses.replace(DEMO_UNET, extension_frames=LAST_FRAME + 1)
-        return extended_unet(whole_unet(self._weights("base")).state_dict(), config)
-
-
-def _half(weights: Weights) -> Weights:
-    return {name: weight.half() for name, weight in weights.items()}
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m exvideo_core.training.demo", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and for what a restart needs")
     parser.add_argument("--steps", type=int, help="at most so many in every stage, to see that it runs")
-    parser.add_argument("--export", action="store_true", help="only write the weight files, from the stages there are")
+    parser.add_argument("--export", action="store_true", help="only write the weight file, from the stages there are")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     torch.set_num_threads(1)  # more threads than free cores make a step 15 times slower

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..models.svd.config import VAEConfig
 from ..models.svd.vae import CELL, SCALE, VAE, VideoResBlock
-from .demo_loop import generator_of
 from .motion import FULL_BUCKET, LAST_FRAME, progress, push_in
 from .pictures import Pictures, random_views, seen
+from .randomness import generator_of
 
 DEMO_VAE = VAEConfig(widths=(24, 40, 56, 56))  # no multiples of 32: 32 groups would hold one or two channels each
 _WINDOW = 16  # pixels; twice a cell, so that neighbouring windows overlap

@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .optimizers import AveragedWeights, Optimizers, learning_rate
+from .averages import AveragedWeights
+from .optimizers import learning_rate, muon_and_adamw
+from .randomness import generator_of
 
 log = logging.getLogger(__name__)
 
@@ -31,18 +33,14 @@ class LoopConfig:
     seed: int = 0
 
 
-def generator_of(seed: int, step: int) -> torch.Generator:
-    """Random numbers of one step: the same whether or not the run was interrupted before it."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
 class Run:
     """A network in training: its optimizers, its averaged weights and the file that all of it is kept in."""
 
     def __init__(self, module: nn.Module, config: LoopConfig, file: Path) -> None:
         self.module, self.config, self.file = module, config, file
-        self.optimizers = Optimizers(module, config.muon_lr, config.adam_lr)
-        self.average = AveragedWeights(module, config.average)
+        self.params = [p for p in module.parameters() if p.requires_grad]
+        self.optimizers = muon_and_adamw(self.params, config.muon_lr, config.adam_lr)
+        self.average = AveragedWeights(module.state_dict(), config.average)
         self.step = 0
         if file.exists():
             self._resume()
@@ -55,8 +53,9 @@ class Run:
         while self.step < end:
             loss = loss_of(self.step, generator_of(config.seed, self.step))
             loss.backward()
+            nn.utils.clip_grad_norm_(self.params, 1.0)
             self.optimizers.step(learning_rate(self.step, config.steps, config.warmup, config.hold))
-            self.average.update(self.module)
+            self.average.update(self.module.state_dict())
             self.step += 1
             shown = loss.item() if self.step == 1 else 0.95 * shown + 0.05 * loss.item()
             if self.step % 20 == 0 or self.step == end:

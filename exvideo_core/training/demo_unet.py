@@ -1,12 +1,12 @@
-"""The demo model's UNet and its extension: learning to push into a picture.
+"""The demo model's UNet: learning to push into a picture.
 
-The base learns single frames, each of another picture and at any of the 128 places of a clip: the motion is a function
-of picture and place, so this is the cheapest way to see many of both. Its layers over time do nothing (they are left
-out while training). The extension is then trained as published: the temporal transformers with their convolution and
-position table, all else frozen, on runs of neighbouring frames, which is where noise can be averaged out.
+It learns single frames, each of another picture and at any of the first 25 places of a clip: the motion is a function
+of picture, place and speed, so this is the cheapest way to see many of all three. Its layers over time do nothing (they
+are left out while training). Like SVD it knows clips of 25 frames, at any speed up to the whole motion in them, and
+nothing of later places: those are the extension's.
 
 The frames to learn are the resampled latents of the picture: the autoencoder was made to decode those.
-Shapes: N clips x T frames (B = N T), C latent channels, H and W latent cells, D context channels.
+Shapes: B frames, C latent channels, H and W latent cells, D context channels.
 """
 
 from __future__ import annotations
@@ -17,55 +17,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..models.layers import sinusoid
 from ..models.svd.blocks import ResBlock, SelfOrCrossAttention, TemporalTransformerBlock
 from ..models.svd.config import ImageEncoderConfig, UNetConfig
-from ..models.svd.image_encoder import ImageEncoder
-from ..models.svd.temporal import TemporalExtension
 from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import SCALE, VAE
-from .demo_loop import generator_of
-from .motion import FULL_BUCKET, LAST_FRAME, progress, resample, scale_of
+from ..models.svd.vae import SCALE
+from .motion import FULL_BUCKET, FULL_RATE, progress, resample, scale_of
 from .objectives import lognormal_sigmas, noised, velocity_target
-from .pictures import Pictures
+from .procedural import SLOWEST, Gallery
 
 DEMO_UNET = UNetConfig(widths=(48, 48, 48, 48), context_dim=32, time_dim=128, id_dim=32)
 # frozen as it is drawn: the embedding need not mean anything to say which picture it is
 DEMO_IMAGE_ENCODER = ImageEncoderConfig(width=64, layers=1, heads=1, hidden=128, patch=28, embedding_dim=32)
-SIDE = 128  # pixels
-
-
-class Gallery:
-    """Encoded pictures, some replaced at every step; what it holds is a function of the step alone."""
-
-    def __init__(
-        self, pictures: Pictures, vae: VAE, image_encoder: ImageEncoder, size: int = 384, fresh: int = 2, seed: int = 0
-    ) -> None:
-        self.pictures, self.vae, self.image_encoder = pictures, vae.eval(), image_encoder.eval()
-        self.size, self.fresh, self.seed = size, fresh, seed
-        self.latents_NCHW = torch.empty(0)
-        self.context_ND = torch.empty(0)
-        self._numbers: list[int] = []
-
-    def at(self, step: int) -> Gallery:
-        """The gallery as it is at a step."""
-        newest = self.size + self.fresh * step
-        numbers = [newest - 1 - (newest - 1 - slot) % self.size for slot in range(self.size)]
-        if not self._numbers:
-            self._numbers = [-1] * self.size
-            encoded = self._encode(0)
-            self.latents_NCHW = torch.empty(self.size, *encoded[0].shape)
-            self.context_ND = torch.empty(self.size, *encoded[1].shape)
-        for slot, number in enumerate(numbers):
-            if self._numbers[slot] != number:
-                self.latents_NCHW[slot], self.context_ND[slot] = self._encode(number)
-        self._numbers = numbers
-        return self
-
-    @torch.no_grad()
-    def _encode(self, number: int) -> tuple[Tensor, Tensor]:
-        picture_13HW = self.pictures.crops(1, SIDE, generator_of(self.seed + 77, number))
-        return self.vae.encode(picture_13HW)[0] * SCALE, self.image_encoder(picture_13HW)[0]
+BASE_FRAMES = 25  # places of a clip that the base is taught, as many as SVD's; at the slowest rate, all of the motion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,46 +40,33 @@ class Batch:
     context_BLD: Tensor
     add_time_ids_B3: Tensor
     frame_ids: list[int]
-    num_frames: int
 
 
 def frames_batch(gallery: Gallery, count: int, generator: torch.Generator) -> Batch:
-    """Single frames of different pictures."""
-    places_T = torch.randint(0, LAST_FRAME + 1, (count,), generator=generator)
-    return _batch(gallery, places_T, clips=1, pictures=count, generator=generator)
-
-
-def clips_batch(gallery: Gallery, clips: int, num_frames: int, generator: torch.Generator) -> Batch:
-    """Neighbouring frames; all clips start at the same place, for the network takes one list of places."""
-    start = int(torch.randint(0, LAST_FRAME + 2 - num_frames, (), generator=generator))
-    places_T = torch.arange(start, start + num_frames)
-    return _batch(gallery, places_T, clips=clips, pictures=clips, generator=generator)
-
-
-def _batch(gallery: Gallery, places_T: Tensor, clips: int, pictures: int, generator: torch.Generator) -> Batch:
-    places_B = places_T.repeat(clips)
-    each = len(places_B) // pictures
-    chosen_B = torch.randint(0, gallery.size, (pictures,), generator=generator).repeat_interleave(each)
-    ids_B3 = _draw_ids(pictures, generator).repeat_interleave(each, dim=0)
+    """Single frames of different pictures, at the places that the base knows."""
+    places_B = torch.randint(0, BASE_FRAMES, (count,), generator=generator)
+    chosen_B = torch.randint(0, gallery.size, (count,), generator=generator)
+    ids_B3 = _draw_ids(count, generator)
     start_BCHW = gallery.latents_NCHW[chosen_B]
-    scale_B = scale_of(progress(places_B, ids_B3[:, 1]))
+    scale_B = scale_of(progress(places_B, ids_B3[:, 1], ids_B3[:, 0] + 1))
     return Batch(
         latents_BCHW=resample(start_BCHW, scale_B, torch.zeros(len(scale_B), 2)),
         image_BCHW=start_BCHW / SCALE,
         context_BLD=gallery.context_ND[chosen_B][:, None],
         add_time_ids_B3=ids_B3,
-        frame_ids=places_T.tolist(),
-        num_frames=len(places_T),
+        frame_ids=places_B.tolist(),
     )
 
 
 def _draw_ids(count: int, generator: torch.Generator) -> Tensor:
-    """fps - 1, which changes nothing; motion bucket, mostly the full one; noise augmentation, which is too weak to."""
+    """fps - 1, so that 25 frames see the whole motion; motion bucket, mostly the full one; noise augmentation, no more
+    than a number here."""
 
     def uniform() -> Tensor:
         return torch.rand(count, generator=generator)
 
-    fps = torch.where(uniform() < 0.7, 29.0, (uniform() * 30).floor())
+    slow = SLOWEST * (FULL_RATE / SLOWEST) ** uniform()  # evenly in the logarithm
+    fps = torch.where(uniform() < 0.25, float(FULL_RATE), slow.round()) - 1
     bucket = torch.where(uniform() < 0.75, float(FULL_BUCKET), (uniform() * (FULL_BUCKET + 1)).floor())
     return torch.stack([fps, bucket, torch.where(uniform() < 0.5, 0.02, 0.0)], dim=1)
 
@@ -138,7 +88,7 @@ def velocity_error(unet: SVDUNet, batch: Batch, sigma_B: Tensor, noise_BCHW: Ten
             0.25 * sigma_B.log(),
             batch.context_BLD,
             batch.add_time_ids_B3,
-            num_frames=batch.num_frames,
+            num_frames=len(batch.frame_ids),
             frame_ids=batch.frame_ids,
         )
     target_BCHW = velocity_target(batch.latents_BCHW, noise_BCHW, sigma)
@@ -149,17 +99,6 @@ def base_loss(unet: SVDUNet, gallery: Gallery, step: int, frames: int, generator
     """One step of the base, on single frames."""
     batch = frames_batch(gallery.at(step), frames, generator)
     sigma_B = draw_sigmas(frames, top_share=0.5, generator=generator)
-    return velocity_error(unet, batch, sigma_B, torch.randn(batch.latents_BCHW.shape, generator=generator)).mean()
-
-
-def extension_loss(
-    unet: SVDUNet, gallery: Gallery, step: int, shape: tuple[int, int], generator: torch.Generator
-) -> Tensor:
-    """One step of the extension, on `shape` = clips, frames."""
-    clips, frames = shape
-    batch = clips_batch(gallery.at(step), clips, frames, generator)
-    # one level for all frames of a clip, as in sampling
-    sigma_B = draw_sigmas(clips, top_share=0.2, generator=generator).repeat_interleave(frames)
     return velocity_error(unet, batch, sigma_B, torch.randn(batch.latents_BCHW.shape, generator=generator)).mean()
 
 
@@ -208,29 +147,6 @@ def whole_unet(weights: dict[str, Tensor], config: UNetConfig = DEMO_UNET) -> SV
                 assert isinstance(attention, SelfOrCrossAttention)
                 _silence(attention.to_out[0])
     unet.load_state_dict(weights, strict=False)
-    return unet
-
-
-def extended_unet(weights: dict[str, Tensor], config: UNetConfig) -> SVDUNet:
-    """A base with an extension that changes nothing, ready to be trained: all but the temporal transformers frozen.
-
-    Its table is the base's own positions throughout, which it was trained on; SVD's would repeat past frame 24.
-    """
-    unet = SVDUNet(config)
-    unet.load_state_dict(weights, strict=False)
-    unet.requires_grad_(False)
-    for module in unet.modules():
-        if isinstance(module, TemporalExtension):
-            module.reset()
-            with torch.no_grad():
-                rows, channels = module.positions.weight.shape
-                module.positions.weight.copy_(sinusoid(torch.arange(rows), channels))
-            module.requires_grad_(True)
-        elif isinstance(module, TemporalTransformerBlock):
-            module.requires_grad_(True)
-    for name, p in unet.named_parameters():
-        if ".time_pos_embed." in name:
-            p.requires_grad_(True)
     return unet
 
 

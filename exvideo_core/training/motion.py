@@ -15,11 +15,17 @@ from torch import Tensor
 ZOOM = 1.25  # enlargement at progress 1
 LAST_FRAME = 127  # of the longest clip; its progress is 1 at the full motion bucket
 FULL_BUCKET = 127
+FULL_RATE = 30  # frames a second
 
 
-def progress(frame_ids: Tensor, motion_bucket_id: Tensor | float = FULL_BUCKET) -> Tensor:
-    """How far the camera has gone at each frame: 0 is the picture itself, 1 the end of a full-motion clip."""
-    return frame_ids * motion_bucket_id / (LAST_FRAME * FULL_BUCKET)
+def progress(
+    frame_ids: Tensor, motion_bucket_id: Tensor | float = FULL_BUCKET, fps: Tensor | float = FULL_RATE
+) -> Tensor:
+    """How far the camera has gone at each frame: 0 is the picture itself, 1 the end of a full-motion clip.
+
+    It goes at a steady speed, so fewer frames a second are larger steps.
+    """
+    return frame_ids * motion_bucket_id * FULL_RATE / (LAST_FRAME * FULL_BUCKET * fps)
 
 
 def scale_of(progress_T: Tensor) -> Tensor:

@@ -4,22 +4,27 @@ With a = sqrt(1 + sigma^2), a network sees (x0 + sigma n) / a and predicts v, fr
 The published script (DiffSynth-Studio 1.1.9, ExVideo_svd_train.py) compares that x0 with the latents made a little
 stronger, and weights by a / sigma. In v this is sigma / a times the squared error to the target of `velocity_target`.
 
-Shapes: N clips x T frames (B = N T), C latent channels, H and W latent cells.
+Shapes: B clips, T frames (of latents), C latent channels, H and W latent cells, L tokens, D channels of the text.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from ..models.svd.unet import SVDUNet
-from ..sampling.schedules import RHO, SIGMA_MAX, SIGMA_MIN
+from ..sampling import denoisers
+from ..sampling.schedules import NUM_TIMESTEPS, RHO, SIGMA_MAX, SIGMA_MIN, zero_snr_alphas
 
 CONTRAST = 1.01  # the published script trains towards latents this much stronger
 
+Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # SVDUNet's call: x, timestep, context, ids
+Transformer = Callable[[Tensor, Tensor, Tensor], Tensor]  # CogVideoXTransformer's call: x, timestep, context
+
 
 def svd_loss(
-    unet: SVDUNet,
+    unet: Network,
     latents_TCHW: Tensor,
     image_latents_CHW: Tensor,
     context: Tensor,
@@ -39,14 +44,61 @@ def svd_loss(
         sigma: scalar.
         noise: unit, shaped like the latents.
         target_scale: 1 trains towards the latents as they are.
+
+    Returns:
+        Mean squared error of x0, and that times sqrt(1 + sigma^2) / sigma.
+    """
+    denoised_TCHW, total = svd_denoised(
+        unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma=sigma, noise=noise
+    )
+    loss = (denoised_TCHW - target_scale * latents_TCHW.float()).square().mean()
+    return loss, loss * total / sigma
+
+
+def svd_denoised(
+    unet: Network,
+    latents_TCHW: Tensor,
+    image_latents_CHW: Tensor,
+    context: Tensor,
+    add_time_ids: Tensor,
+    *,
+    sigma: Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """What the network makes of a clip at a noise level, float32, and sqrt(1 + sigma^2); arguments as `svd_loss`'s.
+
+    The error of v is that of the denoised latents times sqrt(1 + sigma^2) / sigma.
     """
     scaled_TCHW, total = noised(latents_TCHW, noise, sigma)
     image_TCHW = image_latents_CHW.expand(len(latents_TCHW), -1, -1, -1)
     v_TCHW = unet(torch.cat([scaled_TCHW, image_TCHW], dim=1), 0.25 * sigma.log(), context, add_time_ids)
     # float32: the differences that matter at low noise are below half precision
-    denoised_TCHW = scaled_TCHW.float() / total - v_TCHW.float() * (sigma / total)
-    loss = (denoised_TCHW - target_scale * latents_TCHW.float()).square().mean()
-    return loss, loss * total / sigma
+    return scaled_TCHW.float() / total - v_TCHW.float() * (sigma / total), total
+
+
+def cogvideox_loss(
+    transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
+) -> Tensor:
+    """Mean squared error of v, which is also diffusers' error of x0 times 1 / (1 - alpha).
+
+    Args:
+        transformer: the network.
+        latents_BCTHW: clean, of unit variance.
+        context: the text's embedding, [B, L, D].
+        timestep: 0 to 999, a scalar, [1] or [B].
+        noise: unit, shaped like the latents.
+    """
+    return velocity_errors(transformer, latents_BCTHW, context, timestep, noise).mean()
+
+
+def velocity_errors(
+    transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
+) -> Tensor:
+    """Squared errors of v, float32, shaped like the latents; arguments as `cogvideox_loss`'s."""
+    alpha = zero_snr_alphas().to(latents_BCTHW.device)[timestep.long()].view(-1, 1, 1, 1, 1)
+    v_BCTHW = transformer(denoisers.noised(latents_BCTHW, noise, alpha), timestep, context)
+    target_BCTHW = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents_BCTHW
+    return (v_BCTHW.float() - target_BCTHW.float()).square()
 
 
 def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,3 +124,9 @@ def lognormal_sigmas(count: int, mean: float, std: float, generator: torch.Gener
     """Noise levels whose logarithm is normal (arXiv:2206.00364, section 5), within the sampler's range."""
     sigmas = torch.exp(mean + std * torch.randn(count, generator=generator))
     return sigmas.clamp(SIGMA_MIN, SIGMA_MAX)
+
+
+def noisy_timesteps(count: int, noisiness: float, generator: torch.Generator) -> Tensor:
+    """Timesteps of CogVideoX, [count] int64: all alike at `noisiness` 1, the higher ones more often above."""
+    shares = 1 - torch.rand(count, generator=generator, dtype=torch.float64) ** noisiness
+    return (NUM_TIMESTEPS * shares).long().clamp(max=NUM_TIMESTEPS - 1)

@@ -1,4 +1,4 @@
-"""Muon for small networks trained from nothing, learning-rate course, and averaged weights.
+"""AdamW, also in 8 bits; Muon for small networks and little data; and the course of the learning rate.
 
 Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/) makes every matrix's update orthogonal: all
 directions of a layer learn equally fast. Measured on the demo's autoencoder, 80 steps reach what AdamW did not in 300.
@@ -7,11 +7,15 @@ directions of a layer learn equally fast. Measured on the demo's autoencoder, 80
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
+
+from ..errors import ExVideoError
+from .config import OptimizerConfig
 
 _MIN_SIDE = 16  # thinner matrices have too few directions to be worth it
 
@@ -31,12 +35,12 @@ class Muon(Optimizer):
             for p in params:
                 by_shape.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
             for (rows, columns), same in by_shape.items():
-                directions = [self._momentum(p, group["momentum"]).view(rows, columns) for p in same]
+                directions = [_whole(self._momentum(p, group["momentum"])).view(rows, columns) for p in same]
                 # one batch per shape: hundreds of small matrices would cost more in calls than in arithmetic;
                 # in bfloat16, as its author does: only about orthogonal is enough
                 updates = orthogonal(torch.stack(directions).bfloat16()) * math.sqrt(max(1.0, rows / columns))
                 for p, update in zip(same, updates, strict=True):
-                    p.add_(update.view(p.shape), alpha=-group["lr"])
+                    p.add_(_like(update.view(p.shape), p), alpha=-group["lr"])
 
     def _momentum(self, p: Tensor, momentum: float) -> Tensor:
         state = self.state[p]
@@ -45,6 +49,18 @@ class Muon(Optimizer):
         assert p.grad is not None
         state["velocity"].lerp_(p.grad, 1 - momentum)
         return p.grad.lerp(state["velocity"], momentum)  # Nesterov's look ahead
+
+
+def _whole(direction: Tensor) -> Tensor:
+    """All of a sharded tensor: parts of a matrix cannot be made orthogonal on their own."""
+    return direction.full_tensor() if isinstance(direction, DTensor) else direction
+
+
+def _like(update: Tensor, p: Tensor) -> Tensor:
+    """Sharded as the parameter; every process has computed the whole, so nothing is sent."""
+    if not isinstance(p, DTensor):
+        return update
+    return distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
 
 
 def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
@@ -61,30 +77,37 @@ def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizers:
-    """Muon for the large matrices of a network and AdamW for the rest, on one learning-rate course."""
+    """One or several optimizers, each for some of the parameters, on one learning-rate course.
 
-    def __init__(self, module: nn.Module, muon_lr: float, adam_lr: float, weight_decay: float = 0.0) -> None:
-        params = [p for p in module.parameters() if p.requires_grad]
-        large = [p for p in params if p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= _MIN_SIDE]
-        chosen = {id(p) for p in large}
-        rest = [p for p in params if id(p) not in chosen]
-        self.params = params
-        self._parts: list[tuple[Optimizer, float]] = []
-        if large:
-            self._parts.append((Muon(large, muon_lr), muon_lr))
-        if rest:
-            adam = torch.optim.AdamW(rest, adam_lr, betas=(0.9, 0.97), weight_decay=weight_decay)
-            self._parts.append((adam, adam_lr))
+    Args:
+        parts: optimizers and their full rates.
+    """
 
-    def step(self, rate: float, clip: float = 1.0) -> float:
-        """Clip, update at `rate` times the full learning rates, clear gradients; returns the gradient's norm."""
-        norm = nn.utils.clip_grad_norm_(self.params, clip)
-        for optimizer, lr in self._parts:
+    def __init__(self, parts: Sequence[tuple[Optimizer, float]]) -> None:
+        self._parts = parts
+
+    def step(self, rate: float) -> None:
+        """Update at `rate` times the full learning rates, and clear gradients."""
+        for optimizer, full_rate in self._parts:
             for group in optimizer.param_groups:
-                group["lr"] = lr * rate
+                if isinstance(group["lr"], Tensor):  # torchao's
+                    group["lr"].fill_(full_rate * rate)
+                else:
+                    group["lr"] = full_rate * rate
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+
+    def state(self) -> dict[Tensor, dict[str, Tensor]]:
+        """Everything that is remembered of each parameter; empty before the first step."""
+        return {p: state for optimizer, _ in self._parts for p, state in optimizer.state.items()}
+
+    def create_state(self) -> None:
+        """Have something for a saved state to be read into, by a step of nothing."""
+        for optimizer, _ in self._parts:
+            for group in optimizer.param_groups:
+                for p in group["params"]:
+                    p.grad = torch.zeros_like(p)
+        self.step(0)
 
     def state_dict(self) -> list[dict[str, object]]:
         """Everything needed to go on as if never interrupted."""
@@ -96,34 +119,56 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
+def make_optimizers(params: Sequence[nn.Parameter], config: OptimizerConfig) -> Optimizers:
+    """What a configuration asks for.
+
+    Raises:
+        ExVideoError: its package is missing.
+    """
+    betas = config.beta1, config.beta2
+    if config.kind == "muon":
+        return muon_and_adamw(params, config.muon_rate, config.learning_rate, betas, config.weight_decay)
+    make = _adamw8bit() if config.kind == "adamw8bit" else torch.optim.AdamW
+    adamw = make(params, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+    return Optimizers([(adamw, config.learning_rate)])
+
+
+def _adamw8bit() -> Callable[..., Optimizer]:
+    try:
+        from torchao.optim import AdamW8bit
+    except ImportError as error:
+        raise ExVideoError(
+            "optimizer.kind adamw8bit needs the package torchao, which is not installed: pip install torchao; "
+            "or choose adamw."
+        ) from error
+    make: Callable[..., Optimizer] = AdamW8bit
+    return make
+
+
+def muon_and_adamw(
+    params: Sequence[nn.Parameter],
+    muon_rate: float,
+    adam_rate: float,
+    betas: tuple[float, float] = (0.9, 0.97),
+    weight_decay: float = 0.0,
+) -> Optimizers:
+    """Muon for large matrices and convolutions, and AdamW for the rest."""
+    large = [p for p in params if p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= _MIN_SIDE]
+    chosen = set(map(id, large))
+    rest = [p for p in params if id(p) not in chosen]
+    parts: list[tuple[Optimizer, float]] = []
+    if large:
+        parts.append((Muon(large, muon_rate), muon_rate))
+    if rest:
+        parts.append((torch.optim.AdamW(rest, adam_rate, betas=betas, weight_decay=weight_decay), adam_rate))
+    return Optimizers(parts)
+
+
 def learning_rate(step: float, steps: float, warmup: float = 20, hold: float = 0.3) -> float:
-    """Share of the full rate: a short rise, constant for `hold` of the steps, then falling to 0 in a line."""
-    rise = min(1.0, (step + 1) / warmup)
-    fall = (steps - step) / (steps * (1 - hold))
+    """Share of the full rate: a short rise, constant for `hold` of the steps, then falling to 0 in a line.
+
+    At `hold` 1 it never falls.
+    """
+    rise = min(1.0, (step + 1) / max(warmup, 1))
+    fall = (steps - step) / (steps * (1 - hold)) if hold < 1 else 1.0
     return max(0.0, min(rise, fall, 1.0))
-
-
-class AveragedWeights:
-    """Exponential moving average of a network's parameters, in float32; the first steps count evenly."""
-
-    def __init__(self, module: nn.Module, decay: float = 0.99) -> None:
-        self.decay = decay
-        self.updates = 0
-        self.weights = {name: p.detach().float().clone() for name, p in module.state_dict().items()}
-
-    @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
-        """Move towards the network's weights."""
-        self.updates += 1
-        decay = min(self.decay, self.updates / (self.updates + 10))
-        for name, p in module.state_dict().items():
-            self.weights[name].lerp_(p.float(), 1 - decay)
-
-    def state_dict(self) -> dict[str, object]:
-        """The average and how many updates made it."""
-        return {"updates": self.updates, "weights": self.weights}
-
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a saved average."""
-        self.updates = int(state["updates"])  # type: ignore[call-overload]  # written by state_dict above
-        self.weights = dict(state["weights"])  # type: ignore[call-overload]

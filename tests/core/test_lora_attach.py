@@ -120,7 +120,7 @@ def test_gradients_flow_into_the_factors_only(module: CogVideoXTransformer) -> N
     predict(module).square().mean().backward()
 
     assert all(weight.grad is None for weight in module.parameters())
-    assert len(attached.parameters()) == 2 * len(attached.pairs)
+    assert len(attached.parameters()) == 2 * len(attached.factors)
     assert all(factor.grad is not None and factor.grad.abs().max() > 0 for factor in attached.parameters())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import NARROW, TINY, Sizes, build_unet, noise
-from torch import Tensor
+from torch import Tensor, nn
 
 from exvideo_core.errors import ClipError
 from exvideo_core.models.layers import sinusoid
@@ -69,17 +69,19 @@ def test_the_convolution_reflects_at_the_borders() -> None:
     extension.mix.bias.data.zero_()
     ramp_BCTHW = torch.arange(4.0).view(1, 1, 4, 1, 1).expand(1, 1, 4, 3, 3)
 
-    mixed_BCTHW = extension(ramp_BCTHW, torch.zeros(4, 1))
+    mixed_BCTHW = extension(ramp_BCTHW, torch.arange(4), torch.zeros_like)
 
     torch.testing.assert_close(mixed_BCTHW[0, 0, :, 0, 0], torch.tensor([2, 3, 6, 7]) / 3)
 
 
 def test_positions_are_added_before_the_convolution() -> None:
     extension = TemporalExtension(channels=2, max_frames=3)
-    x_BCTHW, position_TC = noise(1, 2, 3, 4, 4), noise(3, 2, seed=1)
-    moved_BCTHW = x_BCTHW + position_TC.T[None, :, :, None, None]
+    x_BCTHW, frame_ids = noise(1, 2, 3, 4, 4), torch.arange(3)
+    moved_BCTHW = x_BCTHW + extension.positions.weight.T[None, :, :, None, None]
 
-    torch.testing.assert_close(extension(x_BCTHW, position_TC), extension(moved_BCTHW, torch.zeros(3, 2)))
+    placed_BCTHW = extension(x_BCTHW, frame_ids, nn.Identity())
+
+    torch.testing.assert_close(placed_BCTHW, extension(moved_BCTHW, frame_ids, torch.zeros_like))
 
 
 @torch.inference_mode()

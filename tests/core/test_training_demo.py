@@ -1,20 +1,29 @@
 """The demo model's training: it goes on bit for bit, and what it leaves out while training adds nothing."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
 
 from exvideo_core.checkpoint.load import read_svd
 from exvideo_core.models.svd.config import UNetConfig, VAEConfig
+from exvideo_core.models.svd.image_encoder import ImageEncoder
 from exvideo_core.pipelines.svd import build_svd
 from exvideo_core.training.demo import DemoTraining, Recipe
 from exvideo_core.training.demo_autoencoder import Autoencoder, Components, assemble, autoencoder_loss
-from exvideo_core.training.demo_loop import LoopConfig, Run, generator_of
-from exvideo_core.training.demo_unet import Gallery, draw_sigmas, extended_unet, frames_batch, still_unet, whole_unet
+from exvideo_core.training.demo_loop import LoopConfig, Run
+from exvideo_core.training.demo_unet import (
+    BASE_FRAMES,
+    DEMO_IMAGE_ENCODER,
+    draw_sigmas,
+    frames_batch,
+    still_unet,
+    whole_unet,
+)
+from exvideo_core.training.motion import progress
 from exvideo_core.training.optimizers import learning_rate, orthogonal
 from exvideo_core.training.pictures import Pictures
+from exvideo_core.training.procedural import Gallery
+from exvideo_core.training.randomness import generator_of
 
 NARROW = UNetConfig(widths=(8, 8, 8, 8), context_dim=4, time_dim=16, id_dim=8)
 
@@ -22,6 +31,12 @@ NARROW = UNetConfig(widths=(8, 8, 8, 8), context_dim=4, time_dim=16, id_dim=8)
 @pytest.fixture(scope="module")
 def pictures():
     return Pictures(leaves=3, photos=())
+
+
+def encoders():
+    """Of pictures, as they are at first."""
+    torch.manual_seed(0)
+    return assemble(Autoencoder().state_dict(), 1.0), ImageEncoder(DEMO_IMAGE_ENCODER)
 
 
 def trained(file, until, interrupted_at=None):
@@ -93,24 +108,15 @@ def test_a_whole_unet_is_the_still_one_it_came_from():
     torch.testing.assert_close(whole(*clip_inputs()), still(*clip_inputs()))
 
 
-@torch.no_grad()
-def test_the_extension_starts_as_the_base_up_to_the_last_of_128_frames():
-    torch.manual_seed(0)
-    base = whole_unet(still_unet(NARROW).state_dict(), NARROW)
-    extended = extended_unet(base.state_dict(), dataclasses.replace(NARROW, extension_frames=128))
+def test_the_base_sees_a_short_clip_s_places_and_all_of_the_motion(pictures):
+    gallery = Gallery(pictures, *encoders(), size=2, fresh=0)
+    batches = [frames_batch(gallery.at(0), 64, generator_of(0, step)) for step in range(8)]
+    places = torch.tensor([place for batch in batches for place in batch.frame_ids])
+    fps = torch.cat([batch.add_time_ids_B3[:, 0] + 1 for batch in batches])
 
-    x, timestep, context, ids = clip_inputs()
-    for places in ([0, 1, 2, 3], [124, 125, 126, 127]):
-        made, expected = (net(x, timestep, context, ids, frame_ids=places) for net in (extended, base))
-        torch.testing.assert_close(made, expected)
-
-
-def test_only_temporal_transformers_are_post_tuned():
-    base = whole_unet(still_unet(NARROW).state_dict(), NARROW)
-    extended = extended_unet(base.state_dict(), dataclasses.replace(NARROW, extension_frames=128))
-    names = [name for name, p in extended.named_parameters() if p.requires_grad]
-    assert len(names) == 528  # tensors of the published file
-    assert all(".1.time_stack" in name or "extension" in name or "time_pos_embed" in name for name in names)
+    assert (places.min(), places.max()) == (0, BASE_FRAMES - 1)
+    assert (fps.min(), fps.max()) == (6, 30)
+    assert progress(places, 127, fps).max() > 0.9
 
 
 @torch.no_grad()
@@ -176,15 +182,11 @@ def small():
         steadying=stage,
         base=stage,
         base_frames=2,
-        extension=LoopConfig(steps=2),
-        extension_shapes=((2, 2), (1, 3)),
     )
 
 
-def test_a_gallery_is_a_function_of_the_step(small, pictures, tmp_path):
-    training = DemoTraining(small, tmp_path, pictures)
-    vae, encoder = assemble(training._autoencoder().state_dict(), 1.0), training._image_encoder()
-    walked, jumped = (Gallery(pictures, vae, encoder, size=3, fresh=1) for _ in range(2))
+def test_a_gallery_is_a_function_of_the_step(pictures):
+    walked, jumped = (Gallery(pictures, *encoders(), size=3, fresh=1) for _ in range(2))
     for step in range(4):
         walked.at(step)
     jumped.at(3)
@@ -194,13 +196,12 @@ def test_a_gallery_is_a_function_of_the_step(small, pictures, tmp_path):
     assert batch.latents_BCHW.shape == batch.image_BCHW.shape == (2, 4, 16, 16)
 
 
-def test_every_stage_runs_and_the_files_load(small, pictures, tmp_path):
+def test_every_stage_runs_and_the_file_loads(small, pictures, tmp_path):
     training = DemoTraining(small, tmp_path, pictures)
     training.train()
     training.train()  # finished: nothing to do
 
-    weights = read_svd(tmp_path / "svd_demo.safetensors", tmp_path / "svd_demo_extension_128f.safetensors")
-    unet, vae, _ = build_svd(weights)
-    assert unet.config.extension_frames == 128
+    unet, vae, _ = build_svd(read_svd(tmp_path / "svd_demo.safetensors"))
+    assert unet.config.widths == (48, 48, 48, 48)
     assert vae.config.widths == (24, 40, 56, 56)
     assert sum(file.stat().st_size for file in tmp_path.glob("*.safetensors")) < 20e6

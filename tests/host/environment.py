@@ -22,6 +22,9 @@ HERE = Path(__file__).resolve().parent
 # torch, and DiffSynth, a reference that tests compare with and whose models need nothing more.
 HOST_WITHOUT_DEPENDENCIES = ("torchvision==0.28.0", "torchaudio==2.11.0")
 TESTS_WITHOUT_DEPENDENCIES = ("diffsynth==1.1.9",)
+# DeepSpeed is built from source, by a script that imports the torch it is for; nothing of it is compiled here. Its
+# tests are skipped where it is not.
+TESTS_BUILT_HERE = ("deepspeed==0.19.8",) if sys.platform == "linux" else ()
 
 _IMPORT_TORCH_COMPANIONS = "import torchvision.transforms, torchvision.ops, torchvision.models.optical_flow, torchaudio"
 
@@ -87,6 +90,8 @@ class Environment:
     def _install_tests(self) -> None:
         self._pip("-r", str(HERE / "requirements-test.txt"), "-c", str(HERE / "requirements.txt"))
         self._pip("--no-deps", *TESTS_WITHOUT_DEPENDENCIES)
+        if TESTS_BUILT_HERE:
+            self._pip("--no-deps", "--no-build-isolation", *TESTS_BUILT_HERE)
         fetch_tree(OLDEST, self.tree(OLDEST), self.python)
 
     def _pip(self, *arguments: str) -> None:
@@ -129,7 +134,7 @@ def _recipe(part: str) -> str:
     """Changes when anything about the installation changes."""
     files, rest = ["requirements.txt"], [_python_version(), HOST_WITHOUT_DEPENDENCIES, NEWEST]
     if part == "tests":
-        files, rest = [*files, "requirements-test.txt"], [*rest, TESTS_WITHOUT_DEPENDENCIES, OLDEST]
+        files, rest = [*files, "requirements-test.txt"], [*rest, TESTS_WITHOUT_DEPENDENCIES, TESTS_BUILT_HERE, OLDEST]
     content = "".join((HERE / file).read_text(encoding="utf-8") for file in files)
     return hashlib.sha256(f"{content}{rest}".encode()).hexdigest()
 

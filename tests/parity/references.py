@@ -120,6 +120,21 @@ def with_published_eps(decoder: nn.Module) -> nn.Module:
     return decoder
 
 
+def unet_with_diffusers_eps(unet: nn.Module) -> nn.Module:
+    """DiffSynth's UNet with 1e-6 where diffusers has that and it has 1e-5: the norm in front of each transformer, and
+    the norms of the residual blocks over time on the lowest level up.
+    """
+    unet = copy.deepcopy(unet)
+    module = diffsynth("models.svd_unet")
+    over_time = [block for block in unet.blocks if isinstance(block, module.TemporalResnetBlock)]
+    for block in over_time[10:13]:  # after 8 on the way down and 2 in the middle
+        block.norm1.eps = block.norm2.eps = 1e-6
+    for block in unet.blocks:
+        if isinstance(block, module.AttentionBlock):
+            block.norm.eps = 1e-6
+    return unet
+
+
 def quarter(size: int) -> int:
     return size // 4 if size % 128 == 0 else size
 

@@ -99,8 +99,8 @@ class Blend(nn.Module):
 
 
 def blend(mix_factor: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Weighted mean of two results; sigmoid of `mix_factor` is the first one's share."""
-    return torch.lerp(second, first, torch.sigmoid(mix_factor.float()).to(first))
+    """Weighted mean of two results, in the number format of the first; sigmoid of `mix_factor` is its share."""
+    return torch.lerp(second.to(first.dtype), first, torch.sigmoid(mix_factor.float()).to(first))
 
 
 class SpatioTemporalTransformer(nn.Module):
@@ -136,9 +136,8 @@ class SpatioTemporalTransformer(nn.Module):
             position_TC = sinusoid(on.frame_ids, spatial_BLC.shape[-1]).to(spatial_BLC.dtype)
             x_BLC = _add_per_frame(spatial_BLC, self.time_pos_embed(position_TC))
             return rearrange(x_BLC, "(N T) L C -> (N L) T C", T=on.num_frames)
-        position_TC = self.extension.positions(on.frame_ids).to(spatial_BLC.dtype)
         x_NCTHW = rearrange(spatial_BLC, "(N T) (H W) C -> N C T H W", T=on.num_frames, H=height)
-        x_NCTHW = self.extension(x_NCTHW, self.time_pos_embed(position_TC))
+        x_NCTHW = self.extension(x_NCTHW, on.frame_ids, self.time_pos_embed)
         return rearrange(x_NCTHW, "N C T H W -> (N H W) T C")
 
     def _time_context(self, spatial_BLC: Tensor, on: Conditions) -> Tensor:

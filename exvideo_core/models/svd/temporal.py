@@ -5,6 +5,8 @@ Shapes: B clips, C channels, T frames, H and W latent height and width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -25,19 +27,27 @@ class TemporalExtension(nn.Module):
         self.positions = ops.Embedding(max_frames, channels)  # a layer, so that hosts can offload it
         self.mix = ops.Conv3d(channels, channels, kernel_size=3)
 
-    def reset(self) -> None:
-        """Start as the base model: its own positions where it has them, and a convolution that does nothing."""
+    def reset(self, folded: bool = True) -> None:
+        """Start as the base model: its own positions where it has them, and a convolution that does nothing.
+
+        Past the base's last frame its positions are folded (see `folded_positions`), or count on.
+        """
         max_frames, channels = self.positions.weight.shape
+        places = folded_positions(max_frames) if folded else torch.arange(max_frames)
         with torch.no_grad():
-            self.positions.weight.copy_(sinusoid(folded_positions(max_frames), channels))
+            self.positions.weight.copy_(sinusoid(places, channels))
             nn.init.dirac_(self.mix.weight)
             nn.init.zeros_(self.mix.bias)
 
-    def forward(self, x_BCTHW: Tensor, position_TC: Tensor) -> Tensor:
-        """Add the (embedded) positions and mix neighbouring frames and cells."""
+    def forward(self, x_BCTHW: Tensor, frame_ids: Tensor, embed: Callable[[Tensor], Tensor]) -> Tensor:
+        """Position and mix neighbouring frames and cells; `embed` is the base's own network, [T, C] to [T, C]."""
+        position_TC = embed(self.positions(frame_ids).to(x_BCTHW.dtype))
         x_BCTHW = x_BCTHW + rearrange(position_TC, "T C -> 1 C T 1 1")
         # padded here: with padding_mode="reflect" some host convolutions silently pad with zeros
-        return self.mix(F.pad(x_BCTHW, (1, 1, 1, 1, 1, 1), mode="reflect"))
+        padded_BCTHW = F.pad(x_BCTHW, (1, 1, 1, 1, 1, 1), mode="reflect")
+        # as it is laid out already, unless a host's hooks made a view of the input: then the layout, and with it the
+        # rounding of all that follows, would depend on them
+        return self.mix(padded_BCTHW.contiguous(memory_format=torch.channels_last_3d))
 
 
 def folded_positions(max_frames: int) -> Tensor:

@@ -1,7 +1,8 @@
-"""Train the embedded CogVideoX demo model: `python -m exvideo_core.training.demo_cogvideox --out DIR`.
+"""Train the embedded CogVideoX demo model from nothing: `python -m exvideo_core.training.demo_cogvideox --out DIR`.
 
-Five stages, each of which can be killed and goes on where it was when the command is given again. The four weight files
-in DIR are written after the last stage (or with `--export` at any time, from what there is).
+Four stages, each of which can be killed and goes on where it was when the command is given again. The three weight
+files in DIR are written after the last stage (or with `--export` at any time, from what there is). Its LoRA is then
+trained as any other: `exvideo train examples/training/demo_cogvideox.yaml`.
 """
 
 from __future__ import annotations

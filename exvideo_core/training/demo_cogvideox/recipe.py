@@ -12,24 +12,22 @@ from torch import Tensor, nn
 
 from ... import demo_models
 from ...checkpoint.save import write_weights
-from ...lora import LoRA, save_lora
+from ...formats import converted
 from ...models.cogvideox.transformer import CogVideoXTransformer
 from ...models.cogvideox.vae import CogVideoXVAE
 from ..demo_loop import LoopConfig, Run
 from .autoencoder import autoencoder_loss, newborn_vae, refining_loss
-from .extension import Extension, extension_loss
 from .scenes import SIDE, preview_factors
 from .text import TextLesson, text_loss
 from .transformer import Prompts, base_loss, trainee
 
 Weights = dict[str, Tensor]
-STAGES = ("text", "vae", "decoder", "base", "extension")  # the second and third depend on no other
+STAGES = ("text", "vae", "decoder", "base")  # the second and third depend on no other
 
 _TEXT = LoopConfig(steps=400, muon_lr=0.01, adam_lr=3e-3)
 _VAE = LoopConfig(steps=2400, muon_lr=0.012)
 _DECODER = LoopConfig(steps=1000, muon_lr=0.006, adam_lr=1e-3, hold=0.2)
 _BASE = LoopConfig(steps=4000, muon_lr=0.01, average=0.995, save_every=100)
-_EXTENSION = LoopConfig(steps=2000, muon_lr=0.01, average=0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,6 @@ class Recipe:
     vae: LoopConfig = _VAE
     decoder: LoopConfig = _DECODER
     base: LoopConfig = _BASE
-    extension: LoopConfig = _EXTENSION
 
     def shortened(self, steps: int) -> Recipe:
         """At most so many steps in every stage: to see that everything runs."""
@@ -60,7 +57,7 @@ class DemoTraining:
         folder.mkdir(parents=True, exist_ok=True)
 
     def train(self) -> None:
-        """All of them, then the four files."""
+        """All of them, then the three files."""
         for stage in STAGES:
             getattr(self, f"train_{stage}")()
         self.export(self.folder)
@@ -87,32 +84,19 @@ class DemoTraining:
         model, prompts, steps = self._trainee(), self._prompts(), self.recipe.base.steps
         self._run(model, "base").train(lambda step, generator: base_loss(model, prompts, step, steps, generator))
 
-    def train_extension(self) -> None:
-        """The LoRA, up to 33 latent frames."""
-        model, prompts, steps = self._trainee(), self._prompts(), self.recipe.extension.steps
-        model.load_state_dict(self._weights("base"))
-        self._run(Extension(model, self.recipe.seed), "extension").train(
-            lambda step, generator: extension_loss(model, prompts, step, steps, generator)
-        )
-
     def export(self, folder: Path) -> None:
-        """Write the four files, in the published layouts, from the stages there are."""
+        """Write the three files, in the published layouts, from the stages there are."""
         lesson = self._lesson()
         lesson.load_state_dict(self._weights("text"))
         note = {"latent_rgb_factors": json.dumps(preview_factors().tolist())}
-        write_weights(folder / demo_models.COGVIDEOX_TEXT_ENCODER.name, _half(lesson.finished()))
+        write_weights(folder / demo_models.COGVIDEOX_TEXT_ENCODER.name, converted(lesson.finished(), torch.float16))
         write_weights(
             folder / demo_models.COGVIDEOX_VAE.name,
-            _half(self._weights("decoder" if self._file("decoder").exists() else "vae")),
+            converted(self._weights("decoder" if self._file("decoder").exists() else "vae"), torch.float16),
         )
-        write_weights(folder / demo_models.COGVIDEOX_TRANSFORMER.name, _half(self._weights("base")), note)
-        save_lora(folder / demo_models.COGVIDEOX_LORA.name, self.lora())
-
-    def lora(self) -> LoRA:
-        """The extension as it is, in half precision; before it is trained, one that changes nothing."""
-        extension = Extension(self._trainee(), self.recipe.seed)
-        is_trained = self._file("extension").exists()
-        return extension.lora(_half(self._weights("extension") if is_trained else extension.state_dict()))
+        write_weights(
+            folder / demo_models.COGVIDEOX_TRANSFORMER.name, converted(self._weights("base"), torch.float16), note
+        )
 
     def _run(self, module: nn.Module, stage: str) -> Run:
         config: LoopConfig = getattr(self.recipe, stage)
@@ -143,7 +127,3 @@ class DemoTraining:
         lesson = self._lesson().eval()
         lesson.load_state_dict(self._weights("text"))
         return Prompts(lesson)
-
-
-def _half(weights: Weights) -> Weights:
-    return {name: weight.half() for name, weight in weights.items()}

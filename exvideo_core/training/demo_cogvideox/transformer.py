@@ -18,7 +18,8 @@ from ...models.cogvideox.config import TransformerConfig
 from ...models.cogvideox.text_encoder import MAX_TOKENS
 from ...models.cogvideox.transformer import CogVideoXTransformer
 from ...sampling.denoisers import noised
-from ...sampling.schedules import NUM_TIMESTEPS, zero_snr_alphas
+from ...sampling.schedules import zero_snr_alphas
+from ..objectives import noisy_timesteps
 from .scenes import SENTENCES, TRAINED, Scenes, cells
 from .text import TextLesson
 
@@ -26,6 +27,7 @@ DEMO_TRANSFORMER = TransformerConfig(width=192, layers=6, hidden=768, time_dim=9
 BASE_FRAMES = 13  # latent frames of the base's clips: 49 frames, one period of every motion
 _WORDS = 16  # tokens in training: those of the longest sentence, and one that stands for the padding
 _STRIDE = 4  # frames of a latent frame
+_NOISINESS = 1.6  # a flat picture is seen through much noise, so all is decided there
 _NO_PROMPT = 0.1  # share of the scenes that are learned without words, for guidance
 
 
@@ -85,11 +87,6 @@ def draw_times(clips: int, frames: int, limit: int, generator: torch.Generator) 
     return start + torch.arange(frames)
 
 
-def draw_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """Mostly noisy ones: a flat picture is seen through much noise, so all is decided there."""
-    return (NUM_TIMESTEPS * (1 - torch.rand(count, generator=generator) ** 1.6)).long().clamp(max=NUM_TIMESTEPS - 1)
-
-
 def velocity_loss(
     model: CogVideoXTransformer, prompts: Prompts, times_BT: Tensor, generator: torch.Generator
 ) -> Tensor:
@@ -101,7 +98,7 @@ def velocity_loss(
     before_BT = (newest_BT - 2).clamp(min=0)
     clean_BCTHW = cells(scenes.frames(newest_BT), scenes.frames(before_BT))
     mask_B1THW = F.max_pool3d(scenes.masks(newest_BT)[:, None], (1, 8, 8))
-    timestep_B = draw_timesteps(clips, generator)
+    timestep_B = noisy_timesteps(clips, _NOISINESS, generator)
     alpha = zero_snr_alphas()[timestep_B].view(-1, 1, 1, 1, 1)
     noise = torch.randn(clean_BCTHW.shape, generator=generator)
     with torch.autocast("cpu", torch.bfloat16, enabled=model.training):

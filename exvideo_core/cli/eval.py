@@ -1,0 +1,178 @@
+"""`exvideo eval`: measures of clips that need no network, as a table, JSON and a plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExVideoError
+from ..training.evaluate import (
+    CHUNK,
+    LONGEST_SIDE,
+    USUAL,
+    ClipCurves,
+    Measures,
+    check_length,
+    curves,
+    measure,
+    read_reduced,
+    reduced_size,
+)
+from ..training.plots import check_plot, plot_measures
+from ..video import VideoInfo, probe
+from ..video.files import move, work_folder
+from .progress import Bar
+
+_EXPLANATIONS = {  # of the fields of Measures; black to white is 2
+    "difference": "mean change from frame to frame: motion, flicker and noise together",
+    "acceleration": "change of that change; steady motion is below 1, noise and flicker near 1.7",
+    "loop": "steps to the nearest earlier frame; 0 returns to it, as a swing may",
+    "freeze": "share of the frames that repeat the previous one",
+    "contrast": "last 8 frames over first 8; below 1 fades, above 1 burns in",
+    "drift": "mean colour, last 8 frames against first 8",
+    "sharpness": "last 8 frames over first 8; below 1 grows soft, above 1 noisy or harsh",
+}
+_MEASURED_AT = (
+    f"Measured at {LONGEST_SIDE} pixels or less on the longer side (averaged over areas), sharpness at the full size."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """A file and all that was found in it."""
+
+    path: Path
+    name: str  # short, and only this file's
+    info: VideoInfo
+    measures: Measures
+    curves: ClipCurves
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb to the command line."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="measure finished videos: flicker, loops, freezing, fading, drift, blur",
+        description="Measure finished videos without any network, and mark what is suspicious.\n"
+        "The measures compare a video with itself; they do not know what it should show.",
+        epilog=f"columns of the table:\n{_explanations()}\n\n{_MEASURED_AT}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("videos", nargs="+", type=Path, metavar="VIDEO", help="mp4, mov, mkv, webm, gif, webp, ...")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there; - prints them instead of the table")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves of all videos")
+    parser.add_argument(
+        "--chunk", type=int, default=CHUNK, metavar="N", help="frames that make a point of the curves (%(default)s)"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    results = _measure_all(_checked(arguments), arguments.chunk)
+    if arguments.plot is not None:
+        plot_measures({result.name: result.curves for result in results}, arguments.plot)
+    if arguments.json is not None and arguments.json != "-":
+        _write(_as_json(results), Path(arguments.json))
+    print(_as_json(results) if arguments.json == "-" else _table(results))
+    return 0
+
+
+def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
+    """What each file is; raises whatever can be known before anything is measured."""
+    if arguments.chunk < 2:
+        raise ExVideoError(f"--chunk {arguments.chunk} is too short: a chunk has at least 2 frames.")
+    if arguments.plot is not None:
+        check_plot(arguments.plot)
+    if arguments.json is not None and arguments.json != "-":
+        with work_folder(Path(arguments.json)):
+            pass
+    found = {}
+    for path in dict.fromkeys(arguments.videos):
+        found[path] = probe(path)
+        check_length(found[path].num_frames, path.name)
+    return found
+
+
+def _measure_all(found: dict[Path, VideoInfo], chunk: int) -> list[_Result]:
+    names = [path.name for path in found]
+    results = []
+    for path, info in found.items():
+        with Bar(path.name, "frame") as reading:
+            video = read_reduced(path, info, reading)
+        results.append(
+            _Result(
+                path=path,
+                name=path.name if names.count(path.name) == 1 else str(path),
+                info=info,
+                measures=measure(video.frames_T3HW, video.sharpness_T),
+                curves=curves(video.frames_T3HW, chunk, video.sharpness_T),
+            )
+        )
+    return results
+
+
+def _table(results: Sequence[_Result]) -> str:
+    """A row for each video, and what the columns mean."""
+    rows = [["video", "frames", *_EXPLANATIONS]]
+    for result in results:
+        values = asdict(result.measures)
+        cells = [f"{value:.3f}{_mark(name, value)}" for name, value in values.items()]
+        rows.append([result.name, f"{result.info.num_frames} ", *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for name, *cells in rows
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), "", _explanations(), "", _MEASURED_AT])
+
+
+def _mark(name: str, value: float) -> str:
+    """Whether a value is suspicious, one character wide."""
+    low, high = USUAL.get(name, (-math.inf, math.inf))
+    return " " if low <= value < high else "!"
+
+
+def _explanations() -> str:
+    lines = [f"  {name:<13} {text}{_limits(name)}" for name, text in _EXPLANATIONS.items()]
+    return "\n".join([*lines, f"  {'!':<13} suspicious: look at the video"])
+
+
+def _limits(name: str) -> str:
+    low, high = USUAL.get(name, (0.0, math.inf))
+    limits = [f"below {low:g}"] * (low > 0) + [f"from {high:g}"] * (high < math.inf)
+    return f" (! {', '.join(limits)})" if limits else ""
+
+
+def _as_json(results: Sequence[_Result]) -> str:
+    videos = [_record(result) for result in results]
+    return json.dumps({"videos": videos}, indent=2, allow_nan=False, ensure_ascii=False)
+
+
+def _record(result: _Result) -> dict[str, Any]:
+    chunks = asdict(result.curves)
+    return {
+        "file": str(result.path),
+        "num_frames": result.info.num_frames,
+        "fps": float(result.info.fps),
+        "width": result.info.width,
+        "height": result.info.height,
+        "measured_at": reduced_size(result.info.width, result.info.height),
+        "sharpness_at": (result.info.width, result.info.height),
+        "measures": asdict(result.measures),
+        "chunks": {
+            "frames": chunks.pop("chunk"),
+            **{name: values for name, values in chunks.items() if name != "num_frames"},
+        },
+    }
+
+
+def _write(text: str, path: Path) -> None:
+    with work_folder(path) as folder:
+        finished = folder / "measures.json"
+        finished.write_text(text + "\n", encoding="utf-8")
+        move(finished, path)

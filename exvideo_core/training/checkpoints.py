@@ -1,0 +1,85 @@
+"""Saves that survive a kill at any moment: a folder has its name only when all of it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExVideoError
+from .ranks import Ranks
+
+_NOTE = "run.json"
+_PARTIAL = ".partial"
+_OLD = ".old_"
+
+
+class Checkpoints:
+    """The newest few states of a run.
+
+    Args:
+        folder: holds a folder for each.
+        keep: how many.
+        ranks: the processes, which save together.
+    """
+
+    def __init__(self, folder: Path, keep: int, ranks: Ranks) -> None:
+        self.folder, self.keep, self.ranks = folder, keep, ranks
+        if ranks.is_first:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in (*folder.glob(_PARTIAL), *folder.glob(f"{_OLD}*")):  # of a run that was killed
+                shutil.rmtree(left)
+        ranks.wait()
+
+    def newest(self) -> Path | None:
+        """The state to go on from."""
+        return max(self.folder.glob("step_*"), default=None)
+
+    def save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
+        """Have all processes `write` their part into a folder, and then give it its name; older ones go."""
+        final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
+        if not final.exists():  # else a run that was stopped here has saved it
+            if self.ranks.is_first:
+                partial.mkdir()
+            self.ranks.wait()
+            write(partial)
+            self.ranks.wait()
+            if self.ranks.is_first:
+                (partial / _NOTE).write_text(json.dumps({"step": step, **note}), encoding="utf-8")
+                _sync(partial)
+                partial.rename(final)
+                _sync(self.folder)
+        if self.ranks.is_first:
+            self._prune()
+        self.ranks.wait()
+        return final
+
+    def _prune(self) -> None:
+        for old in sorted(self.folder.glob("step_*"))[: -self.keep]:
+            gone = self.folder / f"{_OLD}{old.name}"
+            old.rename(gone)  # first, so that a kill leaves no half checkpoint under a name
+            shutil.rmtree(gone)
+
+
+def read_note(checkpoint: Path) -> dict[str, Any]:
+    """What was saved beside the weights: the step, and what the run told about itself."""
+    try:
+        note: dict[str, Any] = json.loads((checkpoint / _NOTE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ExVideoError(
+            f"{checkpoint} is no checkpoint, or damaged ({error}); delete it to go on from the one before."
+        ) from error
+    return note
+
+
+def _sync(folder: Path) -> None:
+    """Have a folder's entries on the disk, where the system offers that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,224 @@
+"""The cache of encoded clips: which clips there are, making the missing ones, and reading them.
+
+A clip's file is named by a hash of all that decides its contents, so it is either right or not there: nothing has to be
+thrown away when a setting changes, and several processes agree without talking. A clip is usable if its file is whole,
+which each of them sees on the disk. A video is used with all of its clips or, if one cannot be made, not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from ...checkpoint.files import read_header
+from ...checkpoint.save import write_weights
+from ...errors import CheckpointError, ExVideoError, VideoError
+from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
+from .videos import Sampling, clip_fps, last_start, read_clip
+
+# uint8 [T, H, W, 3], the caption and the frames per second to the tensors that are kept of a clip
+Encode = Callable[[Tensor, str, float], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachedClip:
+    """One clip: what it is cut from, and where its encoding is or will be."""
+
+    file: Path
+    source: IndexedVideo
+    start: int  # its first frame
+    sampling: Sampling
+    width: int
+    height: int
+
+    @property
+    def video(self) -> Path:
+        """The file it is cut from."""
+        return self.source.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheReport:
+    """What one process did."""
+
+    made: int  # clips
+    kept: int  # clips that were there already
+    bad: tuple[BadFile, ...]  # videos that the index took for sound and that could not be read
+
+
+def plan_clips(
+    videos: Sequence[IndexedVideo],
+    folder: Path,
+    sampling: Sampling,
+    width: int,
+    height: int,
+    clips_per_video: int,
+    seed: int,
+    fingerprint: str,
+) -> list[CachedClip]:
+    """The clips to train on, in the order of the videos: the same on every call and in every process.
+
+    A video too short for `clips_per_video` different beginnings gives some clips twice, so that it counts as much as
+    the others. More clips per video leave the earlier ones as they were.
+
+    Args:
+        videos: of the index.
+        folder: of the cache.
+        sampling: the one that the index was made with.
+        width, height: of the clips, in pixels.
+        clips_per_video: at least 1.
+        seed: another one moves the clips.
+        fingerprint: stands for all that `Encode` does; another one whenever its weights or its code change.
+    """
+    clips = []
+    for video in videos:
+        for start in _starts(video, last_start(video.facts, sampling), clips_per_video, seed):
+            name = _content_hash(video, start, sampling, (width, height), fingerprint)
+            file = folder / name[:2] / f"{name}.safetensors"
+            clips.append(
+                CachedClip(file=file, source=video, start=start, sampling=sampling, width=width, height=height)
+            )
+    return clips
+
+
+def cache_clips(
+    clips: Sequence[CachedClip],
+    build_encode: Callable[[], Encode],
+    index: Index,
+    folder: Path,
+    max_bad_share: float,
+    rank: int = 0,
+    world: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> CacheReport:
+    """Make the files that are missing or damaged, of every `world`-th video from the `rank`-th on.
+
+    With several processes, wait for all of them, and then let each take `usable_clips`.
+
+    Args:
+        clips: all of `plan_clips`.
+        build_encode: called only if something is to be made.
+        index: whose bad videos count too.
+        folder: of the cache; videos that fail are appended to its bad_files.jsonl.
+        max_bad_share: as in `index_videos`.
+        rank: number of this process, from 0.
+        world: number of processes.
+        progress: told after each clip how many of how many this process has made.
+
+    Raises:
+        ExVideoError: too many videos are bad, or a file cannot be written.
+    """
+    share = [clip for group in islice(_by_video(clips).values(), rank, None, world) for clip in group]
+    missing = [clip for clip in share if not _is_whole(clip.file)]
+    encode = build_encode() if missing else None
+    bad: dict[Path, BadFile] = {}
+    made = 0
+    for number, clip in enumerate(missing, start=1):
+        if encode and clip.video not in bad:
+            try:
+                frames = read_clip(clip.video, clip.source.facts, clip.start, clip.sampling, clip.width, clip.height)
+            except VideoError as error:
+                bad[clip.video] = BadFile(path=clip.video, reason=str(error))
+                _quarantine(folder / BAD_FILES_NAME, bad[clip.video])
+                check_share([*index.bad, *bad.values()], index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
+            else:
+                _write(clip, encode, frames)
+                made += 1
+        if progress:
+            progress(number, len(missing))
+    return CacheReport(made=made, kept=len(share) - len(missing), bad=tuple(bad.values()))
+
+
+def usable_clips(clips: Sequence[CachedClip], index: Index, folder: Path, max_bad_share: float) -> list[CachedClip]:
+    """The clips of all videos whose every clip is in the cache; the same in every process once all have finished.
+
+    Raises:
+        ExVideoError: too many videos are bad.
+    """
+    groups = _by_video(clips)
+    whole = {source for source, group in groups.items() if all(_is_whole(clip.file) for clip in group)}
+    lost = [BadFile(path=source.path, reason="could not be read for the cache") for source in groups.keys() - whole]
+    bad = [*index.bad, *sorted(lost, key=lambda file: file.path)]
+    check_share(bad, index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
+    return [clip for clip in clips if clip.source in whole]
+
+
+def read_cached(file: Path) -> dict[str, Tensor]:
+    """The tensors of one clip, read into memory.
+
+    Raises:
+        ExVideoError: the file is missing or damaged.
+    """
+    try:
+        return load(file.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise ExVideoError(
+            f"the cached clip {file} is missing or damaged ({error}): start again, and it is made anew."
+        ) from error
+
+
+def _starts(video: IndexedVideo, last: int, count: int, seed: int) -> list[int]:
+    """First frames from 0 to `last`, evenly drawn without repeating; from the beginning again if they run out.
+
+    The file's name and size choose them, not its folder: a set that has moved gives the same clips.
+    """
+    chance = random.Random(f"{seed} {video.path.name} {video.size}")
+    moved: dict[int, int] = {}  # a shuffled deck (Fisher and Yates) of which only the cards that have moved are kept
+    drawn = []
+    for i in range(min(count, last + 1)):
+        j = chance.randint(i, last)
+        drawn.append(moved.get(j, j))
+        moved[j] = moved.get(i, i)
+    return list(islice(cycle(drawn), count))
+
+
+def _content_hash(video: IndexedVideo, start: int, sampling: Sampling, size: tuple[int, int], fingerprint: str) -> str:
+    frames = [start, sampling.num_frames, sampling.fps, sampling.stride, *size]
+    contents = [video.identity, video.caption, *frames, fingerprint]
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:40]
+
+
+def _by_video(clips: Sequence[CachedClip]) -> dict[IndexedVideo, list[CachedClip]]:
+    """Every different clip once, in order."""
+    groups: dict[IndexedVideo, dict[Path, CachedClip]] = {}
+    for clip in clips:
+        groups.setdefault(clip.source, {})[clip.file] = clip
+    return {source: list(group.values()) for source, group in groups.items()}
+
+
+def _is_whole(file: Path) -> bool:
+    if not file.exists():
+        return False
+    try:
+        read_header(file)
+    except CheckpointError:  # empty, cut short, or its header is damaged
+        return False
+    return True
+
+
+def _write(clip: CachedClip, encode: Encode, frames: Tensor) -> None:
+    fps = clip_fps(clip.source.facts, clip.sampling)
+    about = {"video": clip.video.name, "start": str(clip.start), "fps": f"{fps:.6g}", "caption": clip.source.caption}
+    write_weights(clip.file, encode(frames, clip.source.caption, fps), about)
+
+
+def _quarantine(report: Path, bad: BadFile) -> None:
+    """Append one line in one piece, since other processes append theirs."""
+    try:
+        file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(file, bad_file_line(bad).encode())
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise ExVideoError(f"{report} cannot be written: {error.strerror}; check the folder.") from error

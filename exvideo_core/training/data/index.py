@@ -1,0 +1,250 @@
+"""The index of a training set: which of its videos are sound and long enough, found out once and remembered.
+
+In the cache's folder, `index.jsonl` holds one line for each examined file, good or bad, written as soon as it is known:
+an interrupted pass goes on where it was, and a changed file is examined again. `bad_files.jsonl` is for people: path
+and reason of every file that the last pass could not use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+from ...errors import ExVideoError, VideoError
+from .listing import Listed
+from .videos import Sampling, VideoFacts, examine, shortcoming
+
+INDEX_NAME = "index.jsonl"
+BAD_FILES_NAME = "bad_files.jsonl"
+
+_Key = tuple[str, int, int]  # path, bytes, and time of the last change in nanoseconds: another key, another file
+_Known = dict[_Key, VideoFacts | str]  # what was found, or the reason why the file is bad
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexedVideo:
+    """A video from which clips can be taken."""
+
+    path: Path
+    caption: str
+    facts: VideoFacts
+    size: int  # in bytes
+    mtime_ns: int
+
+    @property
+    def identity(self) -> str:
+        """A name for this state of this file: another one after every change."""
+        return hashlib.sha256(json.dumps([str(self.path), self.size, self.mtime_ns]).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadFile:
+    """A video that is not used."""
+
+    path: Path
+    reason: str  # a sentence for people
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """A training set, sorted into what can be used and what cannot; both in listed order."""
+
+    videos: tuple[IndexedVideo, ...]
+    bad: tuple[BadFile, ...]  # too short ones too
+
+    @property
+    def num_listed(self) -> int:
+        """All of them, which `max_bad_share` is a share of."""
+        return len(self.videos) + len(self.bad)
+
+
+def index_videos(
+    listed: Sequence[Listed],
+    folder: Path,
+    sampling: Sampling,
+    max_bad_share: float,
+    progress: Callable[[int, int], None] | None = None,
+    workers: int = 1,
+) -> Index:
+    """Examine every file that is not known yet, and sort out those of which no clip can be made.
+
+    One process at a time may write to the folder; with nothing new to examine, any number may run.
+
+    Args:
+        listed: from `list_videos`.
+        folder: where the index is kept; made if it is missing.
+        sampling: decides which videos are too short. What is remembered does not depend on it.
+        max_bad_share: stop as soon as more than this share of all files is bad, 0 to 1.
+        progress: told after each file how many of how many are done.
+        workers: threads that decode, each its own file.
+
+    Raises:
+        ExVideoError: too many files are bad, or all of them, or the folder cannot be written.
+    """
+    videos: list[IndexedVideo] = []
+    bad: list[BadFile] = []
+    report = folder / BAD_FILES_NAME
+    try:
+        for number, (entry, found) in enumerate(_results(listed, folder, workers), start=1):
+            usable = _sorted_in(entry, found, sampling)
+            if isinstance(usable, BadFile):
+                bad.append(usable)
+                check_share(bad, len(listed), max_bad_share, report)
+            else:
+                videos.append(usable)
+            if progress:
+                progress(number, len(listed))
+    finally:
+        _write_report(report, bad)
+    return Index(videos=tuple(videos), bad=tuple(bad))
+
+
+def check_share(bad: Sequence[BadFile], num_listed: int, max_bad_share: float, report: Path) -> None:
+    """Raise ExVideoError if more videos are bad than may be, or all of them; `report` says where they stand."""
+    found = f"{len(bad)} of {num_listed} videos cannot be used"
+    if len(bad) == num_listed:
+        raise ExVideoError(f"{found} (first: {_sentence(bad[0])}); see {report}.")
+    if len(bad) > max_bad_share * num_listed:
+        raise ExVideoError(
+            f"{found} (first: {_sentence(bad[0])}), more than the share of {max_bad_share:g} that data.max_bad_share "
+            f"allows; see {report}."
+        )
+
+
+def bad_file_line(bad: BadFile) -> str:
+    """One line of bad_files.jsonl."""
+    return json.dumps({"path": str(bad.path), "reason": bad.reason}, ensure_ascii=False) + "\n"
+
+
+def _sentence(bad: BadFile) -> str:
+    reason = bad.reason.rstrip(".")
+    return reason if reason.startswith(bad.path.name) else f"{bad.path.name} {reason}"
+
+
+_Found = tuple[_Key, VideoFacts | str] | str  # what is known of a file; a reason alone: it cannot even be looked at
+
+
+def _sorted_in(entry: Listed, found: _Found, sampling: Sampling) -> IndexedVideo | BadFile:
+    if isinstance(found, str):
+        return BadFile(path=entry.path, reason=found)
+    (_, size, mtime_ns), facts = found
+    reason = facts if isinstance(facts, str) else shortcoming(facts, sampling)
+    if isinstance(facts, str) or reason:
+        return BadFile(path=entry.path, reason=str(reason))
+    return IndexedVideo(path=entry.path, caption=entry.caption, facts=facts, size=size, mtime_ns=mtime_ns)
+
+
+# examining
+
+
+def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[tuple[Listed, _Found]]:
+    """What is found in each file, in listed order; new results are remembered as they come."""
+    path = folder / INDEX_NAME
+    known = _read_index(path)
+    found: dict[Path, _Found] = {}  # a file listed twice, with two captions, is examined once
+    pool = ThreadPoolExecutor(workers)
+    try:
+        results = pool.map(lambda file: _look(file, known), dict.fromkeys(entry.path for entry in listed))
+        for entry in listed:
+            if entry.path not in found:
+                found[entry.path] = result = next(results)
+                if not isinstance(result, str) and result[0] not in known:
+                    _append(path, _record(*result))
+            yield entry, found[entry.path]
+    finally:
+        pool.shutdown(cancel_futures=True)  # else a pass that stops early would examine all the rest
+
+
+def _look(path: Path, known: _Known) -> _Found:
+    try:
+        status = path.stat()
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    key = (str(path), status.st_size, status.st_mtime_ns)
+    if key in known:
+        return key, known[key]
+    try:
+        return key, examine(path)
+    except VideoError as error:
+        if isinstance(error.__cause__, OSError):  # of the disk or the network, and perhaps gone tomorrow
+            return str(error)
+        return key, str(error)
+
+
+# files
+
+
+def _read_index(path: Path) -> _Known:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    except (OSError, UnicodeDecodeError) as error:
+        raise ExVideoError(f"{path} cannot be read ({error}): delete it, and all videos are examined again.") from error
+    known: _Known = {}
+    for line in lines:
+        try:
+            key, found = _from_record(json.loads(line))
+        except (ValueError, KeyError, TypeError):  # a line that an interrupted pass left half-written
+            continue
+        known[key] = found
+    return known
+
+
+def _record(key: _Key, found: VideoFacts | str) -> str:
+    record: dict[str, Any] = dict(zip(("path", "size", "mtime_ns"), key, strict=True))
+    if isinstance(found, str):
+        record["reason"] = found
+    else:
+        steps = [[step, len(list(same))] for step, same in groupby(b - a for a, b in pairwise(found.pts))]
+        record |= {"width": found.width, "height": found.height, "time_base": str(found.time_base)}
+        record |= {"first_pts": found.pts[0], "steps": steps}  # [pts to the next frame, how often in a row]
+    return json.dumps(record) + "\n"
+
+
+def _from_record(record: dict[str, Any]) -> tuple[_Key, VideoFacts | str]:
+    key = (str(record["path"]), int(record["size"]), int(record["mtime_ns"]))
+    if "reason" in record:
+        return key, str(record["reason"])
+    pts = [int(record["first_pts"])]
+    for step, times in record["steps"]:
+        pts += range(pts[-1] + step, pts[-1] + step * times + 1, step)
+    return key, VideoFacts(
+        width=int(record["width"]),
+        height=int(record["height"]),
+        pts=tuple(pts),
+        time_base=Fraction(record["time_base"]),
+    )
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # after a half-written line
+                    line = "\n" + line
+            file.write(line.encode())
+    except OSError as error:
+        raise ExVideoError(
+            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
+        ) from error
+
+
+def _write_report(path: Path, bad: Sequence[BadFile]) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text("".join(map(bad_file_line, bad)), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise ExVideoError(
+            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
+        ) from error

@@ -1,0 +1,160 @@
+"""The same steps by DeepSpeed's ZeRO stage 2, for those who have it in their clusters.
+
+It flattens and shards by itself, so a run goes on only with as many processes as it began with. The trained modules
+are all that it sees: their weights are float32, so it is told of no bf16 (which would round them).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ExVideoError
+from .averages import AveragedWeights
+from .config import OptimizerConfig
+from .ranks import Ranks
+
+_TAG = "state"
+
+
+class DeepSpeedEngine:
+    """See `engine.TorchEngine`, whose methods these are.
+
+    Args:
+        units: the modules that are trained.
+        config: of the optimizer, AdamW.
+        average: decay of the averaged weights; 0 is none.
+        ranks: the processes.
+        count: losses of this process in a step.
+    """
+
+    def __init__(
+        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks, count: int
+    ) -> None:
+        self.units, self.config, self.ranks = units, config, ranks
+        self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
+        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, ranks, count)
+        self.average = AveragedWeights(self.weights, average) if average else None
+
+    def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
+        """See `TorchEngine`; the last one also makes the step, at the rate of `step`'s last call."""
+        values = []
+        for loss_of in losses:
+            loss = self._engine(loss_of)
+            self._engine.backward(loss)  # divides by the count itself
+            values.append(float(loss.detach()))
+            if len(values) < count:
+                self._engine.step()  # counts; steps only at the last
+        return values
+
+    def step(self, rate: float) -> float:
+        """See `TorchEngine`."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * rate
+        self._engine.step()
+        if self.average:
+            self.average.update(self.weights)
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """See `TorchEngine`."""
+        if self.average:
+            self.average.swap(self.weights)
+        try:
+            yield
+        finally:
+            if self.average:
+                self.average.swap(self.weights)
+
+    def gathered(self) -> dict[str, Tensor]:
+        """See `TorchEngine`."""
+        return (
+            {name: p.detach().to("cpu", copy=True) for name, p in self.weights.items()} if self.ranks.is_first else {}
+        )
+
+    def bytes_held(self) -> dict[str, int]:
+        """See `TorchEngine`; DeepSpeed has weights twice: whole, and its part of them to step from."""
+        moments = [t for state in self._engine.optimizer.optimizer.state.values() for t in state.values()]
+        parts = self._engine.optimizer.single_partition_of_fp32_groups
+        averages = self.average.weights.values() if self.average else ()
+        kinds = {
+            "weights": [*self.weights.values(), *parts],
+            "moments": [t for t in moments if isinstance(t, Tensor)],
+            "average": averages,
+        }
+        return {kind: sum(t.numel() * t.element_size() for t in held) for kind, held in kinds.items()}
+
+    def save(self, folder: Path) -> None:
+        """See `TorchEngine`."""
+        self._engine.save_checkpoint(str(folder), tag=_TAG)
+        if self.ranks.is_first:
+            (folder / "world.json").write_text(json.dumps(self.ranks.world), encoding="utf-8")
+            if self.average:
+                torch.save(self.average.state_dict(), folder / "average.pt")
+
+    def load(self, folder: Path) -> None:
+        """See `TorchEngine`.
+
+        Raises:
+            ExVideoError: the checkpoint is of another number of processes.
+        """
+        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        if world != self.ranks.world:
+            raise ExVideoError(
+                f"{folder} was written by {world} processes, and DeepSpeed can only go on with as many, not with "
+                f"{self.ranks.world}. Start {world}, or use run.engine fsdp, which has no such limit, from the start."
+            )
+        self._engine.load_checkpoint(str(folder), tag=_TAG)
+        if self.average:
+            self.average.load_state_dict(
+                torch.load(folder / "average.pt", weights_only=True, map_location=self.ranks.device)
+            )
+
+
+class _Caller(nn.Module):
+    """What DeepSpeed takes for the network: the trained modules. Calling it calls what it is given."""
+
+    def __init__(self, units: Any) -> None:  # noqa: ANN401  an iterable of modules
+        super().__init__()
+        self.units = nn.ModuleList(units)
+
+    def forward(self, loss_of: Callable[[], Tensor]) -> Tensor:
+        return loss_of()
+
+
+def _initialised(
+    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, ranks: Ranks, count: int
+) -> Any:  # noqa: ANN401  DeepSpeed carries no types
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ExVideoError(
+            "run.engine deepspeed needs the package deepspeed, which is not installed: pip install deepspeed; "
+            "or choose fsdp, which needs nothing more."
+        ) from error
+    deepspeed.init_distributed(
+        "nccl" if ranks.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+    adamw = torch.optim.AdamW(
+        params, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+    )
+    engine, *_ = deepspeed.initialize(
+        model=module,
+        optimizer=adamw,
+        config={
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": count,
+            "gradient_clipping": config.clip_norm,
+            "zero_optimization": {"stage": 2},
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 1_000_000_000,
+        },
+    )
+    return engine

@@ -1,0 +1,62 @@
+"""What a run keeps on each GPU between steps, by count. Activations come on top (see `run.checkpointing`)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from .config import OptimizerConfig, RunConfig
+
+_FP32 = 4
+_TRUNK = {"bf16": 2, "fp32": 4}
+# bytes of optimizer state a trained number has; 8 bits have a float32 scale for each 256 numbers
+_MOMENTS = {"adamw": 8.0, "adamw8bit": 2 * (1 + 4 / 256), "muon": 4.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Bytes on each GPU.
+
+    Attributes:
+        frozen: the frozen network, whole on every GPU.
+        weights: what is trained, in float32: this GPU's part, and the gathered whole while it is used.
+        gradients: in float32; this GPU's part.
+        moments: the optimizer's; this GPU's part.
+        average: of the weights; this GPU's part.
+    """
+
+    frozen: int
+    weights: int
+    gradients: int
+    moments: int
+    average: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(asdict(self).values())
+
+
+def footprint(frozen: int, trained: int, gpus: int, run: RunConfig, optimizer: OptimizerConfig) -> Footprint:
+    """Count for a network of so many frozen and trained numbers.
+
+    DeepSpeed keeps averages whole on every GPU, and two copies of the weights on one.
+    """
+    part = -(-trained // gpus)
+    is_deepspeed = run.engine == "deepspeed"
+    return Footprint(
+        frozen=frozen * _TRUNK[run.precision],
+        weights=_FP32 * (trained + part if gpus > 1 or is_deepspeed else trained),
+        gradients=_FP32 * part,
+        moments=round(_MOMENTS[optimizer.kind] * part),
+        average=_FP32 * (trained if is_deepspeed else part) if run.average else 0,
+    )
+
+
+def footprint_table(frozen: int, trained: int, run: RunConfig, optimizer: OptimizerConfig) -> str:
+    """For 1, 2 and 8 GPUs, in GB, as the documentation has it."""
+    counts = (1, 2, 8)
+    prints = [footprint(frozen, trained, gpus, run, optimizer) for gpus in counts]
+    rows = [("GB on each of", *(f"{gpus} GPU{'s' * (gpus > 1)}" for gpus in counts)), ("---",) * (1 + len(counts))]
+    for kind in (*asdict(prints[0]), "total"):
+        rows.append((kind, *(f"{getattr(one, kind) / 1e9:.2f}" for one in prints)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

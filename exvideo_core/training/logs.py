@@ -1,0 +1,67 @@
+"""What a run writes down about itself: tables that a restart continues, TensorBoard, a progress bar."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExVideoError
+
+
+class Table:
+    """A CSV file with a row for a step. Opened again at a step, it forgets what comes after.
+
+    Args:
+        path: the file.
+        columns: its header, the first being step.
+        step: the last step whose row is kept.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
+        self.path, self.columns = path, columns
+        kept = [row for row in _rows(path) if int(row[0]) <= step]
+        partial = path.with_suffix(".partial")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([columns, *kept])
+        os.replace(partial, path)
+
+    def add(self, values: Sequence[float]) -> None:
+        """Write a row, so that it is there if the next moment is the last."""
+        with self.path.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([_exact(value) for value in values])
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Whole rows; a kill may have cut the last."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
+
+
+def _exact(value: float) -> str:
+    """Shortest text that reads as the same number."""
+    return str(value) if isinstance(value, int) else repr(float(value))
+
+
+class TensorBoard:
+    """Curves for TensorBoard."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ExVideoError(
+                "run.tensorboard needs the package tensorboard, which is not installed: pip install tensorboard; "
+                "or set it to false: log.csv is written in any case."
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def add(self, step: int, values: Mapping[str, float]) -> None:
+        """Numbers of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()

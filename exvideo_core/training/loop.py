@@ -1,0 +1,242 @@
+"""A training run: steps, and what happens every so many of them. It can be killed at any moment, and goes on.
+
+What a step does is a function of the configuration and its number, so a run that was interrupted, or moved to another
+number of GPUs, is the run it would have been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from ..errors import ExVideoError
+from .checkpoints import Checkpoints, read_note
+from .config import RunConfig, Training, fingerprint
+from .engine import TorchEngine
+from .engine_deepspeed import DeepSpeedEngine
+from .held_out import held_out_loss
+from .logs import Table, TensorBoard
+from .optimizers import learning_rate
+from .ranks import Ranks
+from .targets import Target
+
+log = logging.getLogger(__name__)
+Engine = TorchEngine | DeepSpeedEngine
+
+
+class Show(Protocol):
+    """Is told of each finished step."""
+
+    def __call__(self, step: int, steps: int, loss: float) -> None: ...
+
+
+class Run:
+    """One run in its folder.
+
+    Args:
+        config: of all of it.
+        target: what is trained.
+        ranks: the processes; all make the same calls.
+    """
+
+    def __init__(self, config: Training, target: Target, ranks: Ranks) -> None:
+        self.config, self.target, self.ranks = config, target, ranks
+        self.folder = Path(config.run.output)
+        self.step = 0
+        self._per_rank = config.run.batch_size // ranks.world
+        self.engine = make_engine(config, target, ranks)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.run.keep_last, ranks)
+        if newest := self.checkpoints.newest():
+            self.step = check_resumable(config, newest)
+            self.engine.load(newest)
+            log.info("going on at step %d", self.step)
+        if ranks.is_first:
+            self._open_logs()
+
+    def train(self, show: Show | None = None) -> bool:
+        """Train to the last step; False if a signal ended it before, after a save."""
+        run = self.config.run
+        with _stoppable() as is_stopped:
+            if self.step == 0:
+                self._measure()
+            elif self.step % run.save_every == 0 or self.step == run.steps:
+                self._export()  # a kill may have come between the save and this
+            while self.step < run.steps:
+                loss = self._one_step()
+                if show:
+                    show(self.step, run.steps, loss)
+                self._after_step()
+                if any(self.ranks.gather(is_stopped())) and self.step < run.steps:
+                    self._save()
+                    return False
+        return True
+
+    def _one_step(self) -> float:
+        run, optimizer = self.config.run, self.config.optimizer
+        began = time.monotonic()
+        rate = learning_rate(self.step, run.steps, optimizer.warmup_steps, optimizer.hold)
+        first = self.step * run.batch_size
+        # rank 0 has the first of every round, so that one process adds up in the order of the clips
+        positions = [first + turn * self.ranks.world + self.ranks.rank for turn in range(self._per_rank)]
+        losses = self.engine.backward(map(self._loss_of, positions), self._per_rank)
+        norm = self.engine.step(rate)
+        loss = self.ranks.total([sum(losses)])[0] / run.batch_size
+        if not loss < float("inf"):
+            raise ExVideoError(
+                f"the loss is {loss} at step {self.step + 1}: lower optimizer.learning_rate, or look for broken clips. "
+                f"The last checkpoint is from before."
+            )
+        self.step += 1
+        if self.ranks.is_first:
+            seconds = time.monotonic() - began
+            self._log.add([self.step, loss, optimizer.learning_rate * rate, norm, round(seconds, 3)])
+            if self._board:
+                self._board.add(self.step, {"loss": loss, "gradient norm": norm, "seconds": seconds})
+        return loss
+
+    def _loss_of(self, position: int) -> Callable[[], Tensor]:
+        return partial(self.target.loss, position, self.step)
+
+    def _after_step(self) -> None:
+        run = self.config.run
+        is_last = self.step == run.steps
+        if run.held_out_every and (self.step % run.held_out_every == 0 or is_last):
+            self._measure()
+        if self.step % run.save_every == 0 or is_last:
+            self._save()
+            self._export()
+        if run.validate_every and (self.step % run.validate_every == 0 or is_last):
+            self._sample()
+
+    def _measure(self) -> None:
+        if not self.config.run.held_out_every or not self.target.num_held_out:
+            return
+        with self.engine.averaged():
+            result = held_out_loss(self.target, self.ranks)
+        log.info(
+            "step %d: held-out loss %.4f; %.4f within the base's frames, %.4f beyond",
+            *(self.step, result.all, result.within, result.beyond),
+        )
+        if self.ranks.is_first:
+            held_out = {"all": result.all, "within": result.within, "beyond": result.beyond}
+            self._held_out.add([self.step, *held_out.values()])
+            columns = ["step", *map(str, range(len(result.by_frame)))]
+            Table(self.folder / "held_out_frames.csv", columns, self.step - 1).add([self.step, *result.by_frame])
+            if self._board:
+                self._board.add(self.step, {f"held out/{name}": value for name, value in held_out.items()})
+
+    def _save(self) -> None:
+        note = {"fingerprint": fingerprint(self.config), "config": dataclasses.asdict(self.config)}
+        self.checkpoints.save(self.step, self.engine.save, note)
+
+    def _export(self) -> None:
+        """As the published file, under the step's name and the newest's; the ones of older checkpoints go."""
+        with self.engine.averaged():
+            weights = self.engine.gathered()
+        if not self.ranks.is_first:
+            return
+        run = self.config.run
+        folder = self.folder / "exports"
+        for path in (folder / f"{run.name}_{self.step:08}.safetensors", self.folder / f"{run.name}.safetensors"):
+            self.target.export(weights, path)
+        for old in sorted(folder.glob(f"{run.name}_*.safetensors"))[: -run.keep_last]:
+            old.unlink()
+
+    def _sample(self) -> None:
+        """A clip by the exported file, as people will use it; on the first process's GPU."""
+        with self.engine.averaged():
+            weights = self.engine.gathered()
+        if self.ranks.is_first:
+            folder = self.folder / "validation"
+            folder.mkdir(exist_ok=True)
+            exported = folder / ".now.safetensors"
+            self.target.export(weights, exported)
+            self.target.sample(exported, folder / f"step_{self.step:08}.mp4")
+            exported.unlink()
+        self.ranks.wait()
+
+    def _open_logs(self) -> None:
+        columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
+        self._log = Table(self.folder / "log.csv", columns, self.step)
+        # at step 0 nothing has been measured yet
+        kept = self.step or -1
+        self._held_out = Table(self.folder / "held_out.csv", ("step", "all", "within", "beyond"), kept)
+        self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
+
+
+def make_engine(config: Training, target: Target, ranks: Ranks) -> Engine:
+    """Of the kind that the configuration names.
+
+    Raises:
+        ExVideoError: the clips of a step cannot be shared out evenly.
+    """
+    check_batch(config.run, ranks.world)
+    if config.run.engine == "deepspeed":
+        count = config.run.batch_size // ranks.world
+        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, ranks, count)
+    return TorchEngine(target.units, config.optimizer, config.run.average, ranks)
+
+
+def check_batch(run: RunConfig, world: int) -> None:
+    """Raise ExVideoError unless every process gets as many clips of a step."""
+    if run.batch_size % world:
+        nearest = max(1, round(run.batch_size / world)) * world
+        raise ExVideoError(
+            f"run.batch_size is {run.batch_size}, which {world} processes cannot share evenly; {nearest} would do."
+        )
+
+
+def check_resumable(config: Training, checkpoint: Path) -> int:
+    """The step of a checkpoint, if it is one of this configuration's.
+
+    Raises:
+        ExVideoError: it is another's; with what differs.
+    """
+    note = read_note(checkpoint)
+    if note["fingerprint"] == fingerprint(config):
+        return int(note["step"])
+    ours = json.loads(json.dumps(dataclasses.asdict(config)))
+    changes = [f"{key} was {was} and is {now}" for key, was, now in _differences(note["config"], ours)]
+    raise ExVideoError(
+        f"{checkpoint.parent.parent} has a run of another configuration: {'; '.join(changes)}. Change it back to go "
+        f"on, or choose another run.output to start anew."
+    )
+
+
+def _differences(was: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401  of JSON
+    for key in dict.fromkeys([*was, *now]):
+        one, other = was.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            yield f"{prefix}{key}", one, other
+
+
+@contextmanager
+def _stoppable() -> Iterator[Callable[[], bool]]:
+    """Turn Ctrl-C and a scheduler's SIGTERM into a flag; the second one ends the program as usual."""
+    stopped = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopped
+        stopped = True
+        log.warning("stopping after this step; once more to stop at once")
+        signal.signal(number, signal.default_int_handler)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
