@@ -1,4 +1,4 @@
-"""Small training runs in processes of their own, several at a time like torchrun's, and processes that can be killed."""
+"""Small training runs in processes of their own: several at a time like torchrun's, and such as can be killed."""
 
 from __future__ import annotations
 

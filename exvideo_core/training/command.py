@@ -68,8 +68,10 @@ def _train(config: Training, path: Path, ranks: Ranks) -> bool:
             (output / "config.yaml").write_bytes(path.read_bytes())
         is_finished = run.train(bars.step)
     if ranks.is_first:
-        say = "done" if is_finished else f"stopped and saved at step {run.step}; the same command goes on"
-        logging.getLogger(__name__).info("%s: %s", say, output / f"{config.run.name}.safetensors")
+        say = (
+            f"done: {output / config.run.name}.safetensors" if is_finished else f"stopped, and saved at step {run.step}"
+        )
+        logging.getLogger(__name__).info(say)
     return is_finished
 
 

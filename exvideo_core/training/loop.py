@@ -28,6 +28,7 @@ from .engine_deepspeed import DeepSpeedEngine
 from .held_out import held_out_loss
 from .logs import Table, TensorBoard
 from .optimizers import learning_rate
+from .plots import plot_training
 from .ranks import Ranks
 from .targets import Target
 
@@ -111,8 +112,9 @@ class Run:
     def _after_step(self) -> None:
         run = self.config.run
         is_last = self.step == run.steps
-        if run.held_out_every and (self.step % run.held_out_every == 0 or is_last):
+        if is_last or (run.held_out_every and self.step % run.held_out_every == 0):
             self._measure()
+            self._plot()
         if self.step % run.save_every == 0 or is_last:
             self._save()
             self._export()
@@ -135,6 +137,13 @@ class Run:
             Table(self.folder / "held_out_frames.csv", columns, self.step - 1).add([self.step, *result.by_frame])
             if self._board:
                 self._board.add(self.step, {f"held out/{name}": value for name, value in held_out.items()})
+
+    def _plot(self) -> None:
+        if self.ranks.is_first:
+            try:
+                plot_training(self._log.path, self._held_out.path, self.folder / "curve.png")
+            except ExVideoError as error:  # the tables are there, and a plot is not worth a run
+                log.warning("%s", error)
 
     def _save(self) -> None:
         note = {"fingerprint": fingerprint(self.config), "config": dataclasses.asdict(self.config)}

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from exvideo_core import load_cogvideox
 from exvideo_core import demo_models as files
+from exvideo_core import load_cogvideox
 from exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS
 from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.models.cogvideox.vae import SCALE
