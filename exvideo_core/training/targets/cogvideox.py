@@ -25,12 +25,10 @@ from ..clips import CogVideoXClip, Source
 from ..config import CogVideoXModel, CogVideoXTraining
 from ..objectives import cogvideox_loss, noisy_timesteps, velocity_errors
 from ..randomness import chance, generator_of, window
-from .parts import checkpoint_blocks, freeze
+from .parts import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
 
 # Where held-out loss is taken: from grain to where only the sentence tells what to show.
 HELD_OUT_TIMESTEPS = (100, 400, 700, 950)
-_HELD_OUT_SEED = 7919  # their noise is never trained on
-_SAMPLING_STEPS = 25
 
 
 class CogVideoXTarget:
@@ -93,7 +91,7 @@ class CogVideoXTarget:
         """See `Target`."""
         index, level = divmod(item, len(HELD_OUT_TIMESTEPS))
         clip = self.source.held_out(index)
-        noise = torch.randn(clip.latents_CTHW.shape, generator=generator_of(_HELD_OUT_SEED, index))
+        noise = torch.randn(clip.latents_CTHW.shape, generator=generator_of(HELD_OUT_SEED, index))
         errors_BCTHW = velocity_errors(
             self._network(range(clip.latents_CTHW.shape[1])),
             self._placed(clip.latents_CTHW) * SCALE,
@@ -122,7 +120,7 @@ class CogVideoXTarget:
             num_frames=model.num_frames,
             width=data.width,
             height=data.height,
-            num_inference_steps=_SAMPLING_STEPS,
+            num_inference_steps=SAMPLING_STEPS,
             prompt_embeds=clip.context_LD[None],
             negative_prompt_embeds=self._no_text_LD[None],
             guidance_scale=3.0 if model.transformer == "demo" else 6.0,

@@ -9,6 +9,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+HELD_OUT_SEED = 7919  # of the noise on held-out clips, which is never trained on
+SAMPLING_STEPS = 25  # of validation videos
+
 
 def freeze(network: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype, device: torch.device) -> None:
     """Have a network on the device, frozen and in `dtype`, but for the units: those are float32, and train.

@@ -30,12 +30,10 @@ from ..clips import Source, SVDClip
 from ..config import SVDModel, SVDTraining
 from ..objectives import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
 from ..randomness import chance, generator_of, window
-from .parts import checkpoint_blocks, freeze
+from .parts import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
 
 # Where held-out loss is taken: from grain to where only the picture tells what to show.
 HELD_OUT_SIGMAS = (0.2, 1.0, 5.0, 50.0)
-_HELD_OUT_SEED = 7919  # their noise is never trained on
-_SAMPLING_STEPS = 25
 
 
 class SVDTarget:
@@ -108,7 +106,7 @@ class SVDTarget:
         index, level = divmod(item, len(HELD_OUT_SIGMAS))
         clip = self.source.held_out(index)
         latents_TCHW = clip.latents_TCHW * self.config.objective.latent_scale
-        noise = torch.randn(latents_TCHW.shape, generator=generator_of(_HELD_OUT_SEED, index))
+        noise = torch.randn(latents_TCHW.shape, generator=generator_of(HELD_OUT_SEED, index))
         ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, self.config.objective.image_noise]])
         latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
             latents_TCHW, clip.latents_TCHW[0], clip.context_1D, ids, torch.tensor(HELD_OUT_SIGMAS[level]), noise
@@ -137,7 +135,7 @@ class SVDTarget:
             height=data.height,
             fps=clip.fps,
             motion_bucket_id=clip.motion_bucket_id,
-            num_inference_steps=_SAMPLING_STEPS,
+            num_inference_steps=SAMPLING_STEPS,
             min_guidance_scale=plain,
             max_guidance_scale=plain,
             contrast=plain,
