@@ -43,14 +43,14 @@ class DeepSpeedEngine:
         self.average = AveragedWeights(self.weights, average) if average else None
 
     def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
-        """See `TorchEngine`; the last one also makes the step, at the rate of `step`'s last call."""
+        """See `TorchEngine`. DeepSpeed counts: it must be told of every loss but the last that no step follows yet."""
         values = []
         for loss_of in losses:
             loss = self._engine(loss_of)
             self._engine.backward(loss)  # divides by the count itself
             values.append(float(loss.detach()))
             if len(values) < count:
-                self._engine.step()  # counts; steps only at the last
+                self._engine.step()  # only counts
         return values
 
     def step(self, rate: float) -> float:
