@@ -73,8 +73,12 @@ class Run:
                 self._measure()
             elif self.step % run.save_every == 0 or self.step == run.steps:
                 self._export()  # a kill may have come between the save and this
+            first = self.step
             while self.step < run.steps:
                 loss = self._one_step()
+                if self.step == first + 1:
+                    held = self.engine.bytes_held()
+                    log.info("kept here: %s", ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in held.items()))
                 if show:
                     show(self.step, run.steps, loss)
                 self._after_step()

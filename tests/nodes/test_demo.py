@@ -24,7 +24,8 @@ def test_workflow_moves_the_picture(path, comfyui, tmp_path):
     (comfyui.base / "input").mkdir(exist_ok=True)
     shutil.copy(PICTURE, comfyui.base / "input")
     prompt = demo_prompt(replace(DEMOS["svd"], workflow=path.stem), comfyui.client.object_info())
-    change(prompt, {"ExVideoSVDConditioning": {"frames": SVD_FRAMES}, "ExVideoSampler": {"steps": 8}})
+    # so few frames go in larger steps
+    change(prompt, {"ExVideoSVDConditioning": {"frames": SVD_FRAMES, "fps": 15}, "ExVideoSampler": {"steps": 8}})
 
     ran = comfyui.client.run(prompt, timeout=600)
 
@@ -36,7 +37,7 @@ def test_workflow_moves_the_picture(path, comfyui, tmp_path):
         likeness = [np.corrcoef(frame.ravel(), wanted.ravel())[0, 1] for frame in frames]
         assert likeness[0] >= 0.93
         assert min(likeness) >= 0.75
-        assert likeness[-1] < likeness[0] - 0.02  # it has moved away from the picture
+        assert likeness[-1] < likeness[0] - 0.05  # it has moved away from the picture
 
 
 @pytest.mark.parametrize("words", PROMPTS[:2], ids=lambda words: words.prompt())
