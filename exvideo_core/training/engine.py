@@ -38,7 +38,7 @@ class TorchEngine:
     """
 
     def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks) -> None:
-        self.units, self.config, self.ranks = units, config, ranks
+        self.config, self.ranks = config, ranks
         self._sharded = _shard(units.values(), ranks) if ranks.world > 1 else []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self.optimizers = make_optimizers(list(self.weights.values()), config)

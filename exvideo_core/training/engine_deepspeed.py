@@ -37,7 +37,7 @@ class DeepSpeedEngine:
     def __init__(
         self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks, count: int
     ) -> None:
-        self.units, self.config, self.ranks = units, config, ranks
+        self.config, self.ranks = config, ranks
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, ranks, count)
         self.average = AveragedWeights(self.weights, average) if average else None

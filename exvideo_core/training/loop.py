@@ -77,8 +77,7 @@ class Run:
             while self.step < run.steps:
                 loss = self._one_step()
                 if self.step == first + 1:
-                    held = self.engine.bytes_held()
-                    log.info("kept here: %s", ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in held.items()))
+                    self._tell_memory()
                 if show:
                     show(self.step, run.steps, loss)
                 self._after_step()
@@ -86,6 +85,11 @@ class Run:
                     self._save()
                     return False
         return True
+
+    def _tell_memory(self) -> None:
+        held = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in self.engine.bytes_held().items())
+        frozen = self.target.num_frozen / 1e6
+        log.info("%.1f million numbers are frozen; of what is trained, this process keeps %s", frozen, held)
 
     def _one_step(self) -> float:
         run, optimizer = self.config.run, self.config.optimizer

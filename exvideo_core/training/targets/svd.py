@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import demo_models
+from ...checkpoint.keymaps import extension_site
 from ...checkpoint.load import SVDWeights, extended_shapes, read_svd
 from ...checkpoint.save import save_extension
 from ...errors import ExVideoError
@@ -60,7 +61,7 @@ class SVDTarget:
         self.config, self.source, self.device = config, source, device
         self.unet, self.vae = unet, vae
         # exported as they were read, also where the frozen network computes in fewer bits
-        self._originals = weights.unet
+        self._originals = {name: weight for name, weight in weights.unet.items() if extension_site(name)}
         self.units = trained_units(self.unet, config.model.trainable)
         self.dtype = FORMATS[config.run.precision]
         freeze(self.unet, self.units.values(), self.dtype, device)
@@ -191,7 +192,7 @@ def read_weights(model: SVDModel) -> SVDWeights:
 
     Raises:
         CheckpointError: a file is damaged, or they do not belong together.
-        ExVideoError: there is an extension already, or one of another length.
+        ExVideoError: the extension to go on from is of another length.
     """
     extension = demo_models.SVD_EXTENSION if model.extension == "demo" else model.extension
     weights = read_svd(checkpoint_of(model), Path(extension) if extension else None)
