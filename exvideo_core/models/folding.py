@@ -22,9 +22,10 @@ def live_weights(layer: nn.Module, x: Tensor) -> Weights | None:
     """
     if torch.is_grad_enabled() or layer._forward_hooks or layer._forward_pre_hooks:
         return None
-    of_host = getattr(layer, "live_weights", None)
-    weights: Weights | None = of_host(x) if of_host else (layer.weight, layer.bias)
-    return weights
+    of_host: Callable[[Tensor], Weights] | None = getattr(layer, "live_weights", None)
+    if of_host is not None:
+        return of_host(x)
+    return layer.weight, layer.bias  # type: ignore[return-value]  # tensors, of every layer in `Ops`
 
 
 def together(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
