@@ -37,7 +37,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def layers(operations: Any, dtype: torch.dtype, compute_dtype: torch.dtype, device: Any) -> SimpleNamespace:
-    """ComfyUI's layer classes as the core's `Ops`, with type and device filled in.
+    """ComfyUI's layer classes as the core's `Ops`, with type and device filled in, and `live_weights`.
 
     Args:
         operations: `comfy.ops.disable_weight_init` or one of its children.
@@ -45,10 +45,12 @@ def layers(operations: Any, dtype: torch.dtype, compute_dtype: torch.dtype, devi
         compute_dtype: of the activations.
         device: where the layers are made.
     """
+    from .live_layers import live
+
     fine = compute_dtype if dtype.itemsize == _NARROW else dtype
     types = {"Linear": dtype, "Conv2d": dtype, "Conv3d": dtype, "GroupNorm": fine, "LayerNorm": fine, "Embedding": fine}
     return SimpleNamespace(
-        **{name: partial(getattr(operations, name), dtype=kind, device=device) for name, kind in types.items()}
+        **{name: partial(live(operations, name), dtype=kind, device=device) for name, kind in types.items()}
     )
 
 
