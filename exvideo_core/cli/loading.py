@@ -12,4 +12,9 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
     """Add --dtype, --device and --attention."""
     parser.add_argument("--dtype", choices=FORMATS, help=f"of the networks (default: {usual_dtype})")
     parser.add_argument("--device", help="such as cuda, cuda:1 or cpu")
-    parser.add_argument("--attention", choices=BACKENDS, default="sdpa", help="attention kernel (default: %(default)s)")
+    parser.add_argument(
+        "--attention",
+        choices=BACKENDS,
+        default="auto",
+        help="kernel; auto chooses an exact one, sage is approximate (default: %(default)s)",
+    )

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..attention import BACKENDS, Attention
+from ..attention.backends import PACKAGES, package_of
 from ..errors import ClipError, ExVideoError
 from ..sampling.samplers import NoiseSource
 
@@ -56,9 +57,11 @@ def check_finite(latents: Tensor, dtype: torch.dtype) -> None:
 
 
 def attention_named(name: str) -> Attention:
-    """A backend of `exvideo_core.attention`, or ExVideoError."""
+    """A backend of `exvideo_core.attention`, or ExVideoError: also where its package is not installed."""
     if name not in BACKENDS:
         raise ExVideoError(f"attention {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    if name in PACKAGES:
+        package_of(name)  # said now, and not after gigabytes were read
     return BACKENDS[name]
 
 
