@@ -22,32 +22,39 @@ def spans(length: int, size: int) -> Iterator[slice]:
         yield slice(index * length // count, (index + 1) * length // count)
 
 
-def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor, size: int, out: Tensor | None = None) -> Tensor:
-    """`function` of x, computed on pieces of the first axis.
+def in_pieces(part: Callable[[slice], Tensor], length: int, size: int, out: Tensor | None = None) -> Tensor:
+    """What `part` gives for the spans of the first axis, one after another.
 
     Args:
-        function: of every item by itself; the number of items stays the same.
-        x: [n, ...].
+        part: items of a span, [n, ...].
+        length: number of all items.
         size: items in a piece.
-        out: where to put the result, which may be x itself; not where gradients are wanted.
+        out: where to put the result, which may be what the parts are made from; not where gradients are wanted.
     """
-    if size >= len(x):
-        return function(x) if out is None else out.copy_(function(x))
     if torch.is_grad_enabled():
-        return torch.cat([function(x[span]) for span in spans(len(x), size)])
-    for span in spans(len(x), size):
-        part = function(x[span])
-        if out is None:
-            out = empty_like_part(part, len(x))
-        out[span] = part
-        del part  # else it would live on while the next is computed
-    assert out is not None
+        return part(slice(0, length))
+    if size >= length and out is None:
+        return part(slice(0, length))
+    for span in spans(length, size):
+        result = part(span)
+        out = _room(result, length) if out is None else out
+        out[span] = result
+        del result  # else it would live on while the next is computed
+    assert out is not None, "there are no items"
     return out
 
 
-def empty_like_part(part: Tensor, length: int) -> Tensor:
-    """A tensor for `length` items, laid out as one part of them is."""
-    shape = (length, *part.shape[1:])
-    if part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last):
-        return torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
-    return part.new_empty(shape)
+def added(x: Tensor, part: Callable[[slice], Tensor], size: int) -> Tensor:
+    """x and what `part` gives for the spans of its first axis; in x itself, unless gradients are wanted."""
+    if torch.is_grad_enabled():
+        return x + part(slice(0, len(x)))
+    for span in spans(len(x), size):
+        x[span] += part(span)
+    return x
+
+
+def _room(part: Tensor, length: int) -> Tensor:
+    """An empty tensor for all items, laid out as one part of them is."""
+    is_last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty((length, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)
