@@ -141,9 +141,8 @@ class _FastAttention(TorchFunctionMode):
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # heads after tokens in memory, as the fast kernels write it
-        shape = (*q.shape[:-1], v.shape[-1])
-        result = q.new_empty(shape) if q.ndim < 4 else q.new_empty([shape[i] for i in (0, 2, 1, 3)]).transpose(1, 2)
+        # laid out as the queries, as FlashAttention and cuDNN do
+        result = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
         ctx.save_for_backward(q, k, v, result)
         return result
 
@@ -152,7 +151,8 @@ class _Attention(torch.autograd.Function):
         return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])  # type: ignore[attr-defined]  # untold by torch
 
 
-# Attention without its values: holds queries, keys, values and the result, and gradients of their sizes.
+# Attention without its values: holds queries, keys, values and the result, and gradients of their sizes. For networks
+# that are checkpointed, whose second forward runs where autograd does and not in the block that counts.
 attention: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attention.apply
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_memory import LiveBytes, attention
 
+from exvideo_core.counting import attention, counting
 from exvideo_core.lora import attach, new_lora
 from exvideo_core.models.cogvideox.config import TransformerConfig
 from exvideo_core.models.cogvideox.transformer import Block, CogVideoXTransformer
@@ -29,10 +29,10 @@ def svd_step(frames, side, is_checkpointed):
             checkpoint_blocks(m for m in unet.modules() if isinstance(m, ResBlock | SpatioTemporalTransformer))
         latents, noise = torch.empty(2, frames, 4, side // 8, side // 8)
         inputs = latents[0], torch.empty(1, 1024), torch.empty(1, 3), torch.empty(()), noise
-        with LiveBytes(unet) as live:
+        with counting() as tally:
             loss, _ = svd_loss(lambda x, *told: unet(x.bfloat16(), *told), latents, *inputs)
             loss.backward()
-    return live.peak
+    return tally.peak
 
 
 def cogvideox_step(latent_frames, is_checkpointed):
@@ -46,9 +46,9 @@ def cogvideox_step(latent_frames, is_checkpointed):
             checkpoint_blocks(module for module in transformer.modules() if isinstance(module, Block))
         x = torch.empty(1, 16, latent_frames, 60, 90, dtype=torch.bfloat16)
         context, timestep = torch.empty(1, 226, 4096, dtype=torch.bfloat16), torch.empty(1)
-        with LiveBytes(transformer) as live:
+        with counting() as tally:
             transformer(x, timestep, context).float().square().mean().backward()
-    return live.peak
+    return tally.peak
 
 
 @pytest.mark.parametrize(
