@@ -1,11 +1,17 @@
-"""This core as an engine of the side-by-side benchmark: the published networks at full size, over given weights.
+"""Engines of the benchmark: this core's, and what all have in common. Published networks at full size.
 
-Shapes: F frames, T latent frames, H and W latent height and width.
+A task is one network's call. Shapes: F frames, T latent frames, H and W latent height and width (`h`, `w` below).
+
+- `svd_unet`: `sample` [F, 8, H, W], `timestep`, `ctx` [1, 1024] and `ids` [1, 3] to v [F, 4, H, W]
+- `cog_dit`: `latents` [B, 16, T, H, W], `timestep` [B] and `prompt` [B, 226, 4096] to v [B, 16, T, H, W]
+- `svd_vae`: `latents` [F, 4, H, W] of unit variance to frames [F, 3, 8 H, 8 W], all of them in one window
+- `cog_vae`: `latents` [1, 16, T, H, W] of unit variance to frames [1, 3, F, 8 H, 8 W]
+- `svd_encode`, `cog_encode`: `video` [F, 3, 8 H, 8 W] or [1, 3, F, 8 H, 8 W] to latents
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,72 +21,124 @@ from exvideo_core.checkpoint.keymaps import as_pointwise, extension_to_sgm, unet
 from exvideo_core.models.cogvideox import config as cog
 from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.models.cogvideox.vae import SCALE as COG_SCALE
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
+from exvideo_core.models.cogvideox.vae import CogVideoXVAE, pieces
 from exvideo_core.models.svd.config import UNetConfig, VAEConfig
 from exvideo_core.models.svd.unet import SVDUNet
 from exvideo_core.models.svd.vae import SCALE as SVD_SCALE
 from exvideo_core.models.svd.vae import VAE
 
+Config = Mapping[
+    str, Any
+]  # frames, h, w; ext (rows of the extension's table, or 0), layers and batch where they matter
 Weights = Mapping[str, Tensor]
 Call = Callable[[Mapping[str, Tensor]], Tensor]
+Network = tuple[nn.Module, Call]
 
 EXTENSION = "exvideo::"  # before the names of the extension's weights, which are DiffSynth's
 
 
-class Engine:
-    """Builds the network of a task: `svd_unet`, `cog_dit`, `svd_vae` or `cog_vae`."""
+# How a task's network is made, and how its weights are named.
+Task = tuple[Callable[[Config], Network], Callable[[Weights], Weights]]
 
-    name = "exvideo"
 
-    def build(self, task: str, cfg: Mapping[str, Any], weights: Weights) -> Call:
-        """A function of the inputs that gives the network's result.
+class Networks:
+    """What an engine is: the networks of the tasks."""
+
+    def __init__(self, name: str, tasks: Mapping[str, Task]) -> None:
+        self.name, self.tasks = name, tasks
+
+    def network(self, task: str, cfg: Config) -> Network:
+        """A task's network on the meta device, and its call."""
+        if task not in self.tasks:
+            raise NotImplementedError(f"{self.name} has no {task}")
+        make, _ = self.tasks[task]
+        with torch.device("meta"):
+            module, call = make(cfg)
+        return module.eval().requires_grad_(False), call
+
+    def build(self, task: str, cfg: Config, weights: Weights) -> Call:
+        """A task's call over given weights.
 
         Args:
-            task: whose network.
-            cfg: sizes; `layers` of the transformer.
+            task: one of those above.
+            cfg: sizes.
             weights: in diffusers' names, and the extension's in its own after `EXTENSION`. They are shared, not copied.
         """
-        builders = {"svd_unet": svd_unet, "svd_vae": svd_vae, "cog_vae": cog_vae}
-        if task == "cog_dit":
-            return cog_dit(weights, cfg["layers"])
-        if task not in builders:
-            raise NotImplementedError(task)
-        return builders[task](weights)
+        module, call = self.network(task, cfg)
+        _, name = self.tasks[task]
+        module.load_state_dict(name(weights), assign=True)
+        return call
 
 
-def svd_unet(weights: Weights) -> Call:
-    """`sample` [F, 8, H, W], `timestep`, `ctx` [1, 1024] and `ids` [1, 3] to v [F, 4, H, W]."""
-    base = {name: weight for name, weight in weights.items() if not name.startswith(EXTENSION)}
-    named = {new: base[old] for old, new in unet_from_diffusers(base).items()}
-    for name in weights.keys() - base.keys():
-        named[extension_to_sgm(name.removeprefix(EXTENSION))] = weights[name]
-    table = named.get("middle_block.1.extension.positions.weight")
-    config = UNetConfig(extension_frames=None if table is None else len(table))
-    unet = _loaded(lambda: SVDUNet(config), named)
-    return lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
+def base(weights: Weights) -> dict[str, Tensor]:
+    """Without those of the extension."""
+    return {name: weight for name, weight in weights.items() if not name.startswith(EXTENSION)}
 
 
-def cog_dit(weights: Weights, layers: int) -> Call:
-    """`latents` [1, 16, T, H, W], `timestep` [1] and `prompt` [1, 226, 4096] to v [1, 16, T, H, W]."""
-    transformer = _loaded(lambda: CogVideoXTransformer(cog.TransformerConfig(layers=layers)), weights)
-    return lambda given: transformer(given["latents"], given["timestep"], given["prompt"])
+def extension(weights: Weights) -> dict[str, Tensor]:
+    """Those of the extension, in its own names."""
+    return {n.removeprefix(EXTENSION): weight for n, weight in weights.items() if n.startswith(EXTENSION)}
 
 
-def svd_vae(weights: Weights) -> Call:
-    """`latents` [F, 4, H, W] of unit variance to frames [F, 3, 8 H, 8 W], all of them in one window."""
-    named = {new: as_pointwise(new, weights[old]) for old, new in vae_from_diffusers(weights).items()}
-    vae = _loaded(lambda: VAE(VAEConfig()), named)
-    return lambda given: vae.decoder(given["latents"] / SVD_SCALE)
+def _svd_unet(cfg: Config) -> Network:
+    unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None))
+    unet.stream_skips = bool(cfg.get("is_streamed"))
+    return unet, lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
 
 
-def cog_vae(weights: Weights) -> Call:
-    """`latents` [1, 16, T, H, W] of unit variance to frames [1, 3, F, 8 H, 8 W], on the CPU."""
-    vae = _loaded(lambda: CogVideoXVAE(cog.VAEConfig()), weights)
-    return lambda given: vae.decode(given["latents"] / COG_SCALE)
+def _cog_dit(cfg: Config) -> Network:
+    transformer = CogVideoXTransformer(cog.TransformerConfig(layers=cfg.get("layers", 42)))
+    return transformer, lambda given: transformer(given["latents"], given["timestep"], given["prompt"])
 
 
-def _loaded(build: Callable[[], nn.Module], weights: Weights) -> nn.Module:
-    with torch.device("meta"):
-        network = build()
-    network.load_state_dict(weights, assign=True)
-    return network.eval().requires_grad_(False)
+def _svd_vae(_cfg: Config) -> Network:
+    vae = VAE(VAEConfig())
+    return vae, lambda given: vae.decoder(given["latents"] / SVD_SCALE)
+
+
+def _svd_encode(_cfg: Config) -> Network:
+    vae = VAE(VAEConfig())
+    return vae, lambda given: vae.encode(given["video"])
+
+
+def _cog_vae(_cfg: Config) -> Network:
+    vae = CogVideoXVAE(cog.VAEConfig())
+
+    def parts(latents_BCTHW: Tensor) -> Iterator[Tensor]:
+        past: dict[Any, Any] = {}
+        for start, end in pieces(latents_BCTHW.shape[2], 2):
+            yield vae.decoder(latents_BCTHW[:, :, start:end], past)
+
+    # as `decode`, but for the frames, which stay on the device
+    return vae, lambda given: torch.cat(list(parts(given["latents"] / COG_SCALE)), dim=2)
+
+
+def _cog_encode(_cfg: Config) -> Network:
+    vae = CogVideoXVAE(cog.VAEConfig())
+    return vae, lambda given: vae.encode(given["video"])
+
+
+def _name_unet(weights: Weights) -> Weights:
+    named = {new: weights[old] for old, new in unet_from_diffusers(base(weights)).items()}
+    return named | {extension_to_sgm(name): weight for name, weight in extension(weights).items()}
+
+
+def _name_vae(weights: Weights) -> Weights:
+    return {new: as_pointwise(new, weights[old]) for old, new in vae_from_diffusers(weights).items()}
+
+
+_TASKS: Mapping[str, Task] = {
+    "svd_unet": (_svd_unet, _name_unet),
+    "cog_dit": (_cog_dit, dict),
+    "svd_vae": (_svd_vae, _name_vae),
+    "cog_vae": (_cog_vae, dict),
+    "svd_encode": (_svd_encode, _name_vae),
+    "cog_encode": (_cog_encode, dict),
+}
+
+
+class Engine(Networks):
+    """This core."""
+
+    def __init__(self) -> None:
+        super().__init__("exvideo", _TASKS)
