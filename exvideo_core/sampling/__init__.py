@@ -3,7 +3,7 @@
 from .denoisers import noised, pin_frames, start, v_prediction, zero_snr_v_prediction
 from .guidance import frame_guidance, guide, rising_guidance
 from .postprocess import normalize_frames
-from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, euler
+from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
 from .schedules import (
     alpha_levels,
     karras_sigmas,
@@ -18,6 +18,7 @@ __all__ = [
     "ddim",
     "dpmpp_2m",
     "dpmpp_2m_sde",
+    "dpmpp_2m_sigmas",
     "euler",
     "frame_guidance",
     "guide",

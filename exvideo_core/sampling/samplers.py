@@ -1,6 +1,7 @@
 """Solvers from noise to latents, one function each, all of the form (denoiser, x, levels, callback).
 
-`euler` takes levels sigma, the others alpha: see `denoisers`. Without fresh noise all follow the probability flow ODE.
+`euler` and `dpmpp_2m_sigmas` take levels sigma, the others alpha: see `denoisers`. Without fresh noise all follow the
+probability flow ODE.
 """
 
 from __future__ import annotations
@@ -39,6 +40,21 @@ def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, callback: Callback | No
     return x
 
 
+def dpmpp_2m_sigmas(denoiser: Denoiser, x: Tensor, sigmas: Tensor, callback: Callback | None = None) -> Tensor:
+    """DPM-Solver++ 2M (arXiv:2211.01095, algorithm 2): what `dpmpp_2m` is, for levels sigma.
+
+    The arguments are those of `euler`.
+    """
+    steps, denoised = len(sigmas) - 1, None
+    for step in range(steps):
+        earlier, denoised = denoised, denoiser(x, sigmas[step])
+        target = _extrapolate(denoised, earlier, -2 * sigmas[: step + 2].log())
+        x = torch.lerp(target, x, sigmas[step + 1] / sigmas[step])
+        if callback:
+            callback(step + 1, steps, denoised)
+    return x
+
+
 def ddim(denoiser: Denoiser, x: Tensor, alphas: Tensor, callback: Callback | None = None) -> Tensor:
     """DDIM without fresh noise (arXiv:2010.02502, eq. 12): Euler's method, also from pure noise.
 
@@ -68,7 +84,7 @@ def dpmpp_2m(denoiser: Denoiser, x: Tensor, alphas: Tensor, callback: Callback |
     steps, denoised = len(alphas) - 1, None
     for step in range(steps):
         earlier, denoised = denoised, denoiser(x, alphas[step])
-        target = _extrapolate(denoised, earlier, alphas[: step + 2])
+        target = _extrapolate(denoised, earlier, torch.logit(alphas[: step + 2]))
         x = _towards(target, x, alphas[step], alphas[step + 1])
         if callback:
             callback(step + 1, steps, denoised)
@@ -89,7 +105,7 @@ def dpmpp_2m_sde(
     steps, denoised = len(alphas) - 1, None
     for step in range(steps):
         earlier, denoised = denoised, denoiser(x, alphas[step])
-        target = _extrapolate(denoised, earlier, alphas[: step + 2])
+        target = _extrapolate(denoised, earlier, torch.logit(alphas[: step + 2]))
         now, following = alphas[step], alphas[step + 1]
         ratio = (1 - following) / (1 - now)
         kept = ratio * now / following  # exp(-2 h), h being the step in half the log-SNR
@@ -106,14 +122,14 @@ def _towards(target: Tensor, x: Tensor, now: Tensor, following: Tensor) -> Tenso
     return ratio * x + (following.sqrt() - ratio * now.sqrt()) * target
 
 
-def _extrapolate(denoised: Tensor, earlier: Tensor | None, alphas: Tensor) -> Tensor:
+def _extrapolate(denoised: Tensor, earlier: Tensor | None, log_snr: Tensor) -> Tensor:
     """Denoised latents half a step ahead, in log-SNR, by the ones before; as they are next to an infinite log-SNR.
 
     Args:
-        alphas: levels so far, and the one to come.
+        log_snr: of the levels so far, and of the one to come.
     """
     if earlier is None:
         return denoised
-    last, ahead = torch.logit(alphas[-3:]).diff()
+    last, ahead = log_snr[-3:].diff()
     weight = ahead / (2 * last)
     return denoised + weight * (denoised - earlier) if bool(weight.isfinite()) else denoised

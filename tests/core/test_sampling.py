@@ -8,6 +8,8 @@ from narrow_svd import noise
 from torch import Tensor
 
 from exvideo_core.sampling import (
+    dpmpp_2m,
+    dpmpp_2m_sigmas,
     euler,
     frame_guidance,
     guide,
@@ -91,6 +93,41 @@ def test_euler_converges_to_the_curved_path_of_a_gaussian() -> None:
     errors = [(euler(of_unit_variance, x, torch.linspace(10, 0, n + 1)) - exact).abs().max() for n in (50, 100, 200)]
 
     assert errors[0] > 1.7 * errors[1] > 1.7 * 1.7 * errors[2]  # first order
+
+
+def test_dpmpp_converges_by_second_order_to_the_curved_path_of_a_gaussian() -> None:
+    def of_unit_variance(x: Tensor, sigma: Tensor) -> Tensor:
+        return x / (1 + sigma**2)
+
+    x, last = noise(3, 4, 2, 2).double() * (1 + 10.0**2) ** 0.5, 0.1
+    exact = x * ((1 + last**2) / (1 + 10.0**2)) ** 0.5
+    grids = [torch.logspace(1, -1, n + 1, dtype=torch.float64) for n in (20, 40, 80)]
+    errors = [(dpmpp_2m_sigmas(of_unit_variance, x, grid) - exact).abs().max() for grid in grids]
+
+    assert errors[0] > 3.5 * errors[1] > 3.5 * 3.5 * errors[2]
+    assert errors[2] < 0.05 * (euler(of_unit_variance, x, grids[2]) - exact).abs().max()
+
+
+def test_dpmpp_is_the_same_in_sigmas_and_alphas() -> None:
+    def in_sigmas(x: Tensor, sigma: Tensor) -> Tensor:
+        return (x / (1 + sigma**2)).sin()
+
+    sigmas = karras_sigmas(9, sigma_max=20.0).double()
+    alphas = 1 / (1 + sigmas**2)
+    x = noise(3, 4, 2, 2).double() * 20
+    other = dpmpp_2m(lambda x, a: in_sigmas(x / a.sqrt(), ((1 - a) / a).sqrt()), x * alphas[0].sqrt(), alphas)
+
+    torch.testing.assert_close(dpmpp_2m_sigmas(in_sigmas, x, sigmas), other)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 25])
+def test_dpmpp_ends_at_the_denoised_latents(steps: int) -> None:
+    x = noise(3, 4, 2, 2) * 700
+    reports: list[tuple[int, int]] = []
+    result = dpmpp_2m_sigmas(knows_the_answer, x, karras_sigmas(steps), lambda *report: reports.append(report[:2]))
+
+    torch.testing.assert_close(result, CLEAN, atol=2e-3, rtol=0)
+    assert reports == [(step + 1, steps) for step in range(steps)]
 
 
 def test_euler_reports_each_step_with_what_it_denoised() -> None:
