@@ -22,15 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
-from benchmarks import references, tasks
-from benchmarks.engine import Config, Engine, Networks
+from benchmarks import tasks
+from benchmarks.engine import Config
+from benchmarks.engines import ENGINES
 from exvideo_core.counting import Counts, count
-
-ENGINES: Mapping[str, type[Networks]] = {
-    "exvideo": Engine,
-    "diffsynth": references.DiffSynth,
-    "diffusers": references.Diffusers,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
