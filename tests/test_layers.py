@@ -11,7 +11,7 @@ CORE = ROOT / "exvideo_core"
 LAYERS = (
     ("errors", "attention", "counting", "formats", "tiling", "pieces", "video"),
     ("models",),
-    ("checkpoint", "sampling", "lora", "memory", "hub", "demo_models"),
+    ("checkpoint", "sampling", "lora", "memory", "streaming", "hub", "demo_models"),
     ("pipelines",),
     ("training",),
     ("cli",),

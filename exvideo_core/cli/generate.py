@@ -73,6 +73,7 @@ def _run(arguments: argparse.Namespace) -> int:
         dtype=FORMATS.get(arguments.dtype),
         device=arguments.device,
         attention=arguments.attention,
+        stream=arguments.stream,
     )
     make_clip(pipeline, image, arguments)
     return 0

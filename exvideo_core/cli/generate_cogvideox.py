@@ -80,6 +80,7 @@ def _run(arguments: argparse.Namespace) -> int:
         dtype=FORMATS.get(arguments.dtype),
         device=arguments.device,
         attention=arguments.attention,
+        stream=arguments.stream,
     )
     for lora, strength in loras:
         sys.stderr.write(f"{merge(pipeline.transformer, lora, strength)}\n")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import Attention, sdpa
 from ..checkpoint.cogvideox import PartWeights, read_text_encoder, read_transformer, read_vae
@@ -39,14 +39,17 @@ from ..sampling import (
 )
 from ..sampling.denoisers import Denoiser
 from ..sampling.samplers import Callback, NoiseSource
+from ..streaming import WeightStream
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
+from .branches import Branches, branches
 from .inputs import (
     Picture,
+    Place,
     attention_named,
     check_finite,
     check_init_video,
     checked_noise,
-    chosen_device,
+    chosen_devices,
     noise_source,
     shapes_of,
 )
@@ -89,16 +92,25 @@ class CogVideoXPipeline:
         vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
         text_encoder: sentences to [B, L, D]; on the CPU, from where it visits the device while it is needed. None where
             prompts come as embeddings.
+        devices: of guidance's branches, one for both or one for each; empty is where the transformer is.
+        stream: where the transformer's weights come from, block by block; None where all are on the device.
     """
 
     def __init__(
-        self, transformer: CogVideoXTransformer, vae: CogVideoXVAE, text_encoder: TextEncoder | None = None
+        self,
+        transformer: CogVideoXTransformer,
+        vae: CogVideoXVAE,
+        text_encoder: TextEncoder | None = None,
+        *,
+        devices: Sequence[torch.device] = (),
+        stream: WeightStream | None = None,
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.devices, self.stream = devices, stream
 
     @property
     def device(self) -> torch.device:
-        return next(self.transformer.parameters()).device
+        return self.devices[0] if self.devices else next(self.transformer.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -164,12 +176,16 @@ class CogVideoXPipeline:
             noise = checked_noise("latents", latents, shape)
         is_guided = any(scale != 1 for scale in scales.values())
         texts = [(prompt, prompt_embeds), *([(negative_prompt, negative_prompt_embeds)] if is_guided else [])]
-        denoiser = self._denoiser(self._contexts(texts), scales)
+        contexts = self._contexts(texts)
         alphas = alpha_levels(timesteps)
         start = noise.to(self.device, torch.float32)
         if init_video is not None and denoise < 1:
             start = noised(self._encode_video(init_video, width, height), start, alphas[0])
-        return self._decode(way.solver(draw)(denoiser, start, alphas, callback), decode_progress, decode_tile)
+        devices = (self.devices or [self.device])[: 1 + is_guided]
+        with branches(self.transformer, devices, self.stream) as transformers:
+            denoiser = self._denoiser(transformers, contexts, scales)
+            result = way.solver(draw)(denoiser, start, alphas, callback)
+        return self._decode(result, decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
         latent_frames = (num_frames - 1) // STRIDE + 1
@@ -202,18 +218,21 @@ class CogVideoXPipeline:
         video_BCFHW = rearrange(frames, "F C H W -> 1 C F H W")
         return self.vae.encode(video_BCFHW).to(self.device, torch.float32) * SCALE
 
-    def _denoiser(self, contexts: Sequence[Tensor], scales: Mapping[int, float]) -> Denoiser:
+    def _denoiser(self, transformers: Branches, contexts: Sequence[Tensor], scales: Mapping[int, float]) -> Denoiser:
         """Of one step: guided from the second context, if there is one, to the first by the timestep's scale."""
-        context, *negative = contexts
-
-        def predict(x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor) -> Tensor:
-            return self.transformer(x_BCTHW.to(self.dtype), timestep, context_BLD).float()
+        context, *negative = (c.to(device) for c, device in zip(contexts, transformers.devices, strict=False))
 
         def velocity(x_BCTHW: Tensor, timestep: Tensor) -> Tensor:
-            positive, scale = predict(x_BCTHW, timestep, context), scales[int(timestep)]
-            return positive if scale == 1 else guide(positive, predict(x_BCTHW, timestep, *negative), scale)
+            scale = scales[int(timestep)]
+            if scale == 1:
+                return self._predict(transformers.network, x_BCTHW, timestep, context)
+            both = transformers.both(self._predict, (x_BCTHW, timestep, context), (x_BCTHW, timestep, *negative))
+            return guide(*both, scale)
 
         return zero_snr_v_prediction(velocity)
+
+    def _predict(self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor) -> Tensor:
+        return transformer(x_BCTHW.to(self.dtype), timestep, context_BLD).float()
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
         check_finite(latents_BCTHW, self.dtype)
@@ -271,8 +290,9 @@ def load_cogvideox(
     vae: str | Path,
     text_encoder: str | Path | None = None,
     dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
+    device: Place = None,
     attention: str = "sdpa",
+    stream: bool = False,
 ) -> CogVideoXPipeline:
     """Load CogVideoX; `apply_lora` then extends it with ExVideo's LoRA.
 
@@ -281,19 +301,30 @@ def load_cogvideox(
         vae: the autoencoder.
         text_encoder: T5 v1.1 XXL; None where prompts come as embeddings. It remains on the CPU.
         dtype: of the networks; bfloat16 on CUDA, else float32.
-        device: CUDA where there is one.
+        device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
+            the transformer; the other networks are on the first.
         attention: a name in `exvideo_core.attention.BACKENDS`.
+        stream: keep the transformer in main memory, for a card that is too small for it.
 
     Raises:
         CheckpointError: a file is damaged, or not what its place needs.
+        ExVideoError: a device or the attention cannot be used.
     """
-    backend, device = attention_named(attention), chosen_device(device)
-    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    backend, devices = attention_named(attention), chosen_devices(device)
+    dtype = dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
     parts = read_transformer(Path(transformer)), read_vae(Path(vae))
     encoder = build_text_encoder(read_text_encoder(Path(text_encoder))).to(dtype) if text_encoder else None
-    return CogVideoXPipeline(
-        build_transformer(parts[0], backend).to(device, dtype), build_vae(parts[1]).to(device, dtype), encoder
-    )
+    network, decoder = build_transformer(parts[0], backend), build_vae(parts[1]).to(devices[0], dtype)
+    if not stream:
+        return CogVideoXPipeline(network.to(devices[0], dtype), decoder, encoder, devices=devices)
+    source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
+    source.place(network, devices[0], dtype)
+    return CogVideoXPipeline(network, decoder, encoder, devices=devices, stream=source)
+
+
+def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
+    """What the transformer calls one after the other: nearly all of its weights."""
+    return list(transformer.transformer_blocks)
 
 
 def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:

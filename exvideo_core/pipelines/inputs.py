@@ -14,6 +14,7 @@ from ..errors import ClipError, ExVideoError
 from ..sampling.samplers import NoiseSource
 
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
+Place = str | torch.device | Sequence[str | torch.device] | None  # see `chosen_devices`
 
 
 def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
@@ -65,9 +66,28 @@ def attention_named(name: str) -> Attention:
     return BACKENDS[name]
 
 
-def chosen_device(device: str | torch.device | None) -> torch.device:
-    """The device, or CUDA where there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+def chosen_devices(device: Place) -> list[torch.device]:
+    """The device or two, each with its number, or CUDA where there is one.
+
+    Args:
+        device: such as "cuda:1", "cuda:0,cuda:1" or a list of two: one for each branch of the guidance.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    names = device.split(",") if isinstance(device, str) else [device] if isinstance(device, torch.device) else device
+    if not 1 <= len(names) <= 2:
+        raise ExVideoError(f"{len(names)} devices were given, but guidance has two branches: give one device or two.")
+    return [_usable(name) for name in names]
+
+
+def _usable(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name.strip() if isinstance(name, str) else name).device
+    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+        reason = str(error).partition("\n")[0]
+        raise ExVideoError(
+            f"device {str(name)!r} cannot be used ({reason}). Choose another, such as cuda:0."
+        ) from error
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

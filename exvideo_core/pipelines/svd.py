@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import Attention, sdpa
 from ..checkpoint.load import SVDWeights, assign_weights, read_svd
 from ..errors import ClipError
+from ..memory import free_bytes, visiting
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
 from ..models.svd.unet import SVDUNet
@@ -30,14 +31,17 @@ from ..sampling import (
     v_prediction,
 )
 from ..sampling.samplers import Callback
+from ..streaming import WeightStream
 from ..video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
+from .branches import Branches, branches
 from .inputs import (
     Picture,
+    Place,
     attention_named,
     check_finite,
     check_init_video,
     checked_noise,
-    chosen_device,
+    chosen_devices,
     draw_noise,
     shapes_of,
 )
@@ -132,18 +136,29 @@ class SVDPipeline:
         unet: predicts v.
         vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
         image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D].
+        devices: of guidance's branches, one for both or one for each; empty is where the UNet is.
+        stream: where the UNet's weights come from, block by block; None where all are on the device.
         extension_frames: frames the extension was trained for; None is plain SVD.
         defaults: what `__call__` uses where nothing is said.
     """
 
-    def __init__(self, unet: SVDUNet, vae: VAE, image_encoder: ImageEncoder) -> None:
+    def __init__(
+        self,
+        unet: SVDUNet,
+        vae: VAE,
+        image_encoder: ImageEncoder,
+        *,
+        devices: Sequence[torch.device] = (),
+        stream: WeightStream | None = None,
+    ) -> None:
         self.unet, self.vae, self.image_encoder = unet, vae, image_encoder
+        self.devices, self.stream = devices, stream
         self.extension_frames = unet.config.extension_frames
         self.defaults = extended_defaults(self.extension_frames) if self.extension_frames else PLAIN
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return self.devices[0] if self.devices else next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -210,17 +225,18 @@ class SVDPipeline:
         cell_shape = (num_frames, self.vae.config.latent_channels, height // CELL, width // CELL)
         noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
         pixel_shape = (1, 3, height, width)
-        conditioning = condition(
-            self._pixels(image, width, height),
-            self.vae.encode,
-            self.image_encoder,
-            fps=default.fps if fps is None else fps,
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            image_noise=draw_noise(pixel_shape, seed)
-            if image_noise is None
-            else checked_noise("image_noise", image_noise, pixel_shape),
-        )
+        with visiting(self.image_encoder, self.device, free_bytes(self.device)):
+            conditioning = condition(
+                self._pixels(image, width, height),
+                self.vae.encode,
+                self.image_encoder,
+                fps=default.fps if fps is None else fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                image_noise=draw_noise(pixel_shape, seed)
+                if image_noise is None
+                else checked_noise("image_noise", image_noise, pixel_shape),
+            )
 
         def encode(pictures: Sequence[Picture]) -> Tensor:
             frames = [self._pixels(picture, width, height) for picture in pictures]
@@ -237,28 +253,42 @@ class SVDPipeline:
         )
         noise = noise.to(self.device, torch.float32)
         sigmas = karras_sigmas(num_inference_steps, denoise).to(self.device)
-        denoiser = pin_frames(self._denoiser(conditioning, scale.to(self.device)), pinned, noise)
-        result = euler(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
+        is_guided = bool((scale != 1).any())
+        with branches(self.unet, (self.devices or [self.device])[: 1 + is_guided], self.stream) as unets:
+            denoiser = pin_frames(self._denoiser(unets, conditioning, scale), pinned, noise)
+            result = euler(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
         if default.normalize if normalize is None else normalize:
             result = normalize_frames(result)
         result = result * (default.contrast if contrast is None else contrast)
         return self._decode(result, decode_progress)
 
-    def _denoiser(self, on: Conditioning, scale_T111: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-        image_latents, embedding, ids = (t.to(self.device) for t in (on.image_latents, on.embedding, on.ids))
-
-        def predict(x_TCHW: Tensor, timestep: Tensor, strength: float) -> Tensor:
-            picture = (strength * image_latents).expand(len(x_TCHW), -1, -1, -1)
-            both = torch.cat([x_TCHW, picture], dim=1).to(self.dtype)
-            return self.unet(both, timestep, strength * embedding, ids).float()
+    def _denoiser(self, unets: Branches, on: Conditioning, scale_T111: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        is_guided, scale_T111 = bool((scale_T111 != 1).any()), scale_T111.to(self.device)
+        # the negative branch knows nothing of the picture, but the same ids
+        positive, negative = (
+            [t.to(device) for t in (strength * on.image_latents, strength * on.embedding, on.ids)]
+            for strength, device in zip((1.0, 0.0), unets.devices, strict=True)
+        )
 
         def velocity(x_TCHW: Tensor, timestep: Tensor) -> Tensor:
-            positive = predict(x_TCHW, timestep, 1.0)
-            if bool((scale_T111 == 1).all()):  # guidance off
-                return positive
-            return guide(positive, predict(x_TCHW, timestep, 0.0), scale_T111)
+            if not is_guided:
+                return self._predict(unets.network, x_TCHW, timestep, *positive)
+            both = unets.both(self._predict, (x_TCHW, timestep, *positive), (x_TCHW, timestep, *negative))
+            return guide(*both, scale_T111)
 
         return v_prediction(velocity)
+
+    def _predict(
+        self,
+        unet: nn.Module,
+        x_TCHW: Tensor,
+        timestep: Tensor,
+        picture_1CHW: Tensor,
+        embedding: Tensor,
+        ids: Tensor,
+    ) -> Tensor:
+        both = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
+        return unet(both, timestep, embedding, ids).float()
 
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
         check_finite(latents_TCHW, self.dtype)
@@ -298,8 +328,9 @@ def load_svd(
     checkpoint: str | Path,
     extension: str | Path | None = None,
     dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
+    device: Place = None,
     attention: str = "sdpa",
+    stream: bool = False,
 ) -> SVDPipeline:
     """Load Stable Video Diffusion, with ExVideo's extension over it.
 
@@ -307,17 +338,30 @@ def load_svd(
         checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
         extension: a file like ExVideo-SVD-128f-v1's model.fp16.safetensors, of any length; None is plain SVD.
         dtype: of the networks; float16 on CUDA, else float32.
-        device: CUDA where there is one.
+        device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
+            the UNet; the other networks are on the first.
         attention: a name in `exvideo_core.attention.BACKENDS`.
+        stream: keep the UNet and the image encoder in main memory, for a card that is too small for them.
 
     Raises:
         CheckpointError: a file is damaged, not what its place needs, or the two do not belong together.
+        ExVideoError: a device or the attention cannot be used.
     """
-    backend, device = attention_named(attention), chosen_device(device)
-    dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
+    backend, devices = attention_named(attention), chosen_devices(device)
+    dtype = dtype or (torch.float16 if devices[0].type == "cuda" else torch.float32)
     weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
     unet, vae, image_encoder = build_svd(weights, backend)
-    return SVDPipeline(unet.to(device, dtype), vae.to(device, dtype), image_encoder.to(device, dtype))
+    vae.to(devices[0], dtype)
+    if not stream:
+        return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder.to(devices[0], dtype), devices=devices)
+    source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
+    source.place(unet, devices[0], dtype)
+    return SVDPipeline(unet, vae, image_encoder.to(dtype), devices=devices, stream=source)
+
+
+def blocks_of(unet: SVDUNet) -> list[nn.Module]:
+    """What the UNet calls one after the other: nearly all of its weights."""
+    return [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
 
 
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:

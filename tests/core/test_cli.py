@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from exvideo_core.checkpoint.save import save_extension, save_svd
-from exvideo_core.cli import main
+from exvideo_core.cli import generate, main
 from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from exvideo_core.models.svd.image_encoder import ImageEncoder
 from exvideo_core.models.svd.unet import SVDUNet
@@ -46,6 +46,16 @@ def test_generate_makes_as_many_frames_as_the_extension_knows(files, tmp_path, c
     info = probe(target)
     assert (info.num_frames, info.width, info.height, info.fps) == (5, 128, 128, 30)
     assert str(target) in capsys.readouterr().out
+
+
+def test_two_devices_and_streaming_are_for_the_asking(files, tmp_path, monkeypatch):
+    pipelines, load = [], generate.load_svd
+    monkeypatch.setattr(generate, "load_svd", lambda *a, **k: pipelines.append(load(*a, **k)) or pipelines[-1])
+
+    assert _generate(files, tmp_path / "clip.mp4") == 0
+    assert _generate(files, tmp_path / "clip.mp4", "--device", "cpu,cpu", "--stream") == 0
+    assert [len(pipeline.devices) for pipeline in pipelines] == [1, 2]
+    assert [pipeline.stream is not None for pipeline in pipelines] == [False, True]
 
 
 def test_generate_varies_a_video_and_holds_keyframes(files, tmp_path):

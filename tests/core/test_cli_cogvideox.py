@@ -8,7 +8,7 @@ from narrow_cogvideox import build_transformer, save_files
 from narrow_svd import fill
 from safetensors.torch import save_file
 
-from exvideo_core.cli import main
+from exvideo_core.cli import generate_cogvideox, main
 from exvideo_core.lora import new_lora, save_lora
 from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from exvideo_core.video import load_frames, probe
@@ -47,6 +47,18 @@ def test_generate_makes_a_clip_of_a_sentence(files, tmp_path, capsys):
     assert printed.out == f"{target}\n"
     assert "sampling" in printed.err
     assert "decoding" in printed.err
+
+
+def test_two_devices_and_streaming_are_for_the_asking(files, tmp_path, monkeypatch):
+    pipelines, load = [], generate_cogvideox.load_cogvideox
+    monkeypatch.setattr(
+        generate_cogvideox, "load_cogvideox", lambda *a, **k: pipelines.append(load(*a, **k)) or pipelines[-1]
+    )
+
+    assert _generate(files, tmp_path / "clip.mp4") == 0
+    assert _generate(files, tmp_path / "clip.mp4", "--device", "cpu,cpu", "--stream") == 0
+    assert [len(pipeline.devices) for pipeline in pipelines] == [1, 2]
+    assert [pipeline.stream is not None for pipeline in pipelines] == [False, True]
 
 
 @pytest.mark.parametrize(
