@@ -1,0 +1,162 @@
+"""Step reuse: where the first block of a network does nearly what it did before, the rest is not computed again.
+
+The idea is first-block caching (ParaAttention, TeaCache's family, arXiv:2411.19108). Here what the rest adds is not
+taken over as it was, but continued along the line through the last two steps that were computed, and all branches of
+the guidance follow the first one's decision, so that their errors cancel. Approximate; docs/approximations.md has
+errors and gains.
+
+A network with such a cache does this:
+
+    cache.enter(x)
+    x = first_block(x)
+    if (later := cache.predict(x)) is not None:
+        return later
+    x = rest(x)
+    cache.keep(x)
+    return x
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reuse:
+    """When the rest of a network may be predicted."""
+
+    threshold: float  # largest relative change (L1) of what the first block adds, since a step was computed
+    in_a_row: int = 2  # steps, at most
+    first_steps: int = 2  # always computed
+    last_steps: int = 1  # likewise
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold must be above 0 and below 1, not {self.threshold}")
+        if self.in_a_row < 1:
+            raise ValueError(f"in_a_row must be at least 1, not {self.in_a_row}")
+
+
+@dataclass
+class _Computed:
+    """What is remembered of a step."""
+
+    step: int
+    signal: Tensor  # a sample of what the first block added
+    rest: Tensor  # what the others added
+
+
+class StepCache:
+    """Memory of one run.
+
+    Args:
+        reuse: settings.
+        steps: of the run.
+        home: where to keep what blocks add, twice the size of a hidden state for each branch; None is its own device.
+    """
+
+    def __init__(self, reuse: Reuse, steps: int, home: torch.device | None = None) -> None:
+        self.reuse, self.steps, self.home = reuse, steps, home
+        self.step = -1
+        self.reused_steps = 0
+        self._in_a_row = 0
+        self._is_reused: bool | None = None  # of the current step, once a branch has decided
+        self._branches: dict[Hashable, Branch] = {}
+        self._deciding = threading.Lock()  # branches may run in a thread for each GPU
+
+    def begin(self, step: int) -> None:
+        """Start a step, counted from 0; a second call with its number does nothing."""
+        if step == self.step:
+            return
+        self._in_a_row = self._in_a_row + 1 if self._is_reused else 0
+        self.step, self._is_reused = step, None
+
+    def branch(self, name: Hashable) -> Branch:
+        """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
+        return self._branches.setdefault(name, Branch(self))
+
+    def decides(self, change: float | None) -> bool:
+        """Whether this step is to be predicted; the first branch that asks decides for all."""
+        with self._deciding:
+            if self._is_reused is None:
+                self._is_reused = self._is_due() and change is not None and change < self.reuse.threshold
+                self.reused_steps += self._is_reused
+            return self._is_reused
+
+    def _is_due(self) -> bool:
+        reuse = self.reuse
+        is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
+        return is_inside and self._in_a_row < reuse.in_a_row
+
+    def __str__(self) -> str:
+        """For the log."""
+        return f"step reuse: {self.reused_steps} of {self.steps} steps predicted"
+
+
+class Branch:
+    """Memory of one branch; see the example above."""
+
+    def __init__(self, cache: StepCache) -> None:
+        self._cache = cache
+        self._last: _Computed | None = None
+        self._earlier: _Computed | None = None
+        self._before: Tensor | None = None  # sample of the first block's input
+        self._first: tuple[Tensor, Tensor] | None = None  # signal and output of the first block, until `keep`
+
+    def enter(self, x: Tensor) -> None:
+        """Note what goes into the first block, which may then change it in place."""
+        self._before = _sample(x).clone()
+
+    def predict(self, first: Tensor) -> Tensor | None:
+        """From the first block's output to the last one's; None if the others are to be computed, and kept."""
+        assert self._before is not None, "enter comes first"
+        signal = _sample(first) - self._before
+        change = None if self._last is None else _relative_change(signal, self._last.signal)
+        self._before = None
+        if self._cache.decides(change) and self._last is not None and self._last.rest.shape == first.shape:
+            return first + self._continued(first.device)
+        # a copy, for the rest may change it in place
+        self._first = signal, _moved(first, self._cache.home) if self._cache.home else first.clone()
+        return None
+
+    def keep(self, last: Tensor) -> None:
+        """Remember what the blocks after the first made of its output."""
+        assert self._first is not None, "predict comes first"
+        signal, first = self._first
+        rest = _moved(last - first.to(last.device), self._cache.home)
+        if self._last is None or self._last.step < self._cache.step:  # else a solver looks twice in a step
+            self._earlier = self._last
+        self._last = _Computed(self._cache.step, signal, rest)
+        self._first = None
+
+    def _continued(self, device: torch.device) -> Tensor:
+        last, earlier = self._last, self._earlier
+        assert last is not None
+        rest = last.rest.to(device)
+        if earlier is None or earlier.rest.shape != rest.shape:
+            return rest
+        beyond = (self._cache.step - last.step) / (last.step - earlier.step)
+        return torch.lerp(rest, earlier.rest.to(device), -beyond)
+
+
+def _sample(x: Tensor) -> Tensor:
+    """Every second item along each axis: enough to compare by, and little to remember."""
+    return x[tuple(slice(None, None, 2) for _ in x.shape)]
+
+
+def _moved(x: Tensor, home: torch.device | None) -> Tensor:
+    """The tensor there; in locked memory, from where it comes back at full speed, if that is a GPU's host."""
+    if home is None or home.type != "cpu" or not x.is_cuda:
+        return x if home is None else x.to(home)
+    return torch.empty_like(x, device=home, pin_memory=True).copy_(x, non_blocking=True)  # only the GPU reads it
+
+
+def _relative_change(now: Tensor, before: Tensor) -> float | None:
+    if now.shape != before.shape:
+        return None
+    return float((now - before).abs().mean(dtype=torch.float32) / before.abs().mean(dtype=torch.float32))
