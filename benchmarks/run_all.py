@@ -1,0 +1,164 @@
+"""Everything that is promised about time and memory, measured with one command.
+
+    python benchmarks/run_all.py --device cuda     on an NVIDIA GPU: whole jobs, beside the references
+    python benchmarks/run_all.py --device cpu      on a CPU, one thread: counts, one call of each network
+
+Each measurement is a process of its own. What was measured is in `benchmarks/results/<date>-<device>.json` after each
+of them, and as a page beside it; a second run on the same day measures only what is missing, or what `--only` names.
+The references run a few steps of a whole job, which are scaled to all of them; `--whole-references` runs all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import torch
+
+from benchmarks.report import page
+
+Commands = dict[str, list[str]]
+_REFERENCE_STEPS = 5
+
+_UNET = ["harness.py", "--task", "svd_unet", "--ext", "128", "--engines"]
+_ALL_ENGINES = "diffsynth,exvideo,diffusers"
+CPU: Commands = {
+    "counts": ["count.py", "--json", "--reference"],
+    "unet_fp32": [*_UNET, "diffsynth,exvideo", "--rounds", "5"],
+    "unet_bf16": [*_UNET, "diffsynth,exvideo", "--rounds", "5", "--dtype", "bfloat16"],
+    "unet_memory": [*_UNET, "exvideo", "--memory"],
+    "cogvideox_layer_fp32": [
+        *("harness.py", "--task", "cog_dit", "--layers", "1", "--frames", "3", "--h", "30", "--w", "44"),
+        *("--engines", _ALL_ENGINES, "--rounds", "9"),
+    ],
+    "svd_vae_fp32": [
+        *("harness.py", "--task", "svd_vae", "--frames", "8", "--h", "8", "--w", "8"),
+        *("--engines", _ALL_ENGINES, "--rounds", "5"),
+    ],
+    "cogvideox_vae_fp32": [
+        *("harness.py", "--task", "cog_vae", "--frames", "5", "--h", "6", "--w", "8"),
+        *("--engines", _ALL_ENGINES, "--rounds", "3"),
+    ],
+}  # fmt: skip
+
+
+def cuda(reference_steps: int | None) -> Commands:
+    """Calls of each network, then whole jobs."""
+    few = [] if reference_steps is None else ["--steps", str(reference_steps)]
+    clip = ["--frames", "128", "--h", "64", "--w", "64"]
+    cog = ["harness.py", "--task", "cog_dit", "--frames", "33", "--h", "60", "--w", "90", "--dtype", "bfloat16"]
+    calls = {
+        "unet_fp16": [*_UNET, "diffsynth,exvideo", *clip, "--dtype", "float16", "--rounds", "3"],
+        "cogvideox_bf16": [*cog, "--engines", _ALL_ENGINES, "--rounds", "2"],
+        "svd_vae_fp16": [
+            *("harness.py", "--task", "svd_vae", "--engines", _ALL_ENGINES, "--dtype", "float16"),
+            *("--frames", "8", "--h", "128", "--w", "128"),
+        ],
+        "cogvideox_vae_bf16": [
+            *("harness.py", "--task", "cog_vae", "--engines", _ALL_ENGINES, "--dtype", "bfloat16"),
+            *("--frames", "33", "--h", "60", "--w", "90", "--rounds", "2"),
+        ],
+    }
+    jobs = {
+        f"{job}_{engine}": ["jobs.py", job, "--engine", engine, *([] if engine == "exvideo" else few)]
+        for job, engines in (
+            ("svd_512", ("exvideo", "diffsynth")),
+            ("svd_1024_second_pass", ("exvideo", "diffsynth")),
+            ("cog_129f", ("exvideo", "diffusers", "diffsynth")),
+            ("cog_129f_streamed", ("exvideo",)),
+        )
+        for engine in engines
+    }
+    return {"counts": CPU["counts"], **calls, **jobs}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure what is missing; the status says how many measurements failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
+    parser.add_argument("--only", action="append", help="measure this again; repeatable")
+    parser.add_argument("--whole-references", action="store_true", help="run all steps of the references too")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s); not for --device cuda")
+    parser.add_argument("--folder", type=Path, default=HERE / "results", help="where results go")
+    arguments = parser.parse_args(argv)
+    commands = CPU if arguments.device == "cpu" else cuda(None if arguments.whole_references else _REFERENCE_STEPS)
+    file = arguments.folder / f"{date.today().isoformat()}-{device_name(arguments.device)}.json"
+    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
+    told["machine"] = machine(arguments.device, arguments.threads)
+    failed = 0
+    for name, command in commands.items():
+        if name not in arguments.only if arguments.only else name in told["results"]:
+            continue
+        print(f"{name} ...", flush=True)
+        try:
+            told["results"][name] = _measured(command, arguments.device, arguments.threads)
+        except (subprocess.CalledProcessError, json.JSONDecodeError) as error:
+            failed += 1
+            print(f"{name} failed: {error}\n{getattr(error, 'stderr', '')[-2000:]}", flush=True)
+        _write(file, told)
+    print(f"{file}\n{file.with_suffix('.md')}")
+    return failed
+
+
+def _measured(command: Sequence[str], device: str, threads: int) -> Any:
+    """What a script of this folder says, as JSON."""
+    script, *rest = command
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "rows.json"
+        if script != "count.py":
+            rest += ["--device", device]
+        if script == "harness.py":
+            rest += ["--json", str(target)]
+        environment = dict(os.environ)
+        if device == "cpu":
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", str(HERE / script), *rest],
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        return json.loads(target.read_text(encoding="utf-8") if target.exists() else done.stdout)
+
+
+def _write(file: Path, told: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(page(told), encoding="utf-8")
+
+
+def device_name(device: str) -> str:
+    """For a file's name."""
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return "-".join(name.lower().split())
+
+
+def machine(device: str, threads: int) -> dict[str, Any]:
+    """What the numbers depend on."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        models = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
+        cpu = next(models, cpu)
+    told = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
+    if device == "cuda":
+        return told | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return told | {"threads": threads}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
