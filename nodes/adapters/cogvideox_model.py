@@ -23,7 +23,7 @@ from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
 from ...exvideo_core.video.frames import check_cogvideox_size
 from . import compat
-from .model import HostAttention, Options, fill, wrapped
+from .model import HostAttention, Options, fill, running_with, wrapped
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer
 # (counted on the meta device, tests/nodes/test_memory.py: 4.14 GB in 16 bits for 33x60x90 latent cells).
@@ -92,11 +92,9 @@ class HostedTransformer(CogVideoXTransformer):
     def __init__(
         self, *, sizes: TransformerConfig, dtype: torch.dtype, device: Any, operations: Any, **described: Any
     ) -> None:
-        attention = HostAttention()
         layers = compat.layers(operations, dtype, described["compute_dtype"], device)
-        super().__init__(sizes, layers, attention)
+        super().__init__(sizes, layers, HostAttention())
         self.dtype = dtype
-        self.host_attention = attention
 
     def forward(
         self,
@@ -121,11 +119,8 @@ class HostedTransformer(CogVideoXTransformer):
     ) -> Tensor:
         if control is not None:
             raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
-        self.host_attention.options = transformer_options or {}
-        try:
+        with running_with(transformer_options or {}):
             return super().forward(x, timesteps, self._checked(context))
-        finally:
-            self.host_attention.options = {}  # it holds on to tensors
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim

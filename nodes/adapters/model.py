@@ -5,7 +5,9 @@ Shapes: N clips x T frames (B = N T), C channels, H and W latent height and widt
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import comfy.conds
@@ -32,6 +34,20 @@ _LIVE_ELEMENTS = 26
 Options = Mapping[str, Any]
 
 
+# `transformer_options` of the forward pass that runs, one for each thread: ComfyUI has one for each GPU.
+_running = threading.local()
+
+
+@contextmanager
+def running_with(options: Options) -> Iterator[None]:
+    """In it, attention in this thread is told these options."""
+    _running.options = options
+    try:
+        yield
+    finally:
+        _running.options = {}  # they hold on to tensors
+
+
 class HostAttention:
     """The attention function that ComfyUI was started with, in the core's signature; nodes may override it.
 
@@ -41,7 +57,6 @@ class HostAttention:
 
     def __init__(self, precision: torch.dtype | None = None) -> None:
         self.precision = precision
-        self.options: Options = {}  # `transformer_options` of the forward pass that runs
 
     def __call__(self, q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
         heads, dim = q_BNLD.shape[1], v_BNLD.shape[-1]
@@ -53,7 +68,7 @@ class HostAttention:
             heads,
             attn_precision=self.precision,
             skip_reshape=True,
-            transformer_options=self.options,
+            transformer_options=getattr(_running, "options", {}),
         )
         return out_BLC.unflatten(-1, (heads, dim)).transpose(1, 2)
 
@@ -74,7 +89,6 @@ class HostedUNet(SVDUNet):
         layers = compat.layers(operations, dtype, described["compute_dtype"], device)
         super().__init__(sizes, layers, attention)
         self.dtype = dtype
-        self.host_attention = attention
 
     def forward(
         self,
@@ -109,11 +123,8 @@ class HostedUNet(SVDUNet):
             )
         options = transformer_options or {}
         ids = window_frame_ids(options, self.config.extension_frames)
-        self.host_attention.options = options
-        try:
+        with running_with(options):
             return self.denoise(x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
-        finally:
-            self.host_attention.options = {}  # it holds on to tensors
 
 
 def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
