@@ -87,15 +87,20 @@ def count_job(job: Job, engine: str = "exvideo", dtype: torch.dtype = torch.floa
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--job", choices=JOBS, action="append", help="only this one; repeatable")
-    parser.add_argument("--reference", action="store_true", help="count DiffSynth and diffusers too")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args(argv)
+    arguments = arguments_of(sys.argv[1:] if argv is None else argv)
     engines = list(ENGINES) if arguments.reference else ["exvideo"]
     rows = {name: _counted(JOBS[name], engines) for name in arguments.job or JOBS}
     print(json.dumps(rows, indent=1) if arguments.json else _table(rows, engines))
     return 0
+
+
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--job", choices=JOBS, action="append", help="only this one; repeatable")
+    parser.add_argument("--reference", action="store_true", help="count DiffSynth and diffusers too")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    return parser.parse_args(argv)
 
 
 def _counted(job: Job, engines: Sequence[str]) -> dict[str, dict[str, object]]:

@@ -57,7 +57,7 @@ def compare(
         if device != "cpu":
             rows[name]["peak_bytes"] = memory.peak(device)
         del result
-    times = _interleaved(calls, given, device, rounds)
+    times = interleaved(calls, given, device, rounds)
     for name, row in rows.items():
         for kind, index in (("wall", 0), ("cpu", 1)):
             row[f"{kind}_s"] = median(pair[index] for pair in times[name])
@@ -65,9 +65,10 @@ def compare(
     return list(rows.values())
 
 
-def _interleaved(
+def interleaved(
     calls: Mapping[str, Call], given: Mapping[str, Tensor], device: str, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
+    """Seconds of every call, and of the process's time; each round begins with another engine."""
     names = list(calls)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for index in range(rounds):
@@ -113,7 +114,7 @@ def _isolated(arguments: argparse.Namespace, argv: Sequence[str]) -> list[Row]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print one line for each engine, and write JSON where asked for."""
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = _arguments(argv)
+    arguments = arguments_of(argv)
     cfg = {name: getattr(arguments, name) for name in ("frames", "h", "w", "ext", "layers", "batch")}
     dtype = getattr(torch, arguments.dtype)
     if arguments.alone:
@@ -136,7 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=tasks.TASKS, required=True, help="see benchmarks/engine.py")
     parser.add_argument("--engines", default="diffsynth,exvideo", help="with commas between (%(default)s)")

@@ -206,15 +206,7 @@ def _decoding(networks: Any, task: str, cfg: Mapping[str, Any], weights: Mapping
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job and print its row as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=JOBS)
-    parser.add_argument("--engine", default="exvideo", help="exvideo, diffsynth or diffusers (%(default)s)")
-    parser.add_argument("--device", default="cuda", help="%(default)s")
-    parser.add_argument("--steps", type=int, help="in place of the job's")
-    parser.add_argument("--frames", type=int, help="in place of the job's")
-    parser.add_argument("--side", type=int, help="height and width in pixels, in place of the job's")
-    parser.add_argument("--narrow", type=int, default=1, help="divide widths (theirs: layers alone), to try the script")
-    arguments = parser.parse_args(argv)
+    arguments = arguments_of(sys.argv[1:] if argv is None else argv)
     job = JOBS[arguments.job]
     job = replace(
         job,
@@ -226,6 +218,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print(json.dumps(measure(job, arguments.engine, arguments.device)))
     return 0
+
+
+def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=JOBS)
+    parser.add_argument("--engine", default="exvideo", help="exvideo, diffsynth or diffusers (%(default)s)")
+    parser.add_argument("--device", default="cuda", help="%(default)s")
+    parser.add_argument("--steps", type=int, help="in place of the job's")
+    parser.add_argument("--frames", type=int, help="in place of the job's")
+    parser.add_argument("--side", type=int, help="height and width in pixels, in place of the job's")
+    parser.add_argument("--narrow", type=int, default=1, help="divide widths (theirs: layers alone), to try the script")
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":

@@ -127,12 +127,13 @@ def _measured(command: Sequence[str], device: str, threads: int) -> Any:
         done = subprocess.run(
             [sys.executable, "-W", "ignore", str(HERE / script), *rest],
             check=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
             env=environment,
         )
-        return json.loads(target.read_text(encoding="utf-8") if target.exists() else done.stdout)
+        if script == "harness.py":
+            return json.loads(target.read_text(encoding="utf-8"))
+    return json.loads(done.stdout if script == "count.py" else done.stdout.splitlines()[-1])
 
 
 def _write(file: Path, told: Mapping[str, Any]) -> None:
