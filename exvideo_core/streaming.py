@@ -172,28 +172,38 @@ class _Belt:
         self.holds: list[int | None] = [None, None]  # number of the block whose weights are there, or coming
         self.is_there: list[Any] = [None, None]
         self.is_free: list[Any] = [lane.mark(), lane.mark()]
+        self.running: list[int] = []  # places of the block that computes, and of one that it calls
         self.last = 0  # the place that was used last
 
     def enter(self, index: int) -> list[Tensor]:
         """The weights of a block that is about to compute; those of the next one set off."""
         if index not in self.holds:
-            self._bring(index, 1 - self.last)
+            self._bring(index, self._idle())
         place = self.last = self.holds.index(index)
+        self.running.append(place)
         self.lane.wait(self.is_there[place])
         following = (index + 1) % len(self.memories)
-        if following not in self.holds:
+        if following not in self.holds and 1 - place not in self.running:
             self._bring(following, 1 - place)
         return self.memories[index].views(self.places[place])
 
-    def leave(self) -> None:
-        """The block has been told all there is to compute."""
-        self.is_free[self.last] = self.lane.mark()
+    def leave(self, index: int) -> None:
+        """The block has been told all there is to compute, or could not enter."""
+        for place in [place for place in self.running if self.holds[place] == index]:
+            self.running.remove(place)
+            self.is_free[place] = self.lane.mark()
 
     def stop(self) -> None:
         """Let nothing be computed in the places' memory before the last copy to it is done."""
         for event, index in zip(self.is_there, self.holds, strict=True):
             if index is not None:
                 self.lane.wait(event)
+
+    def _idle(self) -> int:
+        idle = [place for place in (1 - self.last, self.last) if place not in self.running]
+        if not idle:
+            raise RuntimeError("a block was called by one that another had called; there are places for two")
+        return idle[0]
 
     def _bring(self, index: int, place: int) -> None:
         memory = self.memories[index]
@@ -209,7 +219,7 @@ def on_the_belt(
     """In it, each block has its weights on the device while it computes.
 
     Args:
-        blocks: in the order they are called; another order works, but waits for each.
+        blocks: in the order they are called; another order works, but waits for each. One may call another.
         memories: where their weights are. Blocks of several networks may share them.
         device: where they compute.
         lane: how weights get there.
@@ -232,7 +242,7 @@ def _hooks(belt: _Belt, index: int, block: nn.Module, homes: Sequence[Tensor]) -
 
     def leave(*_: object) -> None:
         _give(block, homes)
-        belt.leave()
+        belt.leave(index)
 
     return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, always_call=True)]
 

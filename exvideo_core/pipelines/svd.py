@@ -16,6 +16,7 @@ from ..attention import Attention, sdpa
 from ..checkpoint.load import SVDWeights, assign_weights, read_svd
 from ..errors import ClipError
 from ..memory import free_bytes, visiting
+from ..models.svd.blocks import Upsample
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
 from ..models.svd.unet import SVDUNet
@@ -361,7 +362,10 @@ def load_svd(
 
 def blocks_of(unet: SVDUNet) -> list[nn.Module]:
     """What the UNet calls one after the other: nearly all of its weights."""
-    return [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
+    layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
+    return [
+        layer for layer in layers if not isinstance(layer, Upsample)
+    ]  # small, and called piece by piece by the next
 
 
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:
