@@ -18,12 +18,19 @@ A network with such a cache does this:
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+_ROOM = 16  # hidden states that a forward pass and the memories of two branches have room for on the device
+
+
+def _unlimited(_device: torch.device) -> float:
+    return math.inf
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +64,12 @@ class StepCache:
     Args:
         reuse: settings.
         steps: of the run.
-        home: where to keep what blocks add, twice the size of a hidden state for each branch; None is its own device.
+        free: bytes there are on a device. What is remembered, two hidden states for each branch, goes to main memory
+            where they are few.
     """
 
-    def __init__(self, reuse: Reuse, steps: int, home: torch.device | None = None) -> None:
-        self.reuse, self.steps, self.home = reuse, steps, home
+    def __init__(self, reuse: Reuse, steps: int, free: Callable[[torch.device], float] = _unlimited) -> None:
+        self.reuse, self.steps, self.free = reuse, steps, free
         self.step = -1
         self.reused_steps = 0
         self._in_a_row = 0
@@ -69,8 +77,9 @@ class StepCache:
         self._branches: dict[Hashable, Branch] = {}
         self._deciding = threading.Lock()  # branches may run in a thread for each GPU
 
-    def begin(self, step: int) -> None:
-        """Start a step, counted from 0; a second call with its number does nothing."""
+    def begin(self, step: int | None = None) -> None:
+        """Start a step, counted from 0, or the next one; a second call with its number does nothing."""
+        step = self.step + 1 if step is None else step
         if step == self.step:
             return
         self._in_a_row = self._in_a_row + 1 if self._is_reused else 0
@@ -78,7 +87,7 @@ class StepCache:
 
     def branch(self, name: Hashable) -> Branch:
         """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
-        return self._branches.setdefault(name, Branch(self))
+        return self._branches.setdefault(name, Branch(self, name))
 
     def decides(self, change: float | None) -> bool:
         """Whether this step is to be predicted; the first branch that asks decides for all."""
@@ -101,12 +110,16 @@ class StepCache:
 class Branch:
     """Memory of one branch; see the example above."""
 
-    def __init__(self, cache: StepCache) -> None:
-        self._cache = cache
+    def __init__(self, cache: StepCache, name: Hashable) -> None:
+        self._cache, self._name = cache, name
         self._last: _Computed | None = None
         self._earlier: _Computed | None = None
         self._before: Tensor | None = None  # sample of the first block's input
         self._first: tuple[Tensor, Tensor] | None = None  # signal and output of the first block, until `keep`
+
+    def part(self, name: Hashable) -> Branch:
+        """Of one of several clips that a network computes one after the other."""
+        return self._cache.branch((self._name, name))
 
     def enter(self, x: Tensor) -> None:
         """Note what goes into the first block, which may then change it in place."""
@@ -120,19 +133,28 @@ class Branch:
         self._before = None
         if self._cache.decides(change) and self._last is not None and self._last.rest.shape == first.shape:
             return first + self._continued(first.device)
-        # a copy, for the rest may change it in place
-        self._first = signal, _moved(first, self._cache.home) if self._cache.home else first.clone()
+        kept = self._put(first)
+        self._first = signal, kept.clone() if kept is first else kept  # the rest may change it in place
         return None
 
     def keep(self, last: Tensor) -> None:
         """Remember what the blocks after the first made of its output."""
         assert self._first is not None, "predict comes first"
         signal, first = self._first
-        rest = _moved(last - first.to(last.device), self._cache.home)
+        rest = self._put(last - first.to(last.device))
         if self._last is None or self._last.step < self._cache.step:  # else a solver looks twice in a step
             self._earlier = self._last
         self._last = _Computed(self._cache.step, signal, rest)
         self._first = None
+
+    def _put(self, x: Tensor) -> Tensor:
+        """The tensor, or a copy in main memory."""
+        if self._cache.free(x.device) >= _ROOM * x.nbytes:
+            return x
+        if not x.is_cuda:
+            return x.to("cpu")
+        # locked memory, from where it comes back at full speed; nobody but the GPU reads it
+        return torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
 
     def _continued(self, device: torch.device) -> Tensor:
         last, earlier = self._last, self._earlier
@@ -147,13 +169,6 @@ class Branch:
 def _sample(x: Tensor) -> Tensor:
     """Every second item along each axis: enough to compare by, and little to remember."""
     return x[tuple(slice(None, None, 2) for _ in x.shape)]
-
-
-def _moved(x: Tensor, home: torch.device | None) -> Tensor:
-    """The tensor there; in locked memory, from where it comes back at full speed, if that is a GPU's host."""
-    if home is None or home.type != "cpu" or not x.is_cuda:
-        return x if home is None else x.to(home)
-    return torch.empty_like(x, device=home, pin_memory=True).copy_(x, non_blocking=True)  # only the GPU reads it
 
 
 def _relative_change(now: Tensor, before: Tensor) -> float | None:

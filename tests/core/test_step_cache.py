@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ class Network:
 def run(network: Network, reuse: Reuse, steps: int, branches: tuple[Hashable, ...] = ("",)) -> tuple[StepCache, list]:
     cache, results = StepCache(reuse, steps), []
     for step in range(steps):
-        cache.begin(step)
+        cache.begin()
         results.append([network(cache, step, branch) for branch in branches])
     return cache, results
 
@@ -133,12 +134,22 @@ def test_solvers_that_look_twice_in_a_step() -> None:
     assert computed_steps(network) == [0, 0, 1, 1, 3, 3, 5, 5]
 
 
-def test_memory_may_be_elsewhere() -> None:
+@pytest.mark.parametrize(("free", "goes"), [(16 * X.nbytes, False), (16 * X.nbytes - 1, True)])
+def test_memories_go_to_the_host_where_the_device_is_full(free: int, goes: bool) -> None:
+    """On a device that keeps no numbers, so that a copy to the host cannot be."""
     network = Network(lambda *_: 1.0, lambda step, _: 3 * step)
-    cache = StepCache(Reuse(threshold=0.1), 9, home=torch.device("meta"))  # keeps shapes, and forgets numbers
-    cache.begin(0)
-    with pytest.raises(NotImplementedError, match="meta"):
-        network(cache, 0)
+    cache = StepCache(Reuse(threshold=0.1), 9, free=lambda device: free if device.type == "meta" else 0)
+    cache.begin()
+    expected = pytest.raises(NotImplementedError, match="meta") if goes else nullcontext()
+    with expected:
+        assert network(cache, 0, x=X.to("meta")).device.type == "meta"
+
+
+def test_clips_of_one_batch_have_memories_of_their_own() -> None:
+    branch = StepCache(Reuse(threshold=0.1), 9).branch("text")
+
+    assert branch.part(0) is branch.part(0) is not branch.part(1)
+    assert branch.part(0) is not branch
 
 
 @pytest.mark.parametrize("settings", [{"threshold": 0.0}, {"threshold": 1.0}, {"threshold": 0.1, "in_a_row": 0}])
