@@ -44,12 +44,16 @@ def in_pieces(part: Callable[[slice], Tensor], length: int, size: int, out: Tens
     return out
 
 
-def added(x: Tensor, part: Callable[[slice], Tensor], size: int) -> Tensor:
-    """x and what `part` gives for the spans of its first axis; in x itself, unless gradients are wanted."""
+def added(x: Tensor, part: Callable[[slice], Tensor], size: int, share: Tensor | None = None) -> Tensor:
+    """x and what `part` gives for the spans of its first axis, or a share of it; in x, unless gradients are wanted."""
     if torch.is_grad_enabled():
-        return x + part(slice(0, len(x)))
+        whole = part(slice(0, len(x)))
+        return x + whole if share is None else torch.addcmul(x, share, whole)
     for span in spans(len(x), size):
-        x[span] += part(span)
+        if share is None:
+            x[span] += part(span)
+        else:
+            x[span].addcmul_(share, part(span))
     return x
 
 

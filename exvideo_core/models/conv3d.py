@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolution import convolved
 from .folding import Weights, live_weights
 
 
@@ -21,7 +22,7 @@ def conv3d(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
     """
     weights = live_weights(layer, x_BCTHW)
     if weights is None:
-        return layer(x_BCTHW)
+        return convolved(layer, x_BCTHW)
     if weights[0].shape[3:] == (1, 1):
         return _over_time(layer, x_BCTHW, weights)
     return _over_frames(layer, x_BCTHW, weights) if _by_frames(x_BCTHW) else layer(x_BCTHW)

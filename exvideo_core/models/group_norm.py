@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .folding import Weights
+from .folding import Weights, live_weights
 
 
 class ChannelStatistics:
@@ -25,7 +26,7 @@ class ChannelStatistics:
         """Take in a piece [B, C, ...] of any layout."""
         axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
         # both in one reading, by a stable algorithm
-        variance_C, mean_C = torch.var_mean(x_BCX.float(), axes, correction=0)
+        variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
         count = x_BCX.numel() // x_BCX.shape[1]
         exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # the former has no latter
         self._merge(count, mean_C.to(exact), variance_C.to(exact) * count)
@@ -50,23 +51,51 @@ class ChannelStatistics:
         return mean_G, spread_G / (self.count * mean_GC.shape[1])
 
 
-def affine(norm: nn.GroupNorm, weights: Weights, pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What a group norm over all pieces is for each channel: factor and summand, [C] float32.
+def affine(norm: nn.Module, weights: Weights, pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """What a group norm over all pieces is for each channel: factor and summand, [C], in float32 at least.
 
     Args:
         norm: a GroupNorm.
         weights: its live weights.
         pieces: [B, C, ...] each; together one item of the norm's batch.
     """
+    assert isinstance(norm, nn.GroupNorm)
     statistics = ChannelStatistics()
     for piece_BCX in pieces:
         statistics.add(piece_BCX)
-    mean_G, variance_G = statistics.of_groups(norm.num_groups)
+    return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+
+
+def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_G: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and summand, [..., C], from statistics [..., G]."""
     per_group = norm.num_channels // norm.num_groups
-    deviation_C = (variance_G + norm.eps).rsqrt().repeat_interleave(per_group)
     weight, bias = weights
-    factor_C = deviation_C * weight.to(deviation_C)
-    summand_C = -mean_G.repeat_interleave(per_group) * factor_C
+    factor_C = (variance_G + norm.eps).rsqrt().repeat_interleave(per_group, dim=-1) * weight.to(variance_G)
+    summand_C = -mean_G.repeat_interleave(per_group, dim=-1) * factor_C
     if bias is not None:
         summand_C = summand_C + bias.to(summand_C)
-    return factor_C.float(), summand_C.float()
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return factor_C.to(dtype), summand_C.to(dtype)
+
+
+def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
+    """Group norm of every item, and SiLU."""
+    is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
+    weights = live_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
+    if weights is None:
+        return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
+    assert isinstance(norm, nn.GroupNorm)
+    # CUDA's own kernel would bring the channels to the front in memory, and the convolution bring them back
+    x_BLGC = x_BCX.permute(0, 2, 3, 1).reshape(len(x_BCX), -1, norm.num_groups, x_BCX.shape[1] // norm.num_groups)
+    variance_BG, mean_BG = torch.var_mean(_wide(x_BLGC), (1, 3), correction=0)
+    factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)
+    return scaled_silu(x_BCX, factor_BC[:, :, None, None], summand_BC[:, :, None, None])
+
+
+def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    """SiLU of factor x + summand, in float32 but for the result."""
+    return F.silu(torch.addcmul(summand, x, factor), inplace=True).to(x.dtype)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .convolution import convolved
 from .folding import live_weights
 
 _WORTHWHILE = 256  # cells; for fewer, adding up the taps takes longer than is saved (1280 channels on a CPU)
@@ -20,7 +21,7 @@ def upsampled_conv(conv: nn.Module, x_BCHW: Tensor, size: tuple[int, int] | None
     """3x3 convolution with padding 1 of x grown to `size`, else to twice its height and width."""
     if size in (None, (2 * x_BCHW.shape[2], 2 * x_BCHW.shape[3])):
         return doubled_conv(conv, x_BCHW)(x_BCHW)
-    return conv(F.interpolate(x_BCHW, size, mode="nearest"))
+    return convolved(conv, F.interpolate(x_BCHW, size, mode="nearest"))
 
 
 def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
@@ -36,7 +37,7 @@ def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     is_small = len(like) * like.shape[2] * like.shape[3] < _WORTHWHILE
     weights = None if is_small else live_weights(conv, like)
     if weights is None:
-        return lambda x_BCHW: conv(F.interpolate(x_BCHW, scale_factor=2, mode="nearest"))
+        return lambda x_BCHW: convolved(conv, F.interpolate(x_BCHW, scale_factor=2, mode="nearest"))
     weight, bias = weights
     wide = weight if weight.dtype == torch.float64 else weight.float()
     by_place = [[part.to(weight) for part in _merge_taps(rows, 3)] for rows in _merge_taps(wide, 2)]

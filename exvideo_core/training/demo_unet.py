@@ -12,13 +12,15 @@ Shapes: B frames, C latent channels, H and W latent cells, D context channels.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..models.svd.blocks import ResBlock, SelfOrCrossAttention, TemporalTransformerBlock
+from ..models.svd.blocks import ResBlock
 from ..models.svd.config import ImageEncoderConfig, UNetConfig
+from ..models.svd.transformer import SelfOrCrossAttention, TemporalTransformerBlock
 from ..models.svd.unet import SVDUNet
 from ..models.svd.vae import SCALE
 from .motion import FULL_BUCKET, FULL_RATE, progress, resample, scale_of
@@ -105,18 +107,18 @@ def base_loss(unet: SVDUNet, gallery: Gallery, step: int, frames: int, generator
 class _Unchanged(nn.Module):
     """Stands where a residual block over time does nothing."""
 
-    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *_: object) -> Tensor:
         return x
 
 
 class _Nothing(nn.Module):
     """Stands where attention over time adds nothing."""
 
-    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
-        return torch.zeros_like(x)
+    def among_themselves(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda _tokens: like.new_zeros(())
 
     def single_token(self, context: Tensor) -> Tensor:
-        return context.new_zeros(())
+        return context.new_zeros(1, 1, 1)
 
 
 def still_unet(config: UNetConfig = DEMO_UNET) -> SVDUNet:

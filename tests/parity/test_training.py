@@ -28,7 +28,8 @@ from torch.nn.utils import parametrize
 
 from exvideo_core.checkpoint.keymaps import sgm_to_extension
 from exvideo_core.lora import LoRA, attach, new_lora
-from exvideo_core.models.svd.blocks import ResBlock, SpatioTemporalTransformer
+from exvideo_core.models.svd.blocks import ResBlock
+from exvideo_core.models.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.training import cogvideox_loss, svd_loss
 from exvideo_core.training.targets.parts import checkpoint_blocks, freeze
 from exvideo_core.training.targets.svd import trained_units

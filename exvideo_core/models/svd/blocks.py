@@ -1,90 +1,35 @@
-"""Blocks of SVD's UNet: a residual block and a transformer block, each followed by its twin in time.
+"""Residual blocks of SVD's UNet, per frame and over time, and its steps between the levels.
 
 Parameter names are those of the sgm code base, so the published file loads as it is.
-Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width, L = H W tokens, D context.
+Shapes: T frames, C channels, H and W latent height and width, L tokens, D context. Everything is of one clip.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
-from ...attention import Attention
-from ..layers import FeedForward, Ops, norm_groups, sinusoid
-from .config import num_heads
-from .temporal import TemporalExtension
+from ...pieces import PIECE_BYTES, added, in_pieces, items_within, spans
+from ..conv3d import conv3d
+from ..convolution import convolved
+from ..folding import live_weights
+from ..group_norm import affine, norm_silu, scaled_silu
+from ..layers import Ops, norm_groups
+from ..upsample import upsampled_conv
+from .skips import Frames
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """What every block of one forward pass is told, besides its input."""
 
-    embedding: Tensor  # [B, C] of noise level, frame rate, motion and noise augmentation
-    context: Tensor  # [B, L, D] of the image; SVD has a single token
-    num_frames: int  # T
+    embedding: Tensor  # [1 or T, C] of noise level, frame rate, motion and noise augmentation
+    context: Tensor  # [1 or T, L, D] of the image; SVD has a single token
     frame_ids: Tensor  # [T], their places in the whole clip
-
-
-class SelfOrCrossAttention(nn.Module):
-    """Multi-head attention; without a context, tokens attend to each other."""
-
-    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
-        super().__init__()
-        self.heads = num_heads(channels)
-        self.attention = attention
-        self.to_q = ops.Linear(channels, channels, bias=False)
-        self.to_k = ops.Linear(context_dim, channels, bias=False)
-        self.to_v = ops.Linear(context_dim, channels, bias=False)
-        self.to_out = nn.Sequential(ops.Linear(channels, channels))
-
-    def forward(self, x_BLC: Tensor, context_BLD: Tensor | None = None) -> Tensor:
-        context = x_BLC if context_BLD is None else context_BLD
-        q, k, v = (
-            rearrange(t, "B L (N D) -> B N L D", N=self.heads)
-            for t in (self.to_q(x_BLC), self.to_k(context), self.to_v(context))
-        )
-        return self.to_out(rearrange(self.attention(q, k, v), "B N L D -> B L (N D)"))
-
-    def single_token(self, context_B1D: Tensor) -> Tensor:
-        """Exact result for a context of one token: softmax over one key is 1, whatever the query. [B, 1, C]."""
-        return self.to_out(self.to_v(context_B1D))
-
-
-class TransformerBlock(nn.Module):
-    """Self-attention, attention to the image, feed-forward; over the cells of each frame."""
-
-    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
-        super().__init__()
-        self.norm1 = ops.LayerNorm(channels)
-        self.attn1 = SelfOrCrossAttention(channels, channels, attention, ops)
-        self.norm2 = ops.LayerNorm(channels)
-        self.attn2 = SelfOrCrossAttention(channels, context_dim, attention, ops)
-        self.norm3 = ops.LayerNorm(channels)
-        self.ff = FeedForward(channels, ops)
-
-    def forward(self, x_BLC: Tensor, context_BLD: Tensor) -> Tensor:
-        x_BLC = x_BLC + self.attn1(self.norm1(x_BLC))
-        if context_BLD.shape[1] == 1:
-            x_BLC = x_BLC + self.attn2.single_token(context_BLD)
-        else:
-            x_BLC = x_BLC + self.attn2(self.norm2(x_BLC), context_BLD)
-        return x_BLC + self.ff(self.norm3(x_BLC))
-
-
-class TemporalTransformerBlock(TransformerBlock):
-    """The same over the frames of each cell, with one more feed-forward in front."""
-
-    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
-        super().__init__(channels, context_dim, attention, ops)
-        self.norm_in = ops.LayerNorm(channels)
-        self.ff_in = FeedForward(channels, ops)
-
-    def forward(self, x_BLC: Tensor, context_BLD: Tensor) -> Tensor:
-        return super().forward(x_BLC + self.ff_in(self.norm_in(x_BLC)), context_BLD)
+    piece_bytes: int = PIECE_BYTES  # for the temporary tensors of one piece
 
 
 class Blend(nn.Module):
@@ -94,60 +39,10 @@ class Blend(nn.Module):
         super().__init__()
         self.mix_factor = nn.Parameter(torch.zeros(1))
 
-    def forward(self, spatial: Tensor, temporal: Tensor) -> Tensor:
-        return blend(self.mix_factor, spatial, temporal)
-
 
 def blend(mix_factor: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Weighted mean of two results, in the number format of the first; sigmoid of `mix_factor` is its share."""
     return torch.lerp(second.to(first.dtype), first, torch.sigmoid(mix_factor.float()).to(first))
-
-
-class SpatioTemporalTransformer(nn.Module):
-    """Transformer over cells, then over frames. ExVideo's extension, where there is one, sits between the two."""
-
-    def __init__(
-        self, channels: int, context_dim: int, extension_frames: int | None, attention: Attention, ops: Ops
-    ) -> None:
-        super().__init__()
-        self.norm = ops.GroupNorm(norm_groups(channels), channels, eps=1e-6)
-        self.proj_in = ops.Linear(channels, channels)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_dim, attention, ops)])
-        self.time_pos_embed = nn.Sequential(
-            ops.Linear(channels, 4 * channels), nn.SiLU(), ops.Linear(4 * channels, channels)
-        )
-        self.extension = TemporalExtension(channels, extension_frames, ops) if extension_frames else None
-        self.time_stack = nn.ModuleList([TemporalTransformerBlock(channels, context_dim, attention, ops)])
-        self.time_mixer = Blend()
-        self.proj_out = ops.Linear(channels, channels)
-
-    def forward(self, x_BCHW: Tensor, on: Conditions) -> Tensor:
-        height = x_BCHW.shape[2]
-        spatial = self.proj_in(rearrange(self.norm(x_BCHW), "B C H W -> B (H W) C"))
-        spatial = self.transformer_blocks[0](spatial, on.context)
-        temporal = self.time_stack[0](self._over_time(spatial, height, on), self._time_context(spatial, on))
-        temporal = rearrange(temporal, "(N L) T C -> (N T) L C", L=spatial.shape[1])
-        out = self.proj_out(self.time_mixer(spatial, temporal))
-        return x_BCHW + rearrange(out, "B (H W) C -> B C H W", H=height)
-
-    def _over_time(self, spatial_BLC: Tensor, height: int, on: Conditions) -> Tensor:
-        """Position the frames and regroup: [(N T), L, C] -> [(N L), T, C]."""
-        if self.extension is None:
-            position_TC = sinusoid(on.frame_ids, spatial_BLC.shape[-1]).to(spatial_BLC.dtype)
-            x_BLC = _add_per_frame(spatial_BLC, self.time_pos_embed(position_TC))
-            return rearrange(x_BLC, "(N T) L C -> (N L) T C", T=on.num_frames)
-        x_NCTHW = rearrange(spatial_BLC, "(N T) (H W) C -> N C T H W", T=on.num_frames, H=height)
-        x_NCTHW = self.extension(x_NCTHW, on.frame_ids, self.time_pos_embed)
-        return rearrange(x_NCTHW, "N C T H W -> (N H W) T C")
-
-    def _time_context(self, spatial_BLC: Tensor, on: Conditions) -> Tensor:
-        """The first frame's context for every cell: [(N L), tokens, D]."""
-        return on.context[:: on.num_frames].repeat_interleave(spatial_BLC.shape[1], dim=0)
-
-
-def _add_per_frame(x_BLC: Tensor, bias_TC: Tensor) -> Tensor:
-    num_frames, channels = bias_TC.shape
-    return (x_BLC.view(-1, num_frames, x_BLC.shape[1], channels) + bias_TC[:, None]).view(x_BLC.shape)
 
 
 class ResBlock(nn.Module):
@@ -156,6 +51,7 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, out_channels: int, embedding: int, norm_eps: float, ops: Ops) -> None:
         super().__init__()
         conv = {"kernel_size": 3, "padding": 1}
+        self.out_channels = out_channels
         self.in_layers = _norm_act(channels, norm_eps, ops, ops.Conv2d(channels, out_channels, **conv))
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, out_channels))
         # index 2 was a dropout in the published code
@@ -168,12 +64,44 @@ class ResBlock(nn.Module):
         self.time_stack = TemporalResBlock(out_channels, embedding, norm_eps, ops)
         self.time_mixer = Blend()
 
-    def forward(self, x_BCHW: Tensor, on: Conditions) -> Tensor:
-        h_BCHW = self.in_layers(x_BCHW) + self.emb_layers(on.embedding)[:, :, None, None]
-        spatial = self.skip_connection(x_BCHW) + self.out_layers(h_BCHW)
-        x_NCTHW = rearrange(spatial, "(N T) C H W -> N C T H W", T=on.num_frames)
-        temporal = rearrange(self.time_stack(x_NCTHW, on.embedding), "N C T H W -> (N T) C H W")
-        return self.time_mixer(spatial, temporal)
+    def forward(self, x_TCHW: Frames, on: Conditions, skip_TCHW: Frames | None = None) -> Tensor:
+        """x, with the channels of a skip behind its own; the skip's memory may be used for the result."""
+        spatial_TCHW = self._per_frame(x_TCHW, skip_TCHW, on)
+        # mean of what comes in and of that plus a residual: so much of the residual
+        share = torch.sigmoid(-self.time_mixer.mix_factor.float()).to(spatial_TCHW)
+        return self.time_stack(spatial_TCHW, share, on.embedding, on.piece_bytes)
+
+    def _per_frame(self, x_TCHW: Frames, skip_TCHW: Frames | None, on: Conditions) -> Tensor:
+        embedding_TC11 = self.emb_layers(on.embedding)[:, :, None, None]
+
+        def computed(frames: slice) -> Tensor:
+            part = x_TCHW[frames]
+            if skip_TCHW is not None:
+                part = torch.cat([part, skip_TCHW[frames]], dim=1)
+            h = convolved(self.in_layers[2], norm_silu(self.in_layers[0], part))
+            h = plus(h, embedding_TC11 if len(embedding_TC11) == 1 else embedding_TC11[frames])
+            h = convolved(self.out_layers[3], norm_silu(self.out_layers[0], h))
+            return channels_last(plus(h, self.skip_connection(part)))
+
+        frames, channels, height, width = x_TCHW.shape
+        total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
+        # together, normed, activated; two results, normed, activated, shortcut
+        size = items_within(
+            on.piece_bytes, (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
+        )
+        shape = (frames, self.out_channels, height, width)
+        out = skip_TCHW if isinstance(skip_TCHW, Tensor) and skip_TCHW.shape == shape else None
+        return in_pieces(computed, frames, size, None if torch.is_grad_enabled() else out)
+
+
+def channels_last(x_BCHW: Tensor) -> Tensor:
+    """The same, laid out as everything here: so nothing has to be turned between convolutions and transformers."""
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+def plus(x: Tensor, summand: Tensor) -> Tensor:
+    """The sum, in x unless gradients are wanted."""
+    return x + summand if torch.is_grad_enabled() else x.add_(summand)
 
 
 class TemporalResBlock(nn.Module):
@@ -187,12 +115,36 @@ class TemporalResBlock(nn.Module):
             self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, channels))
         self.out_layers = _norm_act(channels, norm_eps, ops, nn.Identity(), ops.Conv3d(channels, channels, **conv))
 
-    def forward(self, x_NCTHW: Tensor, embedding_BC: Tensor | None = None) -> Tensor:
-        h_NCTHW = self.in_layers(x_NCTHW)
-        if embedding_BC is not None:
-            bias = rearrange(self.emb_layers(embedding_BC), "(N T) C -> N C T 1 1", T=x_NCTHW.shape[2])
-            h_NCTHW = h_NCTHW + bias
-        return x_NCTHW + self.out_layers(h_NCTHW)
+    def forward(
+        self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor | None = None, piece_bytes: int = PIECE_BYTES
+    ) -> Tensor:
+        """x and a share of the residual; in x itself, unless gradients are wanted."""
+        x_HTCW = _rows_first(x_TCHW)
+        h_TCHW = x_TCHW if torch.is_grad_enabled() else torch.empty_like(x_TCHW)
+        rows, first = self._over_time(self.in_layers, x_TCHW, piece_bytes)
+        h_TCHW = in_pieces(first, len(x_HTCW), rows, _rows_first(h_TCHW)).permute(1, 2, 0, 3)
+        if embedding_TC is not None:
+            h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
+        rows, second = self._over_time(self.out_layers, h_TCHW, piece_bytes)
+        return added(x_HTCW, second, rows, share).permute(1, 2, 0, 3)
+
+    @staticmethod
+    def _over_time(layers: nn.Sequential, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
+        """Norm over the clip, activation and convolution over time, as a function of rows; and rows for a piece."""
+        norm, conv = layers[0], layers[-1]
+        x_HTCW, clip_1CTHW = _rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
+        # scaled in float32 and activated; result, and the neighbours' part in it
+        rows = items_within(piece_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
+        weights = live_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
+        if weights is None:
+            return len(x_HTCW), lambda _: conv3d(conv, norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
+        factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))
+        scale = factor_C[:, None, None, None], summand_C[:, None, None, None]
+        return rows, lambda span: conv3d(conv, scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
+
+
+def _rows_first(x_TCHW: Tensor) -> Tensor:
+    return x_TCHW.permute(2, 0, 1, 3)
 
 
 def _norm_act(channels: int, eps: float, ops: Ops, *then: nn.Module) -> nn.Sequential:
@@ -218,5 +170,4 @@ class Upsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, kernel_size=3, padding=1)
 
     def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        height, width = x_BCHW.shape[-2:]
-        return self.conv(F.interpolate(x_BCHW, size or (2 * height, 2 * width), mode="nearest"))
+        return upsampled_conv(self.conv, x_BCHW, size)

@@ -1,20 +1,24 @@
 """Stable Video Diffusion's UNet (arXiv:2311.15127), with ExVideo's extension where its tensors are there.
 
-Shapes: N clips x T frames (B = N T), H and W latent height and width, D context channels.
+Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width, D context channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...attention import Attention, sdpa
 from ...errors import ClipError
+from ...pieces import PIECE_BYTES, in_pieces, items_within
 from ..layers import Ops, norm_groups, sinusoid
-from .blocks import Conditions, Downsample, ResBlock, SpatioTemporalTransformer, Upsample
+from .blocks import Conditions, Downsample, ResBlock, Upsample, channels_last
 from .config import UNetConfig
+from .skips import Frames, Later, Park, stay
+from .transformer import SpatioTemporalTransformer
 
 # Of the residual blocks' norms, where DiffSynth-Studio 1.1.9 and diffusers agree: the smaller one on the way down where
 # there is attention, and on the whole way up. (sgm has 1e-5 everywhere, 2e-5 off their results on random weights.)
@@ -29,11 +33,17 @@ class SVDUNet(nn.Module):
         config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
         ops: where the layers come from.
         attention: function of q, k, v.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of what is computed at a time; results do not depend on it.
+        park: where skips wait from the way down to the way up: `skips.stay` or `skips.OnHost`.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
+        self.piece_bytes = PIECE_BYTES
+        self.park: Park = stay
         width, time_dim = config.widths[0], config.time_dim
         self.time_embed = _mlp(width, time_dim, ops)
         self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
@@ -94,39 +104,40 @@ class SVDUNet(nn.Module):
         """As `forward`, for a caller that embedded the three ids itself: `ids_embedding` [N, 3 x id_dim]."""
         num_frames = num_frames or x_BCHW.shape[0]
         self._check(x_BCHW, num_frames, frame_ids)
-        on = self._conditions(x_BCHW, timestep, context, ids_embedding, num_frames, frame_ids)
-        skips = []
-        for block in self.input_blocks.children():
-            x_BCHW = _run(block.children(), x_BCHW, on)
-            skips.append(x_BCHW)
-        x_BCHW = _run(self.middle_block, x_BCHW, on)
-        for block in self.output_blocks.children():
-            x_BCHW = torch.cat([x_BCHW, skips.pop()], dim=1)
-            x_BCHW = _run(block.children(), x_BCHW, on, size=_sides(skips[-1]) if skips else None)
-        return self.out(x_BCHW)
-
-    def _conditions(
-        self,
-        x_BCHW: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        ids_embedding: Tensor,
-        num_frames: int,
-        frame_ids: Sequence[int] | None,
-    ) -> Conditions:
-        batch, dtype, device = x_BCHW.shape[0], x_BCHW.dtype, x_BCHW.device
-        steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
-        embedding_BC = _per_frame(self.time_embed(steps), batch) + _per_frame(
-            self.label_emb(ids_embedding.to(device, dtype)), batch
-        )
-        tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
+        device, dtype = x_BCHW.device, x_BCHW.dtype
         places = range(num_frames) if frame_ids is None else frame_ids
-        return Conditions(
-            embedding=embedding_BC,
-            context=_per_frame(tokens.to(device, dtype), batch),
-            num_frames=num_frames,
-            frame_ids=torch.tensor(list(places), device=device),
-        )
+        ids_T = torch.tensor(list(places), device=device)
+        steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
+        embedding = self.time_embed(steps), self.label_emb(ids_embedding.to(device, dtype))
+        tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
+        clips = []
+        for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, as fast
+            of_clip = partial(_of_clip, clip=clip, num_frames=num_frames, batch=len(x_BCHW))
+            on = Conditions(
+                embedding=of_clip(embedding[0]) + of_clip(embedding[1]),
+                context=of_clip(tokens.to(device, dtype)),
+                frame_ids=ids_T,
+                piece_bytes=self.piece_bytes,
+            )
+            x_TCHW = channels_last(x_BCHW[start : start + num_frames])
+            clips.append(self._denoise_clip(x_TCHW, on))
+        return torch.cat(clips) if len(clips) > 1 else clips[0]
+
+    def _denoise_clip(self, x_TCHW: Frames, on: Conditions) -> Tensor:
+        skips: list[Frames] = []
+        for block in self.input_blocks.children():
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, on)
+            skips.append(self.park(x_TCHW[:]))
+        for layer in self.middle_block:
+            x_TCHW = _apply(layer, x_TCHW, on)
+        for block in self.output_blocks.children():
+            skip: Frames | None = skips.pop()
+            size = tuple(skips[-1].shape[2:]) if skips else None
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, on, skip, size)
+                skip = None  # so that its memory is free
+        return _apply(self.out, x_TCHW, on)[:]
 
     def _check(self, x_BCHW: Tensor, num_frames: int, frame_ids: Sequence[int] | None) -> None:
         batch, channels, height, width = x_BCHW.shape
@@ -161,27 +172,34 @@ def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
 
 
-def _per_frame(x: Tensor, batch: int) -> Tensor:
-    """Repeat [1 or N, ...] to one row a frame, [N T, ...]."""
-    if batch % x.shape[0]:
-        raise ValueError(f"conditioning of {x.shape[0]} rows does not fit {batch} frames")
-    return x.repeat_interleave(batch // x.shape[0], dim=0)
+def _of_clip(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
+    """The part of [1, N or N T, ...] that one clip is told: one row for all of its frames, or one for each."""
+    if batch % len(rows):
+        raise ValueError(f"conditioning of {len(rows)} rows does not fit {batch} frames")
+    each = len(rows) * num_frames // batch  # rows of a clip
+    return rows[:1] if len(rows) == 1 else rows[clip * each : (clip + 1) * each]
 
 
-def _sides(x_BCHW: Tensor) -> tuple[int, int]:
-    return x_BCHW.shape[2], x_BCHW.shape[3]
-
-
-def _run(layers: Iterable[nn.Module], x_BCHW: Tensor, on: Conditions, size: tuple[int, int] | None = None) -> Tensor:
-    """Apply a block's layers; `size` is what an upsampling in it grows to."""
-    for layer in layers:
-        if isinstance(layer, ResBlock | SpatioTemporalTransformer):
-            x_BCHW = layer(x_BCHW, on)
-        elif isinstance(layer, Upsample):
-            x_BCHW = layer(x_BCHW, size)
-        else:
-            x_BCHW = layer(x_BCHW)
-    return x_BCHW
+def _apply(
+    layer: nn.Module,
+    x_TCHW: Frames,
+    on: Conditions,
+    skip_TCHW: Frames | None = None,
+    size: tuple[int, ...] | None = None,
+) -> Frames:
+    """One layer of a block; `size` is what an upsampling grows to."""
+    if isinstance(layer, ResBlock):
+        return layer(x_TCHW, on, skip_TCHW)
+    if isinstance(layer, SpatioTemporalTransformer):
+        return layer(x_TCHW, on)
+    if isinstance(layer, Upsample):
+        grow = partial(layer, size=size)
+        shape = (*x_TCHW.shape[:2], *(size or (2 * side for side in x_TCHW.shape[2:])))
+        return grow(x_TCHW[:]) if torch.is_grad_enabled() else Later(grow, x_TCHW[:], shape)
+    frame = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
+    return in_pieces(
+        lambda frames: channels_last(layer(x_TCHW[frames])), x_TCHW.shape[0], items_within(on.piece_bytes, 3 * frame)
+    )
 
 
 class _Builder:

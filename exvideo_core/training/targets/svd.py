@@ -19,9 +19,10 @@ from ...checkpoint.load import SVDWeights, extended_shapes, read_svd
 from ...checkpoint.save import save_extension
 from ...errors import ExVideoError
 from ...formats import FORMATS, converted
-from ...models.svd.blocks import ResBlock, SpatioTemporalTransformer
+from ...models.svd.blocks import ResBlock
 from ...models.svd.image_encoder import ImageEncoder
 from ...models.svd.temporal import TemporalExtension
+from ...models.svd.transformer import SpatioTemporalTransformer
 from ...models.svd.unet import SVDUNet
 from ...models.svd.vae import VAE
 from ...pipelines.inputs import attention_named, shapes_of
