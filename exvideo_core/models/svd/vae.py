@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...tiling import Axis, blend_weight, tiles
 from ..layers import Ops, norm_groups
-from .blocks import TemporalResBlock, Upsample, blend
+from .blocks import TemporalResBlock, Upsample
 from .config import VAEConfig
 
 SCALE = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
@@ -219,8 +219,7 @@ class VideoResBlock(ResBlock):
 
     def forward(self, x_TCHW: Tensor) -> Tensor:
         spatial = super().forward(x_TCHW)
-        temporal = self.time_stack(rearrange(spatial, "T C H W -> 1 C T H W"))
-        return blend(self.mix_factor, rearrange(temporal, "1 C T H W -> T C H W"), spatial)
+        return self.time_stack(spatial, torch.sigmoid(self.mix_factor.float()).to(spatial))
 
 
 class SelfAttention(nn.Module):
