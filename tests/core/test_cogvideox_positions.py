@@ -7,7 +7,7 @@ import torch
 from narrow_svd import noise
 from torch import Tensor
 
-from exvideo_core.models.cogvideox.positions import crop_region, rotary_angles, rotate
+from exvideo_core.models.cogvideox.positions import crop_region, rotary_angles, rotate, turns
 
 TRAINED = (30, 45)  # tokens of 480x720 pixels
 HEAD_DIM = 64
@@ -94,7 +94,7 @@ def test_frames_may_be_any_of_the_clip() -> None:
 
 
 def turned(x_BNLD: Tensor, angles_LD: Tensor) -> Tensor:
-    return rotate(x_BNLD, angles_LD.cos(), angles_LD.sin())
+    return rotate(x_BNLD, turns(angles_LD))
 
 
 def test_neighbouring_channels_turn_together() -> None:

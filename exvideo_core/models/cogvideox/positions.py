@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 _TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the model was trained on
@@ -52,11 +55,46 @@ def rotary_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tens
     return torch.cat(parts, dim=-1).flatten(-4, -2)
 
 
-def rotate(x_BNLD: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels, in float32; the factors are [L, D / 2], or [B, 1, L, D / 2]."""
-    first, second = x_BNLD.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([first * cos_LD - second * sin_LD, second * cos_LD + first * sin_LD], dim=-1)
-    return turned.flatten(-2).to(x_BNLD.dtype)
+@lru_cache(maxsize=4)
+def rotary_turns(
+    times: tuple[tuple[float, ...], ...],
+    height: int,
+    width: int,
+    head_dim: int,
+    words: int,
+    device: torch.device,
+) -> Tensor:
+    """Factors for `rotate` of a whole job's tokens: the text's, which come first and are not turned, then the video's.
+
+    Args:
+        times: numbers of the latent frames, for each clip or once for all.
+        height, width: size of a frame in tokens.
+        head_dim: channels of a head.
+        words: tokens of the text.
+        device: where the factors are.
+
+    Returns:
+        complex64 [L, B or 1, 1, head_dim / 2], the same for all heads.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # kept: another call may want gradients
+        angles = rotary_angles(torch.tensor(times, device=device), height, width, head_dim)
+        return turns(F.pad(angles, (0, 0, words, 0))).transpose(0, 1)[:, :, None]
+
+
+def turns(angles: Tensor) -> Tensor:
+    """Complex numbers of length 1."""
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn neighbouring pairs of channels, in float32, by one complex product.
+
+    Args:
+        x: [..., D].
+        turn: complex, broadcast over [..., D / 2].
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
 
 def _spread(start: int, stop: int, count: int) -> Tensor:

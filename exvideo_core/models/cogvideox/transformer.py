@@ -1,11 +1,13 @@
 """CogVideoX's transformer with rotary positions, the 5B model of version 1.0 (arXiv:2408.06072).
 
 Parameter names are those of the published files (diffusers' naming), so they load as they are.
-Shapes: B clips, C channels, T latent frames, H W latent height and width, L tokens, D channels of the text,
-N heads, E channels of the time embedding.
+Shapes: B clips, C channels, T latent frames, H W latent height and width, L tokens, first the text's, then the
+video's, D channels of the text, E channels of the time embedding.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +15,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...attention import Attention, sdpa
+from ...pieces import PIECE_BYTES, in_pieces, items_within
 from ..layers import Ops, sinusoid
+from .block import Block, Conditions
 from .config import TransformerConfig
-from .positions import rotary_angles, rotate
-
-Turn = tuple[Tensor, Tensor]  # cosine and sine of the rotary angles, [L, D / 2] or [B, 1, L, D / 2]
+from .positions import rotary_turns
 
 
 class CogVideoXTransformer(nn.Module):
@@ -27,11 +29,16 @@ class CogVideoXTransformer(nn.Module):
         config: sizes; `TransformerConfig.from_shapes` reads them from a checkpoint.
         ops: where the layers come from.
         attention: see `exvideo_core.attention`.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of one piece, where no gradients are wanted. Beside them live the tokens
+            and what attention makes of them. Results depend on it by rounding alone.
     """
 
     def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
+        self.piece_bytes: int = PIECE_BYTES
         self.patch_embed = PatchEmbed(config, ops)
         self.time_embedding = TimeEmbedding(config.width, config.time_dim, ops)
         self.transformer_blocks = nn.ModuleList(Block(config, ops, attention) for _ in range(config.layers))
@@ -58,26 +65,49 @@ class CogVideoXTransformer(nn.Module):
         patch = self.config.patch
         if height % patch or width % patch:
             raise ValueError(f"height and width must be multiples of {patch} latent cells, not {height} and {width}")
-        if times is None:
-            times = torch.arange(frames)
-        angles = rotary_angles(times.to(x_BCTHW.device), height // patch, width // patch, self.config.head_dim)
-        if times.ndim == 2:
-            angles = angles[:, None]  # the same for all heads
-        turn = angles.cos(), angles.sin()
         steps = torch.as_tensor(timestep, device=x_BCTHW.device).expand(batch)
-        time_BE = self.time_embedding(steps, x_BCTHW.dtype)
-        text_BLC, video_BLC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1))
-        for block in self.transformer_blocks:
-            text_BLC, video_BLC = block(text_BLC, video_BLC, time_BE, turn)
-        video_BLC = self.proj_out(self.norm_out(self.norm_final(video_BLC), time_BE))
+        on = Conditions(
+            words=context_BLD.shape[1],
+            time_BE=F.silu(self.time_embedding(steps, x_BCTHW.dtype)),
+            turn=self._turn(x_BCTHW, context_BLD.shape[1], times),
+            piece_bytes=self.piece_bytes,
+        )
+        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.piece_bytes)
+        first, *rest = self.transformer_blocks
+        x_LBC = self._through([first], x_LBC, on)
+        x_LBC = self._through(rest, x_LBC, on)
         return rearrange(
-            video_BLC,
-            "B (T H W) (C P Q) -> B C T (H P) (W Q)",
+            self._patches(x_LBC, on),
+            "(T H W) B (C P Q) -> B C T (H P) (W Q)",
             T=frames,
             H=height // patch,
             P=patch,
             Q=patch,
         )
+
+    def _turn(self, x_BCTHW: Tensor, words: int, times: Tensor | None) -> Tensor:
+        frames, height, width = x_BCTHW.shape[2:]
+        numbers = range(frames) if times is None else times.tolist()
+        by_clip = numbers if times is not None and times.ndim == 2 else [numbers]
+        return rotary_turns(
+            tuple(map(tuple, by_clip)),
+            height // self.config.patch,
+            width // self.config.patch,
+            self.config.head_dim,
+            words,
+            x_BCTHW.device,
+        )
+
+    def _through(self, blocks: Iterable[nn.Module], x_LBC: Tensor, on: Conditions) -> Tensor:
+        """What blocks make of the tokens; the last of all gives the video's alone, for nothing asks for the text's."""
+        for block in blocks:
+            x_LBC = block(x_LBC, on, on.words if block is self.transformer_blocks[-1] else 0)
+        return x_LBC
+
+    def _patches(self, x_LBC: Tensor, on: Conditions) -> Tensor:
+        """Latents of the patches that the tokens stand for, [L, B, 16 * patch * patch]."""
+        norm_out, size = self.norm_out(on.time_BE), items_within(self.piece_bytes, 4 * x_LBC[0].nbytes)
+        return in_pieces(lambda rows: self.proj_out(norm_out(self.norm_final(x_LBC[rows]))), len(x_LBC), size)
 
 
 class PatchEmbed(nn.Module):
@@ -92,21 +122,37 @@ class PatchEmbed(nn.Module):
             nn.Parameter(torch.zeros(1, config.learned_positions, config.width)) if config.learned_positions else None
         )
 
-    def forward(self, x_BCTHW: Tensor, context_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of the text and of the video, the latter in the order time, height, width."""
-        frames_FCHW = self.proj(rearrange(x_BCTHW, "B C T H W -> (B T) C H W"))
-        video_BLC = rearrange(frames_FCHW, "(B T) C H W -> B (T H W) C", B=len(x_BCTHW))
-        text_BLC = self.text_proj(context_BLD)
-        if self.pos_embedding is None:
-            return text_BLC, video_BLC
-        places_1LC = self.pos_embedding.to(video_BLC)
-        words, patches = text_BLC.shape[1], video_BLC.shape[1]
-        if words + patches > places_1LC.shape[1]:
+    def forward(self, x_BCTHW: Tensor, context_BLD: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+        """Tokens [L, B, C] of the text and of the video, the latter in the order time, height, width."""
+        text_LBC = self.text_proj(context_BLD).transpose(0, 1)
+        x_TBCHW = rearrange(x_BCTHW, "B C T H W -> T B C H W")
+        patches = x_BCTHW[0, 0, 0].numel() // self.proj.stride[0] ** 2
+
+        def of_frames(span: slice) -> Tensor:
+            some_TBCHW = x_TBCHW[span]
+            frames_FCHW = self.proj(some_TBCHW.flatten(0, 1))
+            return rearrange(frames_FCHW, "(T B) C H W -> T (H W) B C", B=len(x_BCTHW))
+
+        if torch.is_grad_enabled():
+            x_LBC = torch.cat([text_LBC, of_frames(slice(None)).flatten(0, 1)])
+        else:
+            words, frames = len(text_LBC), len(x_TBCHW)
+            x_LBC = text_LBC.new_empty(words + frames * patches, *text_LBC.shape[1:])
+            x_LBC[:words] = text_LBC
+            size = items_within(piece_bytes, 2 * patches * text_LBC[0].nbytes)
+            in_pieces(of_frames, frames, size, x_LBC[words:].unflatten(0, (frames, patches)))
+        return x_LBC if self.pos_embedding is None else x_LBC + self._places(x_LBC, len(text_LBC))
+
+    def _places(self, x_LBC: Tensor, words: int) -> Tensor:
+        """Learned positions of the tokens, [L, 1, C]."""
+        assert self.pos_embedding is not None
+        known, length = self.pos_embedding.shape[1], len(x_LBC)
+        if length > known:
             raise ValueError(
-                f"this model has learned positions for {places_1LC.shape[1]} tokens, but {words} of text and "
-                f"{patches} of video were given; make fewer frames"
+                f"this model has learned positions for {known} tokens, but {words} of text and "
+                f"{length - words} of video were given; make fewer frames"
             )
-        return text_BLC + places_1LC[:, :words], video_BLC + places_1LC[:, words : words + patches]
+        return self.pos_embedding.to(x_LBC)[:, :length].transpose(0, 1)
 
 
 class TimeEmbedding(nn.Module):
@@ -122,49 +168,6 @@ class TimeEmbedding(nn.Module):
         return self.linear_2(F.silu(self.linear_1(sinusoid(timestep_B, self.width).to(dtype))))
 
 
-class Block(nn.Module):
-    """Attention over text and video together, then a feed-forward; both gated by the timestep."""
-
-    def __init__(self, config: TransformerConfig, ops: Ops, attention: Attention) -> None:
-        super().__init__()
-        self.norm1 = GatedNorm(config.width, config.time_dim, ops)
-        self.attn1 = JointAttention(config.width, config.head_dim, ops, attention)
-        self.norm2 = GatedNorm(config.width, config.time_dim, ops)
-        self.ff = FeedForward(config.width, config.hidden, ops)
-
-    def forward(self, text_BLC: Tensor, video_BLC: Tensor, time_BE: Tensor, turn: Turn) -> tuple[Tensor, Tensor]:
-        words = text_BLC.shape[1]
-        for norm, layer in ((self.norm1, self._attend), (self.norm2, self._feed)):
-            text_in, video_in, text_gate, video_gate = norm(text_BLC, video_BLC, time_BE)
-            out_BLC = layer(torch.cat([text_in, video_in], dim=1), words, turn)
-            text_BLC = torch.addcmul(text_BLC, text_gate, out_BLC[:, :words])
-            video_BLC = torch.addcmul(video_BLC, video_gate, out_BLC[:, words:])
-        return text_BLC, video_BLC
-
-    def _attend(self, x_BLC: Tensor, words: int, turn: Turn) -> Tensor:
-        return self.attn1(x_BLC, words, turn)
-
-    def _feed(self, x_BLC: Tensor, _words: int, _turn: Turn) -> Tensor:
-        return self.ff(x_BLC)
-
-
-class GatedNorm(nn.Module):
-    """One norm for text and video, with shift, scale and gate of each from the timestep."""
-
-    def __init__(self, width: int, time_dim: int, ops: Ops) -> None:
-        super().__init__()
-        self.linear = ops.Linear(time_dim, 6 * width)
-        self.norm = ops.LayerNorm(width, eps=1e-5)
-
-    def forward(self, text_BLC: Tensor, video_BLC: Tensor, time_BE: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Text, video, text's gate, video's gate."""
-        modulation = self.linear(F.silu(time_BE))[:, None].chunk(6, dim=2)
-        video_shift, video_scale, video_gate, text_shift, text_scale, text_gate = modulation
-        text_BLC = torch.addcmul(text_shift, self.norm(text_BLC), 1 + text_scale)
-        video_BLC = torch.addcmul(video_shift, self.norm(video_BLC), 1 + video_scale)
-        return text_BLC, video_BLC, text_gate, video_gate
-
-
 class OutNorm(nn.Module):
     """The last norm, shifted and scaled by the timestep."""
 
@@ -173,55 +176,7 @@ class OutNorm(nn.Module):
         self.linear = ops.Linear(time_dim, 2 * width)
         self.norm = ops.LayerNorm(width, eps=1e-5)
 
-    def forward(self, video_BLC: Tensor, time_BE: Tensor) -> Tensor:
-        shift, scale = self.linear(F.silu(time_BE))[:, None].chunk(2, dim=2)
-        return torch.addcmul(shift, self.norm(video_BLC), 1 + scale)
-
-
-class JointAttention(nn.Module):
-    """Attention of all tokens to all; only those of the video have positions."""
-
-    def __init__(self, width: int, head_dim: int, ops: Ops, attention: Attention) -> None:
-        super().__init__()
-        self.heads = width // head_dim
-        self.attention = attention
-        self.to_q = ops.Linear(width, width)
-        self.to_k = ops.Linear(width, width)
-        self.to_v = ops.Linear(width, width)
-        self.norm_q = ops.LayerNorm(head_dim, eps=1e-6)
-        self.norm_k = ops.LayerNorm(head_dim, eps=1e-6)
-        self.to_out = nn.Sequential(ops.Linear(width, width))
-
-    def forward(self, x_BLC: Tensor, words: int, turn: Turn) -> Tensor:
-        q, k, v = (
-            rearrange(layer(x_BLC), "B L (N D) -> B N L D", N=self.heads) for layer in (self.to_q, self.to_k, self.to_v)
-        )
-        q, k = (self._place(x, words, turn) for x in (self.norm_q(q), self.norm_k(k)))
-        return self.to_out(rearrange(self.attention(q, k, v), "B N L D -> B L (N D)"))
-
-    @staticmethod
-    def _place(x_BNLD: Tensor, words: int, turn: Turn) -> Tensor:
-        return torch.cat([x_BNLD[:, :, :words], rotate(x_BNLD[:, :, words:], *turn)], dim=2)
-
-
-class FeedForward(nn.Module):
-    """C -> 4C -> C."""
-
-    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
-        super().__init__()
-        # index 1 was a dropout in the published code, so the names go on with 2
-        self.net = nn.Sequential(Activated(width, hidden, ops), nn.Identity(), ops.Linear(hidden, width))
-
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        return self.net(x_BLC)
-
-
-class Activated(nn.Module):
-    """A linear layer and the activation after it."""
-
-    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
-        super().__init__()
-        self.proj = ops.Linear(width, hidden)
-
-    def forward(self, x_BLC: Tensor) -> Tensor:
-        return F.gelu(self.proj(x_BLC), approximate="tanh")
+    def forward(self, time_BE: Tensor) -> Callable[[Tensor], Tensor]:
+        """A function of tokens [L, B, C]."""
+        shift, scale = self.linear(time_BE).chunk(2, dim=1)
+        return lambda x_LBC: torch.addcmul(shift, self.norm(x_LBC), 1 + scale)
