@@ -16,7 +16,8 @@ from ...checkpoint.cogvideox import read_transformer
 from ...errors import ExVideoError
 from ...formats import FORMATS, converted
 from ...lora import LoRA, LoRAPair, apply_lora, attach, new_lora, read_lora, save_lora
-from ...models.cogvideox.transformer import Block, CogVideoXTransformer
+from ...models.cogvideox.block import Block
+from ...models.cogvideox.transformer import CogVideoXTransformer
 from ...models.cogvideox.vae import SCALE, STRIDE
 from ...pipelines.cogvideox import build_transformer, load_cogvideox
 from ...pipelines.inputs import attention_named
