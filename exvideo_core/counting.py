@@ -7,6 +7,7 @@ Memory is what a call makes beside its inputs and weights. What kernels need ins
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,11 +35,13 @@ class Counts:
         flops: floating point operations.
         moved: bytes that each operation by itself reads and writes.
         peak: bytes alive at the same time.
+        operations: how many there are, views not counted.
     """
 
     flops: dict[str, int]
     moved: dict[str, int]
     peak: int
+    operations: int
 
     @property
     def total_flops(self) -> int:
@@ -54,7 +57,7 @@ def count(call: Callable[[], object]) -> Counts:
     """
     with torch.no_grad(), torch.device("meta"), counting() as tally:
         call()
-    return Counts(flops=dict(tally.flops), moved=dict(tally.moved), peak=tally.peak)
+    return Counts(flops=dict(tally.flops), moved=dict(tally.moved), peak=tally.peak, operations=tally.operations)
 
 
 @contextmanager
@@ -75,12 +78,13 @@ class Tally:
     Attributes:
         flops, moved: by kind, as in `Counts`.
         now, peak: bytes alive, and the most there were.
+        operations: how many.
     """
 
     def __init__(self) -> None:
         self.flops: Counter[str] = Counter()
         self.moved: Counter[str] = Counter()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
 
     def follow(self, tensor: Tensor) -> None:
         """Count a new tensor's storage until it is freed."""
@@ -98,16 +102,28 @@ class _Operations(TorchDispatchMode):
     def __init__(self, tally: Tally) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.tally = tally
+        # networks repeat themselves, and to ask the meta device for a shape takes most of the time
+        self.known: dict[object, _Known] = {}
 
     def __torch_dispatch__(
         self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: dict[str, object] | None = None
     ) -> object:
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
         traits = _traits(func)
-        if traits.flops:
-            self.tally.flops[traits.kind] += traits.flops(*args, **(kwargs or {}), out_val=result)
+        if not traits.makes and not traits.writes:  # a view
+            return func(*args, **kwargs)
+        key = func, _signature(args), _signature(tuple(kwargs.items()))
+        known = self.known.get(key)
+        result = known.again(args) if known else None
+        if result is None:
+            result = func(*args, **kwargs)
+            known = self.known[key] = _Known.of(traits, args, kwargs, result)
+        assert known
+        if known.flops:
+            self.tally.flops[traits.kind] += known.flops
         if traits.moves:
-            self.tally.moved[traits.kind] += sum(map(_num_bytes, _tensors((args, kwargs, result))))
+            self.tally.operations += 1
+            self.tally.moved[traits.kind] += known.moved
         if traits.makes:
             for tensor in _tensors(result):
                 self.tally.follow(tensor)
@@ -133,9 +149,22 @@ class _FastAttention(TorchFunctionMode):
         named = dict(zip(("query", "key", "value"), args, strict=False), **(kwargs or {}))
         q, k, v = named["query"], named["key"], named["value"]
         result = attention(q, k, v)
+        self.tally.operations += 1
         self.tally.flops[ATTENTION] += 2 * q.numel() * k.shape[-2] + 2 * result.numel() * k.shape[-2]
         self.tally.moved[ATTENTION] += sum(map(_num_bytes, (q, k, v, result)))
         return result
+
+
+class Elsewhere:
+    """Stands for a tensor that waits in memory which is not counted; parts of its first axis come back as new ones."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.shape, self.dtype = x.shape, x.dtype
+        self._stride = x.stride()
+
+    def __getitem__(self, part: slice) -> Tensor:
+        length = len(range(*part.indices(self.shape[0])))
+        return torch.empty_strided((length, *self.shape[1:]), self._stride, dtype=self.dtype, device="meta")
 
 
 class _Attention(torch.autograd.Function):
@@ -160,8 +189,10 @@ attention: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attention.apply
 class _Traits:
     kind: str
     flops: Callable[..., int] | None
-    moves: bool  # memory is read and written
+    writes: bool  # into what it is given
     makes: bool  # a storage
+    moves: bool  # memory is read or written
+    is_in_place: bool  # the first argument is the result
 
 
 _ATEN = torch.ops.aten
@@ -173,12 +204,66 @@ _UNTOUCHED = {
 
 @functools.cache
 def _traits(func: OpOverload) -> _Traits:
-    packet = func._overloadpacket
+    packet, schema = func._overloadpacket, func._schema
     flops = flop_registry.get(packet) or _MORE_FORMULAS.get(packet)
-    kind = CONVOLUTION if packet is _ATEN.convolution else PRODUCT if flops else ELEMENTWISE
-    shares = packet is _ATEN._unsafe_view or any(value.alias_info for value in func._schema.returns)
-    writes = any(argument.alias_info and argument.alias_info.is_write for argument in func._schema.arguments)
-    return _Traits(kind=kind, flops=flops, moves=packet not in _UNTOUCHED and (writes or not shares), makes=not shares)
+    shares = packet is _ATEN._unsafe_view or any(value.alias_info for value in schema.returns)
+    written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
+    return _Traits(
+        kind=CONVOLUTION if packet is _ATEN.convolution else PRODUCT if flops else ELEMENTWISE,
+        flops=flops,
+        writes=bool(written),
+        makes=not shares,
+        moves=packet not in _UNTOUCHED,
+        is_in_place=written == list(schema.arguments[:1])
+        and len(schema.returns) == 1
+        and torch.Tag.inplace_view not in func.tags,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """An operation on tensors of given shapes.
+
+    Attributes:
+        results: shape, strides and type of each result on the meta device; None where it has to run again.
+    """
+
+    flops: int
+    moved: int
+    results: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...] | None
+    is_one: bool
+    is_in_place: bool
+
+    @classmethod
+    def of(cls, traits: _Traits, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> _Known:
+        """What it did."""
+        made = result if isinstance(result, tuple) else (result,)
+        is_repeatable = traits.makes and all(isinstance(one, Tensor) and one.is_meta for one in made)
+        return cls(
+            flops=traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0,
+            moved=sum(map(_num_bytes, _tensors((args, kwargs, result)))) if traits.moves else 0,
+            results=tuple((one.shape, one.stride(), one.dtype) for one in made) if is_repeatable else None,
+            is_one=isinstance(result, Tensor),
+            is_in_place=traits.is_in_place and isinstance(result, Tensor) and result.is_meta,
+        )
+
+    def again(self, args: tuple[object, ...]) -> object:
+        """Its result for other tensors of the same shapes; None if it has to run for that."""
+        if self.is_in_place:
+            return args[0]
+        if self.results is None:
+            return None
+        made = [torch.empty_strided(*sizes, dtype=dtype, device="meta") for *sizes, dtype in self.results]
+        return made[0] if self.is_one else tuple(made)
+
+
+def _signature(value: object) -> object:
+    """What a result's shape depends on, to be compared."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype, value.device
+    if isinstance(value, list | tuple):
+        return tuple(map(_signature, value))
+    return type(value), value
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:
@@ -187,4 +272,5 @@ def _tensors(tree: object) -> Iterator[Tensor]:
 
 def _num_bytes(tensor: Tensor) -> int:
     """What reading it takes; repeated ones (`expand`) are read once."""
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    own = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
+    return math.prod(own) * tensor.itemsize if tensor.numel() else 0

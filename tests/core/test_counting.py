@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from exvideo_core.counting import count, counting
+from exvideo_core.counting import Elsewhere, count, counting
 
 
 def meta(*shape, dtype=torch.float32):
@@ -150,3 +150,23 @@ def test_attention_s_gradient_is_without_scores():
 
     assert tally.peak < 4 * 1000 * 1000
     assert q.grad.shape == q.shape
+
+
+def test_operations_are_counted_but_for_views():
+    x = meta(4, 6)
+
+    assert count(lambda: (x + 1).view(24)[:5].add_(2)).operations == 2
+    assert count(lambda: F.scaled_dot_product_attention(x, x, x)).operations == 1
+
+
+def test_what_waits_elsewhere_takes_nothing_until_a_part_comes_back():
+    x = meta(8, 4, 3, 5).contiguous(memory_format=torch.channels_last)
+
+    def call():
+        skip = Elsewhere(x + 1)
+        return skip[2:4]
+
+    part = call()
+    assert (part.shape, part.dtype, part.stride()) == ((2, 4, 3, 5), x.dtype, x.stride())
+    assert count(lambda: Elsewhere(x)[:]).peak == x.nbytes
+    assert count(call).peak == x.nbytes  # while the skip was made
