@@ -44,6 +44,13 @@ def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     return lambda x_BCHW: _by_place(x_BCHW, by_place, bias)
 
 
+def empty_map(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """An empty [B, C, H, W] with channels last in memory where the given one has them there."""
+    is_last = like.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
+
+
 def _merge_taps(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Three taps over doubled cells as two over cells: for the first place in a cell, and for the second."""
     before, here, after = weight.unbind(axis)
@@ -52,13 +59,7 @@ def _merge_taps(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 def _by_place(x_BCHW: Tensor, by_place: list[list[Tensor]], bias: Tensor | None) -> Tensor:
     batch, _, height, width = x_BCHW.shape
-    is_channels_last = x_BCHW.is_contiguous(memory_format=torch.channels_last)
-    out_BCHW = torch.empty(
-        (batch, len(by_place[0][0]), 2 * height, 2 * width),
-        dtype=x_BCHW.dtype,
-        device=x_BCHW.device,
-        memory_format=torch.channels_last if is_channels_last else torch.contiguous_format,
-    )
+    out_BCHW = empty_map(x_BCHW, (batch, len(by_place[0][0]), 2 * height, 2 * width))
     for row, weights in enumerate(by_place):
         for column, weight in enumerate(weights):
             # one row and column too many: the first place begins with the cell before, the second ends with that after

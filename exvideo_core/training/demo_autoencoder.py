@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.svd.config import VAEConfig
-from ..models.svd.vae import CELL, SCALE, VAE, VideoResBlock
+from ..models.svd.vae import CELL, SCALE, VAE
+from ..models.svd.vae_decoder import VideoResBlock
 from .motion import FULL_BUCKET, LAST_FRAME, progress, push_in
 from .pictures import Pictures, random_views, seen
 from .randomness import generator_of
@@ -57,6 +58,13 @@ class Components:
         return F.unfold(padded, kernel_size=_WINDOW, stride=CELL)
 
 
+class _Still(nn.Module):
+    """A block over time that does nothing."""
+
+    def forward(self, parts: list[Tensor], _share: Tensor, _piece_bytes: int) -> list[Tensor]:
+        return parts
+
+
 class Autoencoder(nn.Module):
     """What is trained of the `VAE`: without the layers over time, or (`steadied`) with those of the coarse levels."""
 
@@ -68,7 +76,7 @@ class Autoencoder(nn.Module):
                 if steadied and name.startswith(_STEADIED):
                     _silence(module.time_stack.out_layers[3])
                     continue
-                module.time_stack = nn.Identity()  # type: ignore[assignment]  # stands in for it while training
+                module.time_stack = _Still()  # type: ignore[assignment]  # stands in for it while training
                 module.mix_factor.requires_grad_(False)
         mix = self.vae.decoder.conv_out.time_mix_conv
         _centre_tap(mix)

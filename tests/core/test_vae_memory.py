@@ -1,0 +1,117 @@
+"""The autoencoders in pieces: the same results whatever the budget, and what they hold at the published sizes."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from narrow_svd import build_vae, noise
+from torch import Tensor, nn
+
+from exvideo_core.counting import count
+from exvideo_core.models.svd.config import VAEConfig
+from exvideo_core.models.svd.vae import VAE
+
+SEEDS = range(12)
+UNLIMITED = 2**60
+
+
+def error(actual: Tensor, expected: Tensor) -> float:
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+def rounding(network: nn.Module, x: Tensor, whole: Tensor) -> float:
+    """How far float32 is from float64; pieces add up in another order, and may be as far from either."""
+    return max(1e-6, 3 * error(whole, copy.deepcopy(network).double()(x.double(), UNLIMITED)))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("seed", SEEDS)
+def test_svd_decodes_the_same_within_any_budget(seed: int) -> None:
+    chosen = random.Random(seed)
+    decoder, size = build_vae(seed=seed).decoder, (chosen.randint(1, 8), 4, chosen.randint(2, 5), chosen.randint(1, 5))
+    latents_TCHW = noise(*size, seed=seed)
+    whole = decoder(latents_TCHW, UNLIMITED)
+    tolerance = rounding(decoder, latents_TCHW, whole)
+
+    for budget in (1, int(10 ** chosen.uniform(3, 4.5)), int(10 ** chosen.uniform(4, 6))):
+        assert error(decoder(latents_TCHW, budget), whole) <= tolerance
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("seed", SEEDS)
+def test_svd_encodes_the_same_within_any_budget(seed: int) -> None:
+    chosen = random.Random(seed)
+    size = (chosen.randint(1, 3), 3, 8 * chosen.randint(2, 5), 8 * chosen.randint(1, 5))
+    encoder, video_TCHW = build_vae(seed=seed).encoder, noise(*size, seed=seed)
+    whole = encoder(video_TCHW, UNLIMITED)
+    tolerance = rounding(encoder, video_TCHW, whole)
+
+    for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
+        assert error(encoder(video_TCHW, budget), whole) <= tolerance
+
+
+@torch.inference_mode()
+def test_svd_has_a_budget_of_its_own() -> None:
+    vae, latents_TCHW, video_TCHW = build_vae(), noise(2, 4, 2, 3), noise(1, 3, 16, 16)
+    vae.piece_bytes = 2**12
+    budgets: list[int] = []
+    for part in (vae.decoder, vae.encoder):
+        part.register_forward_pre_hook(lambda _, args: budgets.append(args[1]))
+    vae.decode(latents_TCHW)
+    vae.encode(video_TCHW)
+
+    assert budgets == [2**12, 2**12]
+
+
+def test_svd_with_gradients_is_not_cut() -> None:
+    vae, latents_TCHW = build_vae(), noise(3, 4, 2, 3).requires_grad_()
+    vae.decoder(latents_TCHW, 1).square().mean().backward()
+    expected = latents_TCHW.grad
+    with torch.no_grad():
+        before = vae.decoder(latents_TCHW, 1).square().mean()
+        direction = noise(3, 4, 2, 3, seed=1)
+        after = vae.decoder(latents_TCHW + 1e-3 * direction, 1).square().mean()
+
+    assert expected is not None
+    assert float(after - before) == pytest.approx(1e-3 * float((expected * direction).sum()), rel=0.05, abs=1e-6)
+
+
+@torch.inference_mode()
+def test_a_layer_with_hooks_is_still_called() -> None:
+    vae, latents_TCHW = build_vae(), noise(3, 4, 2, 3)
+    for name, module in vae.decoder.named_modules():
+        if name.endswith(("norm1", "conv2", "in_layers.0", "out_layers.3")):
+            module.register_forward_hook(lambda _module, _inputs, out: 1.5 * out)
+
+    assert error(vae.decoder(latents_TCHW, 1), vae.decoder(latents_TCHW, UNLIMITED)) <= 5e-6
+    assert error(vae.decoder(latents_TCHW, 1), build_vae().decoder(latents_TCHW)) > 0.1
+
+
+def published(sizes: VAEConfig) -> VAE:
+    with torch.device("meta"):
+        return VAE(sizes).half()
+
+
+@pytest.mark.parametrize(("side", "gigabytes"), [(64, 1.4), (128, 4.0)])
+def test_svd_s_window_at_its_published_size(side: int, gigabytes: float) -> None:
+    """The reference holds 3.2 and 12.9 GB."""
+    vae = published(VAEConfig())
+    counts = count(lambda: vae.decoder(torch.empty(8, 4, side, side, dtype=torch.float16)))
+
+    assert counts.peak <= gigabytes * 1e9
+
+
+def test_svd_decodes_with_fewer_operations_than_the_reference() -> None:
+    vae = published(VAEConfig())
+
+    assert count(lambda: vae.decoder(torch.empty(8, 4, 64, 64, dtype=torch.float16))).total_flops <= 0.89 * 24.3e12
+
+
+@pytest.mark.parametrize(("side", "gigabytes"), [(512, 0.4), (1024, 1.0)])
+def test_svd_s_picture_at_its_published_size(side: int, gigabytes: float) -> None:
+    vae = published(VAEConfig())
+
+    assert count(lambda: vae.encoder(torch.empty(1, 3, side, side, dtype=torch.float16))).peak <= gigabytes * 1e9
