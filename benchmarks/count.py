@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks import tasks
 from benchmarks.engine import Config
 from benchmarks.engines import ENGINES
-from exvideo_core.counting import Counts, count
+from exvideo_core.counting import Counts, Elsewhere, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +81,8 @@ def count_job(job: Job, engine: str = "exvideo", dtype: torch.dtype = torch.floa
     network, call = ENGINES[engine]().network(job.task, job.cfg)
     # theirs have parameters that are on the CPU all the same; torch's `to`, because diffusers' warns of what is not so
     nn.Module.to(network, "meta", dtype)
+    if job.cfg.get("is_streamed"):
+        network.park = Elsewhere  # for on the meta device there is no other place
     given = tasks.inputs(job.task, job.cfg, dtype, "meta")
     return count(lambda: call(given))
 

@@ -23,13 +23,14 @@ from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.models.cogvideox.vae import SCALE as COG_SCALE
 from exvideo_core.models.cogvideox.vae import CogVideoXVAE, pieces
 from exvideo_core.models.svd.config import UNetConfig, VAEConfig
+from exvideo_core.models.svd.skips import OnHost
 from exvideo_core.models.svd.unet import SVDUNet
 from exvideo_core.models.svd.vae import SCALE as SVD_SCALE
 from exvideo_core.models.svd.vae import VAE
 
 Config = Mapping[
     str, Any
-]  # frames, h, w; ext (rows of the extension's table, or 0), layers and batch where they matter
+]  # frames, h, w; where they matter ext (rows of the extension's table), layers, batch, is_streamed
 Weights = Mapping[str, Tensor]
 Call = Callable[[Mapping[str, Tensor]], Tensor]
 Network = tuple[nn.Module, Call]
@@ -82,7 +83,8 @@ def extension(weights: Weights) -> dict[str, Tensor]:
 
 def _svd_unet(cfg: Config) -> Network:
     unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None))
-    unet.stream_skips = bool(cfg.get("is_streamed"))
+    if cfg.get("is_streamed"):
+        unet.park = OnHost
     return unet, lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
 
 

@@ -193,6 +193,7 @@ class _Traits:
     makes: bool  # a storage
     moves: bool  # memory is read or written
     is_in_place: bool  # the first argument is the result
+    is_overwrite: bool  # and is not read
 
 
 _ATEN = torch.ops.aten
@@ -200,6 +201,7 @@ _MORE_FORMULAS = {_ATEN.addmm_: flop_registry[_ATEN.addmm], _ATEN.baddbmm_: flop
 _UNTOUCHED = {
     _ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided,
 }  # fmt: skip
+_OVERWRITES = {_ATEN.copy_, _ATEN.fill_, _ATEN.zero_}
 
 
 @functools.cache
@@ -214,6 +216,7 @@ def _traits(func: OpOverload) -> _Traits:
         writes=bool(written),
         makes=not shares,
         moves=packet not in _UNTOUCHED,
+        is_overwrite=packet in _OVERWRITES,
         is_in_place=written == list(schema.arguments[:1])
         and len(schema.returns) == 1
         and torch.Tag.inplace_view not in func.tags,
@@ -241,7 +244,7 @@ class _Known:
         is_repeatable = traits.makes and all(isinstance(one, Tensor) and one.is_meta for one in made)
         return cls(
             flops=traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0,
-            moved=sum(map(_num_bytes, _tensors((args, kwargs, result)))) if traits.moves else 0,
+            moved=sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result)))) if traits.moves else 0,
             results=tuple((one.shape, one.stride(), one.dtype) for one in made) if is_repeatable else None,
             is_one=isinstance(result, Tensor),
             is_in_place=traits.is_in_place and isinstance(result, Tensor) and result.is_meta,
