@@ -141,7 +141,6 @@ def sage(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     return package.sageattn(q_BNLD, k_BNLD, v_BNLD, tensor_layout="HND")
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # some compilers ignore or refuse the order
 def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """PyTorch's attention by the first of these kernels that takes the tensors; RuntimeError where none does."""
     kernels = [getattr(SDPBackend, name) for name in names]

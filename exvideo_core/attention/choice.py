@@ -27,7 +27,6 @@ _TRIALS: Mapping[str, Attention] = {
 }
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # it asks and tries, once
 def auto(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """The best exact backend for these tensors' device and type, chosen once."""
     attend = BACKENDS[choose(q_BNLD.device, q_BNLD.dtype, q_BNLD.shape[-1])]
