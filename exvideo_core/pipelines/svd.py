@@ -19,6 +19,7 @@ from ..memory import free_bytes, visiting
 from ..models.svd.blocks import Upsample
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
+from ..models.svd.skips import OnHost
 from ..models.svd.unet import SVDUNet
 from ..models.svd.vae import CELL, SCALE, VAE, Progress
 from ..sampling import (
@@ -342,7 +343,7 @@ def load_svd(
         device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
             the UNet; the other networks are on the first.
         attention: a name in `exvideo_core.attention.BACKENDS`.
-        stream: keep the UNet and the image encoder in main memory, for a card that is too small for them.
+        stream: keep the UNet and the image encoder in main memory, and in a run the UNet's skips, for a small card.
 
     Raises:
         CheckpointError: a file is damaged, not what its place needs, or the two do not belong together.
@@ -357,6 +358,7 @@ def load_svd(
         return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder.to(devices[0], dtype), devices=devices)
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(unet, devices[0], dtype)
+    unet.park = OnHost
     return SVDPipeline(unet, vae, image_encoder.to(dtype), devices=devices, stream=source)
 
 

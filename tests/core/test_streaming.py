@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from exvideo_core import CogVideoXPipeline, SVDPipeline, apply_lora, load_cogvideox, load_svd, streaming
 from exvideo_core.lora import remove_loras
+from exvideo_core.models.svd.skips import OnHost
 from exvideo_core.pipelines import cogvideox, svd
 from exvideo_core.streaming import BlockMemory, WeightStream, on_the_belt, weights_of
 
@@ -309,6 +310,7 @@ def test_svd_streamed_makes_the_same_clip(svd_files: tuple[Path, Path], dtype: t
     whole = SVDPipeline(streamed.unet, streamed.vae, streamed.image_encoder)
     clips = [svd_clip(pipe) for pipe in (streamed, whole, streamed)]
 
+    assert streamed.unet.park is OnHost  # so the skips wait in main memory, too
     assert (streamed.device, streamed.dtype) == (CPU, dtype)
     assert torch.equal(clips[0], clips[1])
     assert torch.equal(clips[0], clips[2])
