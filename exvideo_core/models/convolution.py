@@ -24,7 +24,7 @@ def convolved(conv: nn.Module, x_BCX: Tensor) -> Tensor:
     if x_BCX.device.type != "cpu" or torch.is_grad_enabled():
         return conv(x_BCX)
     taps = math.prod(conv.kernel_size)
-    if taps > 1 and len(x_BCX) * _positions(conv, x_BCX) * _FEW <= conv.out_channels:
+    if taps == 1 or len(x_BCX) * _positions(conv, x_BCX) * _FEW <= conv.out_channels:
         weights = live_weights(conv, x_BCX)
         if weights is not None:
             return _as_product(conv, x_BCX, weights)

@@ -19,6 +19,7 @@ LAYERS = {
     "strided": (lambda: nn.Conv2d(24, 96, 3, stride=2, padding=1), (2, 24, 5, 4)),
     "unpadded": (lambda: nn.Conv2d(24, 96, 3, stride=2), (2, 24, 5, 4)),
     "without bias": (lambda: nn.Conv2d(24, 96, 3, padding=1, bias=False), (2, 24, 2, 3)),
+    "1x1": (lambda: nn.Conv2d(24, 32, 1), (2, 24, 9, 5)),
     "3x3x3": (lambda: nn.Conv3d(24, 96, 3), (1, 24, 4, 4, 5)),
     "3x1x1": (lambda: nn.Conv3d(24, 96, (3, 1, 1), padding=(1, 0, 0)), (1, 24, 3, 2, 2)),
     "larger than the weights": (lambda: nn.Conv2d(8, 8, 3, padding=1), (2, 8, 32, 32)),

@@ -81,7 +81,8 @@ class ResBlock(nn.Module):
             h = convolved(self.in_layers[2], norm_silu(self.in_layers[0], part))
             h = plus(h, embedding_TC11 if len(embedding_TC11) == 1 else embedding_TC11[frames])
             h = convolved(self.out_layers[3], norm_silu(self.out_layers[0], h))
-            return channels_last(plus(h, self.skip_connection(part)))
+            is_same = isinstance(self.skip_connection, nn.Identity)
+            return channels_last(plus(h, part if is_same else convolved(self.skip_connection, part)))
 
         frames, channels, height, width = x_TCHW.shape
         total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)

@@ -52,7 +52,8 @@ class SelfOrCrossAttention(nn.Module):
 
     def _attend(self, *qkv: Tensor) -> Tensor:
         q, k, v = (rearrange(x, self.split, N=self.heads) for x in qkv)
-        return rearrange(self.attention(q, k, v), "B N L D -> B L (N D)")
+        # contiguous, for a linear layer would rather copy its weights for every sequence
+        return rearrange(self.attention(q, k, v), "B N L D -> B L (N D)").contiguous()
 
 
 class AttentionOverTime(SelfOrCrossAttention):
