@@ -111,10 +111,11 @@ class BlockMemory:
         return views
 
     def is_of(self, block: nn.Module, dtype: torch.dtype | None) -> bool:
-        """Whether the block's weights are still these; a LoRA that was merged has put others in their place."""
-        return all(
+        """Whether the block's weights are still these; a LoRA, or rounding, may have put others in their place."""
+        weights = weights_of(block)
+        return len(weights) == len(self.homes) and all(
             weight.data_ptr() == home.data_ptr() and home.dtype == _kind(weight, dtype)
-            for weight, home in zip(weights_of(block), self.homes, strict=True)
+            for weight, home in zip(weights, self.homes, strict=True)
         )
 
 

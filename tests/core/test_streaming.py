@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from exvideo_core import CogVideoXPipeline, SVDPipeline, apply_lora, load_cogvideox, load_svd, streaming
 from exvideo_core.lora import remove_loras
+from exvideo_core.models.fp8 import store_in_fp8
 from exvideo_core.models.svd.skips import OnHost
 from exvideo_core.pipelines import cogvideox, svd
 from exvideo_core.streaming import BlockMemory, WeightStream, on_the_belt, weights_of
@@ -341,6 +342,16 @@ def test_loras_come_and_go_while_weights_stream(cog_files: SimpleNamespace) -> N
     assert torch.equal(with_lora, whole)
     assert not torch.equal(with_lora, before)
     assert torch.equal(cog_clip(pipe), before)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_weights_that_were_rounded_to_8_bits_stream(cog_files: SimpleNamespace, device: str) -> None:
+    pipe = load_cogvideox(cog_files.transformer, vae=cog_files.vae, device=device, stream=True)
+    before = cog_clip(pipe)
+    store_in_fp8(pipe.transformer)
+
+    assert torch.equal(cog_clip(pipe), cog_clip(CogVideoXPipeline(pipe.transformer, pipe.vae)))
+    assert not torch.equal(cog_clip(pipe), before)
 
 
 def test_only_what_a_lora_changed_is_packed_anew(cog_files: SimpleNamespace) -> None:
