@@ -12,7 +12,7 @@ LAYERS = (
     ("errors", "attention", "counting", "formats", "tiling", "pieces", "step_cache", "video"),
     ("models",),
     ("checkpoint", "sampling", "lora", "memory", "streaming", "hub", "demo_models"),
-    ("pipelines",),
+    ("pipelines", "estimate"),
     ("training",),
     ("cli",),
     ("__init__", "__main__"),

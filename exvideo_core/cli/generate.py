@@ -13,7 +13,7 @@ from ..formats import FORMATS
 from ..models.svd.vae import SCALE
 from ..pipelines.svd import SVDPipeline, load_svd
 from ..video import check_target, load_frames, save_video
-from . import generate_cogvideox
+from . import estimate, generate_cogvideox
 from .loading import add_loading
 from .progress import Bar
 
@@ -29,6 +29,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     add_settings(parser)
+    estimate.add_estimate(parser)
     parser.set_defaults(run=_run)
     generate_cogvideox.add_parser(models)
 
@@ -65,6 +66,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.estimate:
+        print(estimate.of_svd(arguments))
+        return 0
     check_target(arguments.output)
     image = read_picture(arguments.image)
     pipeline = load_svd(

@@ -17,6 +17,7 @@ from ..pipelines.inputs import check_init_video
 from ..sampling import rising_guidance
 from ..video import check_target, load_frames, save_video
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
+from . import estimate
 from .loading import add_loading
 from .progress import Bar
 
@@ -34,6 +35,7 @@ def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_loading(parser, "bf16 on CUDA, else fp32")
     parser.add_argument("--prompt", required=True, help="what to show")
     add_settings(parser)
+    estimate.add_estimate(parser)
     parser.set_defaults(run=_run)
 
 
@@ -71,6 +73,9 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.estimate:
+        print(estimate.of_cogvideox(arguments))
+        return 0
     init_video = check_settings(arguments)
     loras = [_lora(text) for text in arguments.lora]
     pipeline = load_cogvideox(

@@ -13,9 +13,11 @@ from safetensors import safe_open
 
 from ...exvideo_core.checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
 from ...exvideo_core.errors import CheckpointError
+from ...exvideo_core.estimate import cogvideox_line
 from .cogvideox_clip import make_clip
 from .cogvideox_model import CogVideoXLatents, make_model
 from .cogvideox_vae import CogVAE
+from .loading import log_estimate
 
 # What a transformer's file may say about previews of its latents, as JSON: [16][3] and [3].
 _RGB_FACTORS = "latent_rgb_factors"
@@ -35,6 +37,7 @@ def load_cogvideox(
     """
     # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them in `cached_patcher_init`
     model = _load_model(transformer, dtype)
+    log_estimate(cogvideox_line, model, lambda *size: [1, 16, *size])
     clip = _load_clip(text_encoder)
     clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
     part = read_vae(vae)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from comfy.model_patcher import ModelPatcher
 from ...exvideo_core.checkpoint.detect import Kind, identify
 from ...exvideo_core.checkpoint.files import open_weights
 from ...exvideo_core.checkpoint.load import UNET, SVDWeights, read_extension, read_svd
+from ...exvideo_core.estimate import svd_line
 from .clip_vision import make_clip_vision
 from .model import make_model
 from .vae import SVDVAE
@@ -33,6 +36,7 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     """
     weights = read_weights(checkpoint, extension)
     model = make_model(weights, dtype)
+    log_estimate(svd_line, model, lambda *size: [size[0], 4, *size[1:]])
     # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them here
     model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
     if not weights.vae:
@@ -40,6 +44,28 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     vae = _make_vae(weights)
     vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
     return model, make_clip_vision(weights), vae
+
+
+def log_estimate(line: Callable[..., str], patcher: ModelPatcher, shape: Callable[[int, int, int], list[int]]) -> None:
+    """Say in the log what the clip that most people make will take.
+
+    Args:
+        line: says it, such as `svd_line`.
+        patcher: the model.
+        shape: of its latents, from frames, height and width.
+    """
+    network = patcher.model
+    try:
+        text = line(
+            network.sizes,
+            network.get_dtype_inference(),
+            patcher.load_device,
+            weights=patcher.model_size(),
+            activations=lambda *size: network.memory_required(shape(*size)),
+        )
+    except RuntimeError as error:  # the device has no room to be measured, or not the kernels
+        text = f"no estimate of time and memory ({error})"
+    logging.info("ExVideo: %s", text)
 
 
 def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
