@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import gc
 import logging
-import re
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import narrow_cogvideox
 import pytest
 import torch
-from narrow_svd import TINY, build_unet, noise, save_files
-from safetensors.torch import save_file
+from narrow_svd import noise
 from torch import Tensor, nn
 
-from exvideo_core import CogVideoXPipeline, SVDPipeline, apply_lora, load_cogvideox, load_svd, streaming
-from exvideo_core.lora import remove_loras
-from exvideo_core.models.fp8 import store_in_fp8
-from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.pipelines import cogvideox, svd
+from exvideo_core import streaming
 from exvideo_core.streaming import BlockMemory, WeightStream, on_the_belt, weights_of
 
 CPU = torch.device("cpu")
@@ -269,114 +260,6 @@ def test_pages_that_cannot_be_locked_are_said(
     assert "could not be page-locked (CUDA error 2)" in caplog.text
 
 
-# networks
-
-
-@pytest.fixture(scope="module")
-def svd_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    return save_files(tmp_path_factory.mktemp("svd"), TINY, extension_frames=8)
-
-
-@pytest.fixture(scope="module")
-def cog_files(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    folder = tmp_path_factory.mktemp("cogvideox")
-    transformer, vae = narrow_cogvideox.save_files(folder)
-    width, lora = narrow_cogvideox.TINY.transformer.width, {}
-    for index, name in enumerate(("to_q", "to_v")):
-        lora[f"blocks.1.attn1.{name}.lora_A.default.weight"] = noise(2, width, seed=index)
-        lora[f"blocks.1.attn1.{name}.lora_B.default.weight"] = noise(width, 2, seed=index + 5)
-    save_file(lora, folder / "lora.safetensors")
-    return SimpleNamespace(transformer=transformer, vae=vae, lora=folder / "lora.safetensors")
-
-
-def svd_clip(pipe: SVDPipeline) -> Tensor:
-    picture = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
-    return pipe(picture, num_frames=3, height=128, width=128, num_inference_steps=2).latents
-
-
-def cog_clip(pipe: CogVideoXPipeline) -> Tensor:
-    texts = {"prompt_embeds": noise(1, 5, 8, seed=1), "negative_prompt_embeds": noise(1, 5, 8, seed=2)}
-    return pipe(**texts, num_frames=9, height=32, width=48, num_inference_steps=2).latents
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    return request.param
-
-
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_svd_streamed_makes_the_same_clip(svd_files: tuple[Path, Path], dtype: torch.dtype, device: str) -> None:
-    streamed = load_svd(*svd_files, dtype=dtype, device=device, stream=True)
-    # over the same memory, for where weights lie decides on the order of the CPU's sums
-    whole = SVDPipeline(streamed.unet, streamed.vae, streamed.image_encoder)
-    clips = [svd_clip(pipe) for pipe in (streamed, whole, streamed)]
-
-    assert streamed.unet.park is OnHost  # so the skips wait in main memory, too
-    assert (streamed.device, streamed.dtype) == (CPU, dtype)
-    assert torch.equal(clips[0], clips[1])
-    assert torch.equal(clips[0], clips[2])
-    torch.testing.assert_close(clips[0], svd_clip(load_svd(*svd_files, dtype=dtype, device="cpu")), atol=1e-3, rtol=0)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_cogvideox_streamed_makes_the_same_clip(cog_files: SimpleNamespace, dtype: torch.dtype, device: str) -> None:
-    paths = {"vae": cog_files.vae, "dtype": dtype}
-    streamed = load_cogvideox(cog_files.transformer, **paths, device=device, stream=True)
-    whole = CogVideoXPipeline(streamed.transformer, streamed.vae)
-    clips = [cog_clip(pipe) for pipe in (streamed, whole)]
-
-    assert (streamed.device, streamed.dtype) == (CPU, dtype)
-    assert torch.equal(*clips)
-    loaded = load_cogvideox(cog_files.transformer, **paths, device="cpu")
-    torch.testing.assert_close(clips[0], cog_clip(loaded), atol=1e-3, rtol=0)
-
-
-def test_loras_come_and_go_while_weights_stream(cog_files: SimpleNamespace) -> None:
-    pipe = load_cogvideox(cog_files.transformer, vae=cog_files.vae, device="cpu", stream=True)
-    before = cog_clip(pipe)
-    apply_lora(pipe, cog_files.lora)
-    with_lora = cog_clip(pipe)
-    whole = cog_clip(CogVideoXPipeline(pipe.transformer, pipe.vae))
-    remove_loras(pipe.transformer)
-
-    assert torch.equal(with_lora, whole)
-    assert not torch.equal(with_lora, before)
-    assert torch.equal(cog_clip(pipe), before)
-
-
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_weights_that_were_rounded_to_8_bits_stream(cog_files: SimpleNamespace, device: str) -> None:
-    pipe = load_cogvideox(cog_files.transformer, vae=cog_files.vae, device=device, stream=True)
-    before = cog_clip(pipe)
-    store_in_fp8(pipe.transformer)
-
-    assert torch.equal(cog_clip(pipe), cog_clip(CogVideoXPipeline(pipe.transformer, pipe.vae)))
-    assert not torch.equal(cog_clip(pipe), before)
-
-
-def test_only_what_a_lora_changed_is_packed_anew(cog_files: SimpleNamespace) -> None:
-    pipe = load_cogvideox(cog_files.transformer, vae=cog_files.vae, device="cpu", stream=True)
-    assert pipe.stream
-    before = pipe.stream.memories
-    apply_lora(pipe, cog_files.lora)
-    pipe.stream.pack(pipe.transformer)
-
-    assert [new is old for new, old in zip(pipe.stream.memories, before, strict=True)] == [True, False]
-
-
-@pytest.mark.parametrize(
-    ("network", "blocks_of"),
-    [(build_unet(TINY, 8), svd.blocks_of), (narrow_cogvideox.build_transformer(), cogvideox.blocks_of)],
-    ids=["svd", "cogvideox"],
-)
-def test_nearly_all_weights_are_in_blocks(network: nn.Module, blocks_of: streaming.BlocksOf) -> None:
-    streamed = {id(weight) for block in blocks_of(network) for weight in weights_of(block)}
-    left = {name for name, weight in network.named_parameters() if id(weight) not in streamed}
-    small = r"(time_embed(ding)?|label_emb|out|patch_embed|norm_(final|out)|proj_out|output_blocks\.\d+\.\d\.conv)\."
-
-    assert all(re.match(small, name) for name in left)
-
-
 def test_what_is_in_no_block_is_on_the_device(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
     network, moves = nn.Sequential(nn.Linear(3, 3), Block(8, lane)), []
     move = Tensor.to
@@ -387,3 +270,17 @@ def test_what_is_in_no_block_is_on_the_device(lane: Lane, monkeypatch: pytest.Mo
 
     assert moves == [(weight.shape, (CPU, torch.float16)) for weight in weights_of(network[0])]
     assert {weight.dtype for weight in weights_of(network)} == {torch.float16}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the order of CUDA's streams")
+def test_on_cuda_large_blocks_arrive_in_time() -> None:
+    device, size = torch.device("cuda"), 4096
+    network = nn.Sequential(*[nn.Linear(size, size, dtype=torch.float16) for _ in range(5)]).requires_grad_(False)
+    stream = WeightStream(list, is_locked=True)
+    stream.pack(network)
+    x = torch.randn(8192, size, dtype=torch.float16, device=device)
+    with torch.inference_mode(), stream.running(network, device):
+        found = [network(x) for _ in range(10)]
+    expected = network.to(device)(x)
+
+    assert all(torch.equal(result, expected) for result in found)
