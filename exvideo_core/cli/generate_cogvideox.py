@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from ..errors import ExVideoError
 from ..formats import FORMATS
 from ..lora import LoRA, merge, read_lora
-from ..pipelines.cogvideox import METHODS, CogVideoXPipeline, check_steps, load_cogvideox
+from ..models.cogvideox.parallel import share_tokens
+from ..models.cogvideox.vae import Progress
+from ..pipelines.cogvideox import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from ..pipelines.inputs import check_init_video
 from ..sampling import rising_guidance
+from ..sampling.samplers import Callback
+from ..training.ranks import joined
 from ..video import check_target, load_frames, save_video
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
 from . import estimate
@@ -78,19 +86,55 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     init_video = check_settings(arguments)
     loras = [_lora(text) for text in arguments.lora]
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        return _run_shared(init_video, loras, arguments)
+    pipeline, told = _loaded(arguments, arguments.device, loras)
+    sys.stderr.write(told)
+    make_clip(pipeline, init_video, arguments)
+    return 0
+
+
+def _run_shared(init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]], arguments: argparse.Namespace) -> int:
+    """As one of the processes that torchrun started: all denoise together, the first one talks, decodes and writes."""
+    if "," in (arguments.device or ""):
+        raise ExVideoError(
+            f"--device {arguments.device} is for one process; torchrun's have a GPU each: leave it out, or give cpu."
+        )
+    with joined(arguments.device) as ranks:
+        pipeline, told = _loaded(arguments, ranks.device, loras)
+        share_tokens(pipeline.transformer)
+        if ranks.is_first:
+            sys.stderr.write(told)
+            make_clip(pipeline, init_video, arguments)
+        else:
+            with suppress(_Denoised):
+                _clip(pipeline, init_video, arguments, callback=_leave_after_the_last_step)
+    return 0
+
+
+def _loaded(
+    arguments: argparse.Namespace, device: str | torch.device | None, loras: list[tuple[LoRA, float]]
+) -> tuple[CogVideoXPipeline, str]:
+    """The pipeline with its LoRAs, and what there is to say about them."""
     pipeline = load_cogvideox(
         arguments.transformer,
         text_encoder=arguments.text_encoder,
         vae=arguments.vae,
         dtype=FORMATS.get(arguments.dtype),
-        device=arguments.device,
+        device=device,
         attention=arguments.attention,
         stream=arguments.stream,
     )
-    for lora, strength in loras:
-        sys.stderr.write(f"{merge(pipeline.transformer, lora, strength)}\n")
-    make_clip(pipeline, init_video, arguments)
-    return 0
+    return pipeline, "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
+
+
+class _Denoised(Exception):  # noqa: N818  nothing went wrong
+    """What follows is another process's work."""
+
+
+def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None:
+    if step == steps:
+        raise _Denoised
 
 
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
@@ -106,27 +150,44 @@ def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
 
 def make_clip(pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace) -> None:
     """Run the pipeline with progress bars, and write the file."""
-    scale, steps = arguments.guidance_scale, arguments.steps
     with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
-        result = pipeline(
-            arguments.prompt,
-            negative_prompt=arguments.negative,
-            num_frames=arguments.frames,
-            height=arguments.height,
-            width=arguments.width,
-            guidance_scale=rising_guidance(steps, scale) if arguments.dynamic_guidance else scale,
-            num_inference_steps=steps,
-            denoise=arguments.denoise,
-            init_video=init_video,
-            seed=arguments.seed,
-            method=arguments.method,
+        result = _clip(
+            pipeline,
+            init_video,
+            arguments,
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
-            decode_tile=arguments.decode_tile,
         )
     with Bar("writing", "frame") as writing:
         path = save_video(result.frames, arguments.output, arguments.fps, progress=writing)
     print(path)
+
+
+def _clip(
+    pipeline: CogVideoXPipeline,
+    init_video: list[Tensor] | None,
+    arguments: argparse.Namespace,
+    *,
+    callback: Callback,
+    decode_progress: Progress | None = None,
+) -> CogVideoXResult:
+    scale, steps = arguments.guidance_scale, arguments.steps
+    return pipeline(
+        arguments.prompt,
+        negative_prompt=arguments.negative,
+        num_frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        guidance_scale=rising_guidance(steps, scale) if arguments.dynamic_guidance else scale,
+        num_inference_steps=steps,
+        denoise=arguments.denoise,
+        init_video=init_video,
+        seed=arguments.seed,
+        method=arguments.method,
+        callback=callback,
+        decode_progress=decode_progress,
+        decode_tile=arguments.decode_tile,
+    )
 
 
 def _lora(text: str) -> tuple[LoRA, float]:

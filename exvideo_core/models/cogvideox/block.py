@@ -34,16 +34,30 @@ class Conditions:
     """What all blocks are told in one call.
 
     Attributes:
-        words: tokens of the text.
+        tokens: of text and video, or of the process with most of them; decides how many heads are computed at a time.
+        words: those of the text.
         time_BE: embedded timesteps, activated.
         turn: complex factors of the rotary positions, [L, 1 or B, 1, D / 2].
         piece_bytes: for the temporary tensors of one piece.
     """
 
+    tokens: int
     words: int
     time_BE: Tensor
     turn: Tensor
     piece_bytes: int
+
+
+Run = Callable[[Sequence[nn.Module], Tensor, Conditions, int], Tensor]
+
+
+def in_turn(blocks: Sequence[nn.Module], x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
+    """What blocks make of tokens, one after the other; of the last one's, those from `first` on."""
+    for block in blocks[:-1]:
+        x_LBC = block(x_LBC, on)
+    for block in blocks[-1:]:
+        x_LBC = block(x_LBC, on, first)
+    return x_LBC
 
 
 class Block(nn.Module):
@@ -152,12 +166,17 @@ class GatedNorm(nn.Module):
 
 
 class JointAttention(nn.Module):
-    """Attention of all tokens to all, some heads at a time; only tokens of the video have positions."""
+    """Attention of all tokens to all, some heads at a time; only tokens of the video have positions.
+
+    Attributes:
+        attention: see `exvideo_core.attention`.
+        heads_step: heads are taken in multiples of so many.
+    """
 
     def __init__(self, width: int, head_dim: int, ops: Ops, attention: Attention) -> None:
         super().__init__()
         self.heads, self.head_dim = width // head_dim, head_dim
-        self.attention = attention
+        self.attention, self.heads_step = attention, 1
         self.to_q = ops.Linear(width, width)
         self.to_k = ops.Linear(width, width)
         self.to_v = ops.Linear(width, width)
@@ -176,7 +195,7 @@ class JointAttention(nn.Module):
         """
         norms = taken(self.norm_q, on.time_BE), taken(self.norm_k, on.time_BE)
         token_bytes = len(on.time_BE) * self.head_dim * on.time_BE.itemsize  # of one head
-        groups = list(self._groups(on, items_within(on.piece_bytes, 4 * length * token_bytes)))
+        groups = list(self._groups(on, items_within(on.piece_bytes, 4 * on.tokens * token_bytes)))
 
         def part(layers: Sequence[Layer]) -> Tensor:
             def placed(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -193,14 +212,15 @@ class JointAttention(nn.Module):
         return part(groups[0]) if len(groups) == 1 else _side_by_side(part, groups, self.heads * self.head_dim)
 
     def _groups(self, on: Conditions, size: int) -> Iterator[Sequence[Layer]]:
-        """The layers to queries, keys and values of at most `size` heads after others, if they can be cut."""
+        """The layers to queries, keys and values of about `size` heads after others, if they can be cut."""
         layers = self.to_q, self.to_k, self.to_v
         weights = [live_weights(layer, on.time_BE) for layer in layers]
         if None in weights:
             yield layers
             return
-        for heads in spans(self.heads, size):
-            channels = slice(heads.start * self.head_dim, heads.stop * self.head_dim)
+        step = self.heads_step * self.head_dim
+        for steps in spans(self.heads // self.heads_step, max(1, size // self.heads_step)):
+            channels = slice(steps.start * step, steps.stop * step)
             yield [partial(product, outputs(pair, channels)) for pair in weights if pair]
 
 

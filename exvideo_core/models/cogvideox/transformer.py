@@ -7,7 +7,7 @@ video's, D channels of the text, E channels of the time embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...attention import Attention, sdpa
 from ...pieces import PIECE_BYTES, in_pieces, items_within
 from ..layers import Ops, sinusoid
-from .block import Block, Conditions
+from .block import Block, Conditions, Run, in_turn
 from .config import TransformerConfig
 from .positions import rotary_turns
 
@@ -33,12 +33,14 @@ class CogVideoXTransformer(nn.Module):
     Attributes:
         piece_bytes: for the temporary tensors of one piece, where no gradients are wanted. Beside them live the tokens
             and what attention makes of them. Results depend on it by rounding alone.
+        run: how tokens go through blocks; see `parallel` for another way.
     """
 
     def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
         self.piece_bytes: int = PIECE_BYTES
+        self.run: Run = in_turn
         self.patch_embed = PatchEmbed(config, ops)
         self.time_embedding = TimeEmbedding(config.width, config.time_dim, ops)
         self.transformer_blocks = nn.ModuleList(Block(config, ops, attention) for _ in range(config.layers))
@@ -66,16 +68,17 @@ class CogVideoXTransformer(nn.Module):
         if height % patch or width % patch:
             raise ValueError(f"height and width must be multiples of {patch} latent cells, not {height} and {width}")
         steps = torch.as_tensor(timestep, device=x_BCTHW.device).expand(batch)
+        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.piece_bytes)
         on = Conditions(
+            tokens=len(x_LBC),
             words=context_BLD.shape[1],
             time_BE=F.silu(self.time_embedding(steps, x_BCTHW.dtype)),
             turn=self._turn(x_BCTHW, context_BLD.shape[1], times),
             piece_bytes=self.piece_bytes,
         )
-        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.piece_bytes)
-        first, *rest = self.transformer_blocks
-        x_LBC = self._through([first], x_LBC, on)
-        x_LBC = self._through(rest, x_LBC, on)
+        blocks = list(self.transformer_blocks)
+        x_LBC = self._through(blocks[:1], x_LBC, on)
+        x_LBC = self._through(blocks[1:], x_LBC, on)
         return rearrange(
             self._patches(x_LBC, on),
             "(T H W) B (C P Q) -> B C T (H P) (W Q)",
@@ -98,11 +101,10 @@ class CogVideoXTransformer(nn.Module):
             x_BCTHW.device,
         )
 
-    def _through(self, blocks: Iterable[nn.Module], x_LBC: Tensor, on: Conditions) -> Tensor:
+    def _through(self, blocks: Sequence[nn.Module], x_LBC: Tensor, on: Conditions) -> Tensor:
         """What blocks make of the tokens; the last of all gives the video's alone, for nothing asks for the text's."""
-        for block in blocks:
-            x_LBC = block(x_LBC, on, on.words if block is self.transformer_blocks[-1] else 0)
-        return x_LBC
+        is_end = len(blocks) > 0 and blocks[-1] is self.transformer_blocks[-1]
+        return self.run(blocks, x_LBC, on, on.words if is_end else 0)
 
     def _patches(self, x_LBC: Tensor, on: Conditions) -> Tensor:
         """Latents of the patches that the tokens stand for, [L, B, 16 * patch * patch]."""
