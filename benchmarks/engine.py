@@ -111,8 +111,21 @@ def _cog_vae(_cfg: Config) -> Network:
         for start, end in pieces(latents_BCTHW.shape[2], 2):
             yield vae.decoder(latents_BCTHW[:, :, start:end], past)
 
-    # as `decode`, but for the frames, which stay on the device
-    return vae, lambda given: torch.cat(list(parts(given["latents"] / COG_SCALE)), dim=2)
+    return vae, lambda given: _in_main_memory(parts(given["latents"] / COG_SCALE))
+
+
+def _in_main_memory(parts: Iterator[Tensor]) -> Tensor:
+    """Pieces of a clip together, each taken from the device before the next is made, as `decode` does.
+
+    On the meta device, where there is no other memory, only the last.
+    """
+    kept: list[Tensor] = []
+    for part_BCFHW in parts:
+        if part_BCFHW.is_meta:
+            kept = [part_BCFHW]
+        else:
+            kept.append(part_BCFHW.cpu())
+    return torch.cat(kept, dim=2)
 
 
 def _cog_encode(_cfg: Config) -> Network:

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,6 +18,7 @@ import torch
 from narrow_svd import NARROW, Sizes
 from torch import Tensor, nn
 
+from benchmarks.references import diffsynth
 from exvideo_core.checkpoint.keymaps import unet_from_diffusers, vae_from_diffusers
 
 Weights = Mapping[str, Tensor]
@@ -32,25 +29,6 @@ EXPECTED_WARNINGS = pytest.mark.filterwarnings(
 )
 
 # DiffSynth-Studio 1.1.9
-
-
-def diffsynth(submodule: str) -> Any:
-    """One submodule of DiffSynth, without what its packages import."""
-    _diffsynth_packages()
-    return importlib.import_module(f"diffsynth.{submodule}")
-
-
-def _diffsynth_packages() -> None:
-    """Empty packages in place of DiffSynth's, that know only where their submodules are."""
-    if "diffsynth" not in sys.modules:
-        spec = importlib.util.find_spec("diffsynth")
-        assert spec
-        assert spec.origin
-        parts = ("models", "pipelines", "prompters", "schedulers")
-        for package in ("diffsynth", *(f"diffsynth.{part}" for part in parts)):
-            module = ModuleType(package)
-            module.__path__ = [str(Path(spec.origin).parent.joinpath(*package.split(".")[1:]))]
-            sys.modules[package] = module
 
 
 def diffsynth_unet(file: Weights, extension: Weights | None = None) -> nn.Module:
@@ -95,7 +73,7 @@ def diffsynth_image_encoder(file: Weights) -> nn.Module:
 
 def diffsynth_pipeline(file: Weights, extension: Weights | None = None) -> Any:
     """DiffSynth's own SVD pipeline, in float32 on the CPU."""
-    _diffsynth_packages()
+    diffsynth("models.svd_unet")  # makes the packages
     models, schedulers = (importlib.import_module(f"diffsynth.{name}") for name in ("models", "schedulers"))
     models.ModelManager = None  # only named in signatures
     for name in ("SVDImageEncoder", "SVDUNet", "SVDVAEEncoder", "SVDVAEDecoder"):
