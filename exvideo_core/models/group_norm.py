@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .folding import Weights, live_weights
+from .fused import scaled_silu
 
 
 class ChannelStatistics:
@@ -90,11 +91,6 @@ def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
     variance_BG, mean_BG = torch.var_mean(_wide(x_BLGC), (1, 3), correction=0)
     factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)
     return scaled_silu(x_BCX, factor_BC[:, :, None, None], summand_BC[:, :, None, None])
-
-
-def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
-    """SiLU of factor x + summand, in float32 but for the result."""
-    return F.silu(torch.addcmul(summand, x, factor), inplace=True).to(x.dtype)
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .fused import gated_gelu
+from .linear import taken
 
 
 class Ops(Protocol):
@@ -65,8 +67,7 @@ class GEGLU(nn.Module):
         self.proj = ops.Linear(channels, 2 * hidden)
 
     def forward(self, x_LC: Tensor) -> Tensor:
-        value, gate = self.proj(x_LC).chunk(2, dim=-1)
-        return value * F.gelu(gate)
+        return gated_gelu(self.proj(x_LC))
 
 
 class FeedForward(nn.Module):
@@ -79,3 +80,10 @@ class FeedForward(nn.Module):
 
     def forward(self, x_LC: Tensor) -> Tensor:
         return self.net(x_LC)
+
+    def taken(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+        """The same as a function of pieces."""
+        gated, _, last = self.net
+        assert isinstance(gated, GEGLU)
+        inner, outer = taken(gated.proj, like), taken(last, like)
+        return lambda x_LC: outer(gated_gelu(inner(x_LC)))

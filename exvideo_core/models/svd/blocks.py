@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from ...pieces import PIECE_BYTES, added, in_pieces, items_within, spans
-from ..conv3d import conv3d
-from ..convolution import convolved
+from ..conv3d import taken_conv3d
+from ..convolution import taken_conv
 from ..folding import live_weights
-from ..group_norm import affine, norm_silu, scaled_silu
+from ..fused import scaled_silu
+from ..group_norm import affine, norm_silu
 from ..layers import Ops, norm_groups
 from ..upsample import upsampled_conv
 from .skips import Frames
@@ -73,16 +74,19 @@ class ResBlock(nn.Module):
 
     def _per_frame(self, x_TCHW: Frames, skip_TCHW: Frames | None, on: Conditions) -> Tensor:
         embedding_TC11 = self.emb_layers(on.embedding)[:, :, None, None]
+        first, second = (taken_conv(conv, on.embedding) for conv in (self.in_layers[2], self.out_layers[3]))
+        shortcut = self.skip_connection
+        if not isinstance(shortcut, nn.Identity):
+            shortcut = taken_conv(shortcut, on.embedding)
 
         def computed(frames: slice) -> Tensor:
             part = x_TCHW[frames]
             if skip_TCHW is not None:
                 part = torch.cat([part, skip_TCHW[frames]], dim=1)
-            h = convolved(self.in_layers[2], norm_silu(self.in_layers[0], part))
+            h = first(norm_silu(self.in_layers[0], part))
             h = plus(h, embedding_TC11 if len(embedding_TC11) == 1 else embedding_TC11[frames])
-            h = convolved(self.out_layers[3], norm_silu(self.out_layers[0], h))
-            is_same = isinstance(self.skip_connection, nn.Identity)
-            return channels_last(plus(h, part if is_same else convolved(self.skip_connection, part)))
+            h = second(norm_silu(self.out_layers[0], h))
+            return channels_last(plus(h, shortcut(part)))
 
         frames, channels, height, width = x_TCHW.shape
         total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
@@ -132,16 +136,16 @@ class TemporalResBlock(nn.Module):
     @staticmethod
     def _over_time(layers: nn.Sequential, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
         """Norm over the clip, activation and convolution over time, as a function of rows; and rows for a piece."""
-        norm, conv = layers[0], layers[-1]
+        norm, conv = layers[0], taken_conv3d(layers[-1], x_TCHW)
         x_HTCW, clip_1CTHW = _rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
         # scaled in float32 and activated; result, and the neighbours' part in it
         rows = items_within(piece_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
         weights = live_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
         if weights is None:
-            return len(x_HTCW), lambda _: conv3d(conv, norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
+            return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
         factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))
         scale = factor_C[:, None, None, None], summand_C[:, None, None, None]
-        return rows, lambda span: conv3d(conv, scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
+        return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
 
 
 def _rows_first(x_TCHW: Tensor) -> Tensor:

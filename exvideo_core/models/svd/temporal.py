@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...pieces import PIECE_BYTES, in_pieces, items_within
-from ..conv3d import conv3d
+from ..conv3d import taken_conv3d
 from ..layers import Ops, sinusoid
 
 # SVD was trained on 25 frames; past them, untrained positions walk back and forth over 20 known ones.
@@ -57,9 +57,11 @@ class TemporalExtension(nn.Module):
         # copied with borders, and the result of each of three taps
         size = items_within(piece_bytes, 3 * x_THWC[0].numel() * x_THWC.element_size())
 
+        mix = taken_conv3d(self.mix, x_BCTHW)
+
         def mixed(frames: slice) -> Tensor:
             padded_THWC = _with_borders(x_THWC, position_TC, cells[frames.start : frames.stop + 2])
-            return rearrange(conv3d(self.mix, rearrange(padded_THWC, "T H W C -> 1 C T H W")), "1 C T H W -> T H W C")
+            return rearrange(mix(rearrange(padded_THWC, "T H W C -> 1 C T H W")), "1 C T H W -> T H W C")
 
         return rearrange(in_pieces(mixed, len(x_THWC), size), "T H W C -> 1 C T H W")
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...attention import Attention
 from ...pieces import added, in_pieces, items_within
-from ..folding import together, with_constant
 from ..layers import FeedForward, Ops, norm_groups, sinusoid
+from ..linear import taken, together, with_constant
 from .blocks import Blend, Conditions, blend
 from .config import num_heads
 from .temporal import TemporalExtension
@@ -87,9 +87,9 @@ class TransformerBlock(nn.Module):
         return feed(x_TLC, self.norm3, self.ff, piece_bytes)
 
     def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
-        attend = self.attn1.among_themselves(x_TLC, constant_C)
-        size = items_within(piece_bytes, 6 * num_bytes_of(x_TLC[:1]))  # normed, q, k, v, attended, result
-        return added(x_TLC, lambda frames: attend(self.norm1(x_TLC[frames])), size)
+        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+        size = items_within(piece_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
+        return added(x_TLC, lambda frames: attend(norm(x_TLC[frames])), size)
 
 
 class TemporalTransformerBlock(TransformerBlock):
@@ -108,10 +108,10 @@ class TemporalTransformerBlock(TransformerBlock):
         return super().forward(x_TLC, context_TLD, piece_bytes)
 
     def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
-        attend = self.attn1.among_themselves(x_TLC, constant_C)
+        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
         x_LTC = x_TLC.transpose(0, 1)  # cells first, as pieces are of them
-        size = items_within(piece_bytes, 7 * num_bytes_of(x_LTC[:1]))  # gathered, normed, q, k, v, attended, result
-        x_LTC = added(x_LTC, lambda cells: attend(self.norm1(x_TLC[:, cells])), size)
+        size = items_within(piece_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
+        x_LTC = added(x_LTC, lambda cells: attend(norm(x_TLC[:, cells])), size)
         return x_LTC.transpose(0, 1)
 
 
@@ -119,12 +119,9 @@ def feed(x_TLC: Tensor, norm: nn.Module, feed_forward: FeedForward, piece_bytes:
     """x and the feed-forward of its norm; of any number of tokens at a time."""
     x_RC = x_TLC.flatten(0, 1)
     # normed, twice 4 C, the gate's activation, gated, result
-    size = items_within(piece_bytes, 18 * num_bytes_of(x_RC[:1]))
-    return added(x_RC, lambda rows: feed_forward(norm(x_RC[rows])), size).view(x_TLC.shape)
-
-
-def num_bytes_of(x: Tensor) -> int:
-    return x.numel() * x.element_size()
+    size = items_within(piece_bytes, 18 * x_RC[:1].nbytes)
+    normed, fed = taken(norm, x_RC), feed_forward.taken(x_RC)
+    return added(x_RC, lambda rows: fed(normed(x_RC[rows])), size).view(x_TLC.shape)
 
 
 class SpatioTemporalTransformer(nn.Module):
@@ -152,10 +149,12 @@ class SpatioTemporalTransformer(nn.Module):
         return self._back(x_TCHW, spatial_TLC, temporal_TLC, on)
 
     def _tokens(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
-        def tokens(frames: slice) -> Tensor:
-            return self.proj_in(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
+        project = taken(self.proj_in, x_TCHW)
 
-        return in_pieces(tokens, len(x_TCHW), items_within(on.piece_bytes, 3 * num_bytes_of(x_TCHW[:1])))
+        def tokens(frames: slice) -> Tensor:
+            return project(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
+
+        return in_pieces(tokens, len(x_TCHW), items_within(on.piece_bytes, 3 * x_TCHW[:1].nbytes))
 
     def _over_time(self, spatial_TLC: Tensor, height: int, on: Conditions) -> Tensor:
         """Tokens that know their frame: a new tensor."""
@@ -171,9 +170,10 @@ class SpatioTemporalTransformer(nn.Module):
         height = x_TCHW.shape[2]
         x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
         spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
+        project = taken(self.proj_out, x_TCHW)
 
         def projected(rows: slice) -> Tensor:
-            return self.proj_out(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
+            return project(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
 
-        x_RC = added(x_RC, projected, items_within(on.piece_bytes, 2 * num_bytes_of(x_RC[:1])))
+        x_RC = added(x_RC, projected, items_within(on.piece_bytes, 2 * x_RC[:1].nbytes))
         return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)

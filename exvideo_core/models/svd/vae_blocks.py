@@ -13,8 +13,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...pieces import added, in_pieces, items_within, spans
+from ..convolution import convolved, taken_conv
 from ..folding import live_weights
-from ..group_norm import affine, norm_silu, scaled_silu
+from ..fused import scaled_silu
+from ..group_norm import affine, norm_silu
 from ..layers import Ops, norm_groups
 from ..upsample import empty_map
 
@@ -51,16 +53,16 @@ def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, piece_bytes: int
     rows = items_within(piece_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
     weights = live_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
-        return height, lambda span: rows_first(conv(norm_silu(norm, x_TCHW)))[span]
+        return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
     factor_C, summand_C = affine(norm, weights, strips([x_TCHW], piece_bytes))
-    scale = factor_C[:, None, None], summand_C[:, None, None]
+    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), taken_conv(conv, x_TCHW)
 
-    def convolved(span: slice) -> Tensor:
+    def with_neighbours(span: slice) -> Tensor:
         above, below = max(0, span.start - 1), min(height, span.stop + 1)  # neighbours, where there are any
-        out_1CHW = conv(scaled_silu(x_TCHW[:, :, above:below], *scale))
+        out_1CHW = convolve(scaled_silu(x_TCHW[:, :, above:below], *scale))
         return rows_first(out_1CHW)[span.start - above : span.stop - above]
 
-    return rows, convolved
+    return rows, with_neighbours
 
 
 def strips(parts: Sequence[Tensor], piece_bytes: int) -> Iterator[Tensor]:

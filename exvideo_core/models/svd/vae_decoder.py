@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from ...pieces import PIECE_BYTES, in_pieces, items_within, spans
-from ..conv3d import conv3d
+from ..conv3d import conv3d, taken_conv3d
 from ..folding import Weights, live_weights
-from ..group_norm import affine, norm_silu, scaled_silu
+from ..fused import scaled_silu
+from ..group_norm import affine, norm_silu
 from ..layers import Ops, norm_groups
+from ..upsample import doubled_conv
 from .blocks import Upsample
 from .config import VAEConfig
 from .vae_blocks import FrameBlock, SelfAttention, frames_first, group_norm, laid_out, norm_conv, strips
@@ -86,15 +88,16 @@ class Stage(nn.Module):
         for block in self.block:
             parts = block(parts, piece_bytes)
         assert isinstance(parts, list), "a stage has blocks"
+        grow = doubled_conv(self.upsample.conv, parts[0]) if self.upsample else None
         while parts:
             part_TCHW = parts.pop(0)
-            if self.upsample is None:
+            if grow is None:
                 yield part_TCHW
                 continue
             # in the next block: itself, scaled in float32, activated
             frame_bytes = 4 * part_TCHW[0].numel() * (4 + 2 * part_TCHW.element_size())
             for x_TCHW in part_TCHW.split(min(len(part_TCHW), items_within(piece_bytes, frame_bytes))):
-                yield self.upsample(x_TCHW)
+                yield grow(x_TCHW)
 
 
 class VideoResBlock(FrameBlock):
@@ -150,11 +153,12 @@ class TimeBlock(nn.Module):
     ) -> Iterator[tuple[slice, Tensor]]:
         """The second norm needs the first result whole, of which not all is kept until it is needed again."""
         scale = _per_channel(*affine(self.in_layers[0], weights[0], strips(parts, piece_bytes)))
+        convolve, convolve_again = (taken_conv3d(layers[-1], parts[0]) for layers in (self.in_layers, self.out_layers))
         kept: dict[int, Tensor] = {}
 
         def first(span: slice) -> Tensor:
             x_1CTHW = _gather([part_TCHW[:, :, span] for part_TCHW in parts])
-            return conv3d(self.in_layers[-1], scaled_silu(x_1CTHW, *scale))
+            return convolve(scaled_silu(x_1CTHW, *scale))
 
         def keep_some() -> Iterator[Tensor]:
             for span in spans(parts[0].shape[2], rows):
@@ -166,7 +170,7 @@ class TimeBlock(nn.Module):
         second_scale = _per_channel(*affine(self.out_layers[0], weights[1], keep_some()))
         for span in spans(parts[0].shape[2], rows):
             h_1CTHW = kept.pop(span.start) if span.start in kept else first(span)
-            yield span, conv3d(self.out_layers[-1], scaled_silu(h_1CTHW, *second_scale))
+            yield span, convolve_again(scaled_silu(h_1CTHW, *second_scale))
 
 
 def _as_clip(x_TCHW: Tensor) -> Tensor:
