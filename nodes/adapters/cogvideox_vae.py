@@ -22,10 +22,10 @@ from .. import host
 from . import compat
 from .vae import CoreVAE, Placed
 
-# Elements that live at the peak for each pixel of the picture and channel of the finest level, in a piece of 8 or 9
-# frames (counted on the meta device, tests/nodes/test_memory.py: 8.5 and 6.2 GB in 16 bits at 480x720).
-_LIVE_DECODING = 100
-_LIVE_ENCODING = 74
+# Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
+# tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.
+_LIVE_DECODING = 55
+_LIVE_ENCODING = 40
 _SMALLEST_TILE = 16  # latent cells
 
 
@@ -97,12 +97,14 @@ class CogVAE(CoreVAE):
         return self.encode(pixel_samples)
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        pixels = shape[-2] * shape[-1] * CELL * CELL
-        return pixels * self.first_stage_model.config.widths[0] * _LIVE_DECODING * dtype.itemsize
+        return self._live(shape[-2] * shape[-1] * CELL * CELL * _LIVE_DECODING, dtype)
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        pixels = shape[-2] * shape[-1]
-        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ENCODING * dtype.itemsize
+        return self._live(shape[-2] * shape[-1] * _LIVE_ENCODING, dtype)
+
+    def _live(self, pixels: int, dtype: torch.dtype) -> float:
+        network = self.first_stage_model
+        return pixels * network.config.widths[0] * dtype.itemsize + network.piece_bytes / 2
 
 
 def _check(latents: Tensor, channels: int) -> None:

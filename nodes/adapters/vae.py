@@ -23,9 +23,11 @@ from .. import host
 from . import compat
 from .model import fill
 
-# Elements that live at the peak for each pixel of a frame and channel of the finest level (counted on the meta device,
-# tests/nodes/test_memory.py: 3.8 GB in 16 bits for 8 frames of 512x512 pixels).
-_LIVE_ELEMENTS = 7
+# Counted on the meta device (tests/nodes/test_memory.py: 1.2 GB in 16 bits for 8 frames of 512x512 pixels, 3.5 GB of
+# 1024x1024): a map is one frame on the finest level.
+_BESIDE_WINDOW = 1.5  # maps
+_KEPT_PIECES = 4  # of a second window; what is more is computed again
+_ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
 _WINDOW = 8  # frames that are decoded at once
 _LARGEST_TILE = 128 * 128  # latent cells; the core cuts larger pictures
 
@@ -126,9 +128,14 @@ class SVDVAE(CoreVAE):
         return self.encode(pixel_samples)
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        pixels = _WINDOW * min(shape[-2] * shape[-1], _LARGEST_TILE) * CELL * CELL
-        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ELEMENTS * dtype.itemsize
+        frame = self._map(min(shape[-2] * shape[-1], _LARGEST_TILE) * CELL * CELL, dtype)
+        piece, window = self.first_stage_model.piece_bytes, _WINDOW * frame
+        return window + _BESIDE_WINDOW * frame + min(window, _KEPT_PIECES * piece) + piece
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        pixels = shape[-2] * shape[-1]
-        return pixels * self.first_stage_model.config.widths[0] * _LIVE_ELEMENTS * dtype.itemsize
+        frame = self._map(shape[-2] * shape[-1], dtype)
+        return _ENCODING * frame + min(_WHOLE_ENCODING * frame, self.first_stage_model.piece_bytes)
+
+    def _map(self, pixels: int, dtype: torch.dtype) -> float:
+        """Bytes of one frame on the finest level."""
+        return pixels * self.first_stage_model.config.widths[0] * dtype.itemsize

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from narrow_svd import fill, noise
 from torch import Tensor, nn
 
 from exvideo_core.counting import count
 from exvideo_core.models import conv3d as conv3d_module
-from exvideo_core.models.conv3d import conv3d
+from exvideo_core.models.conv3d import conv3d, taken_conv3d_of_frames
 
 KERNELS = {
     "1x1x1": ((1, 1, 1), (0, 0, 0)),
@@ -90,16 +91,10 @@ def test_gradients_are_the_layer_s(kind: str) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize(("kind", "calls"), list(zip(KERNELS, (0, 0, 1, 1), strict=True)))
-def test_on_a_cpu_only_the_largest_is_called_itself(kind: str, calls: int) -> None:
-    class Counted(nn.Conv3d):
-        def forward(self, x_BCTHW: Tensor) -> Tensor:
-            seen.append(x_BCTHW)
-            return super().forward(x_BCTHW)
-
-    seen: list[Tensor] = []
-    layer = build(kind)
-    layer.__class__ = Counted
-    conv3d(layer, noise(1, 24, 5, 4, 5))
+def test_on_a_cpu_only_the_largest_is_of_volumes(kind: str, calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, of_volumes = [], F.conv3d
+    monkeypatch.setattr(F, "conv3d", lambda x, *rest: seen.append(x) or of_volumes(x, *rest))
+    conv3d(build(kind), noise(1, 24, 5, 4, 5))
 
     assert len(seen) == calls
 
@@ -114,3 +109,16 @@ def test_frames_in_the_order_of_memory_are_not_copied(kind: str) -> None:
     out_BCTHW = layer(x_BCTHW)
 
     assert count(lambda: conv3d(layer, x_BCTHW)).peak == out_BCTHW.nbytes * (2 if kind.startswith("3x3x3") else 1)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("frames", [3, 4, 7])
+@pytest.mark.parametrize("by_frames", [False, True], ids=["as on a CPU", "as on a GPU"])
+def test_frames_need_not_lie_together(frames: int, by_frames: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv3d_module, "_by_frames", lambda _: by_frames)
+    layer, x_BCTHW = build("3x3x3 padded in space"), noise(2, 24, frames, 4, 5)
+    apart = [frame.clone() for frame in x_BCTHW.split(1, dim=2)]
+
+    assert error(taken_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6
+    layer.register_forward_hook(lambda _module, _inputs, out: out + 1)
+    assert error(taken_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6

@@ -1,21 +1,27 @@
 """Convolutions that see only the past, for video that is worked on in pieces, and the blocks made of them.
 
-Shapes: B clips, C channels, F frames, H W height and width, Z channels of the latents, T latent frames.
+A map of a piece is a list of tensors of some frames each, so that each is freed when what follows from it is there.
+Shapes: B clips, C channels, F frames, H W height and width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..layers import Ops, norm_groups
+from ...pieces import items_within
+from ..conv3d import taken_conv3d, taken_conv3d_of_frames
+from ..convolution import taken_conv
+from ..layers import Ops
+from ..upsample import doubled_conv
+from .norms import LatentNorm, activation, group_norm
 
-# Last frames that each convolution has seen, for the piece that follows; a new clip starts with an empty one.
-Past = dict[nn.Module, Tensor]
-
-_EPS = 1e-6
+# Last two frames that each convolution has seen, for the piece that follows; a new clip starts with an empty one.
+Past = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
 class CausalConv3d(nn.Module):
@@ -26,53 +32,46 @@ class CausalConv3d(nn.Module):
         self.conv = ops.Conv3d(channels, out_channels, kernel_size=3, padding=(0, 1, 1))
 
     def forward(self, x_BCFHW: Tensor, past: Past) -> Tensor:
-        before = past.get(self)
-        if before is None:
-            before = x_BCFHW[:, :, :1].expand(-1, -1, 2, -1, -1)
-        x_BCFHW = torch.cat([before, x_BCFHW], dim=2)
-        past[self] = x_BCFHW[:, :, -2:].clone()  # a view would keep the whole piece alive
-        return self.conv(x_BCFHW)
+        return self.taken(x_BCFHW, past)(x_BCFHW)
+
+    def taken(self, like: Tensor, past: Past) -> Callable[[Tensor], Tensor]:
+        """As a function, to be called for all parts of a map in turn."""
+        convolve = taken_conv3d_of_frames(self.conv, like)
+
+        def continued(x_BCFHW: Tensor) -> Tensor:
+            frames = x_BCFHW.split(1, dim=2)
+            frames = past.get(self, (frames[0], frames[0])) + frames
+            past[self] = _alone(frames[-2]), _alone(frames[-1])
+            return convolve(frames)
+
+        return continued
 
 
-class PointwiseConv3d(nn.Module):
-    """1x1x1 convolution, under the name that the published files have for it."""
-
-    def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.conv = ops.Conv3d(channels, out_channels, kernel_size=1)
-
-    def forward(self, x_BCFHW: Tensor) -> Tensor:
-        return self.conv(x_BCFHW)
+def _alone(frame: Tensor) -> Tensor:
+    """Without the memory of the others that it is a view of."""
+    return frame if frame.untyped_storage().nbytes() == frame.nbytes else frame.clone()
 
 
-def group_norm(channels: int, ops: Ops) -> nn.Module:
-    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=_EPS)
-    return norm
+def laid_out(x_BCFHW: Tensor) -> Tensor:
+    """As the device wants what it convolves; all that follows stays so."""
+    return x_BCFHW if x_BCFHW.device.type == "cpu" else x_BCFHW.contiguous(memory_format=torch.channels_last_3d)
 
 
-class LatentNorm(nn.Module):
-    """Group norm whose scale and shift come from the latents ("spatially conditioned", arXiv:2209.09002)."""
-
-    def __init__(self, channels: int, latent_channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.norm_layer = group_norm(channels, ops)
-        self.conv_y = PointwiseConv3d(latent_channels, channels, ops)
-        self.conv_b = PointwiseConv3d(latent_channels, channels, ops)
-
-    def forward(self, x_BCFHW: Tensor, z_BZTHW: Tensor) -> Tensor:
-        # 1x1x1 convolutions commute with nearest upsampling, so they run at latent size and are broadcast
-        frames = latent_frame_of(x_BCFHW.shape[2], z_BZTHW.shape[2]).to(z_BZTHW.device)
-        scale, shift = (conv(z_BZTHW)[:, :, frames, :, None, :, None] for conv in (self.conv_y, self.conv_b))
-        height, width = z_BZTHW.shape[-2:]
-        cells = self.norm_layer(x_BCFHW).unflatten(-1, (width, -1)).unflatten(-3, (height, -1))
-        return torch.addcmul(shift, cells, scale).flatten(-2).flatten(-3, -2)
+def parts_within(piece_bytes: int, x_BCFHW: Tensor) -> tuple[Tensor, ...]:
+    """Frames, as many at once as may be convolved."""
+    # scaled in float32, activated, result
+    frame_bytes = x_BCFHW[:, :, 0].numel() * (4 + 2 * x_BCFHW.element_size())
+    return x_BCFHW.split(min(x_BCFHW.shape[2], items_within(piece_bytes, frame_bytes)), dim=2)
 
 
-def latent_frame_of(frames: int, latent_frames: int) -> Tensor:
-    """Latent frame each frame of a piece belongs to; of an odd number the first frame has one to itself."""
-    alone = frames % 2 if frames > 1 else 0
-    repeats = (frames - alone) // (latent_frames - alone)
-    return (torch.arange(frames) + (repeats - 1) * alone) // repeats
+def taken(parts: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+    """Each part and the place of its frames, taken out of the list."""
+    start = 0
+    while parts:
+        part = parts.pop(0)
+        end = start + part.shape[2]
+        yield slice(start, end), part
+        start = end
 
 
 class ResBlock(nn.Module):
@@ -90,10 +89,22 @@ class ResBlock(nn.Module):
         self.conv2 = CausalConv3d(out_channels, out_channels, ops)
         self.conv_shortcut = ops.Conv3d(channels, out_channels, kernel_size=1) if channels != out_channels else None
 
-    def forward(self, x_BCFHW: Tensor, past: Past, *latents: Tensor) -> Tensor:
-        h_BCFHW = self.conv1(F.silu(self.norm1(x_BCFHW, *latents)), past)
-        h_BCFHW = self.conv2(F.silu(self.norm2(h_BCFHW, *latents)), past)
-        return h_BCFHW + (x_BCFHW if self.conv_shortcut is None else self.conv_shortcut(x_BCFHW))
+    def forward(self, parts: list[Tensor], past: Past, *latents: Tensor) -> list[Tensor]:
+        """Takes the parts out of the list, and their memory for the result unless gradients are wanted."""
+        convolve, activate = self.conv1.taken(parts[0], past), activation(self.norm1, parts, *latents)
+        shortcut = None if self.conv_shortcut is None else taken_conv3d(self.conv_shortcut, parts[0])
+        h, out = [], []
+        for frames, part_BCFHW in taken(parts):
+            h.append(convolve(activate(part_BCFHW, frames)))
+            out.append(part_BCFHW if shortcut is None else shortcut(part_BCFHW))
+        convolve, activate = self.conv2.taken(h[0], past), activation(self.norm2, h, *latents)
+        for index, (frames, part_BCFHW) in enumerate(taken(h)):
+            out[index] = _plus(out[index], convolve(activate(part_BCFHW, frames)))
+        return out
+
+
+def _plus(x: Tensor, residual: Tensor) -> Tensor:
+    return x + residual if torch.is_grad_enabled() else x.add_(residual)
 
 
 class Downsample(nn.Module):
@@ -104,12 +115,26 @@ class Downsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
         self.halves_time = halves_time
 
-    def forward(self, x_BCFHW: Tensor) -> Tensor:
+    def forward(self, parts: list[Tensor], piece_bytes: int) -> list[Tensor]:
+        """The budget is met by the parts as they are."""
+        convolve, batch = taken_conv(self.conv, parts[0]), len(parts[0])
         if self.halves_time:
-            alone = x_BCFHW.shape[2] % 2
-            pairs = x_BCFHW[:, :, alone:].unflatten(2, (-1, 2)).mean(3)
-            x_BCFHW = torch.cat([x_BCFHW[:, :, :alone], pairs], dim=2)
-        return _per_frame(self.conv, F.pad(x_BCFHW, (0, 1, 0, 1)))
+            parts = [_halved(part_BCFHW) for part_BCFHW in (parts if len(parts) == 1 else _pairs(parts))]
+        return [_video(convolve(F.pad(_images(part_BCFHW), (0, 1, 0, 1))), batch) for _, part_BCFHW in taken(parts)]
+
+
+def _halved(x_BCFHW: Tensor) -> Tensor:
+    """The mean of every two frames, and the first alone if their number is odd."""
+    alone = x_BCFHW.shape[2] % 2
+    pairs = x_BCFHW[:, :, alone:].unflatten(2, (-1, 2)).mean(3)
+    return torch.cat([x_BCFHW[:, :, :alone], pairs], dim=2)
+
+
+def _pairs(parts: list[Tensor]) -> list[Tensor]:
+    """Two frames in each part, and one in the first if their number is odd."""
+    frames = [frame for _, part in taken(parts) for frame in part.split(1, dim=2)]
+    alone = len(frames) % 2
+    return frames[:alone] + [torch.cat(frames[i : i + 2], dim=2) for i in range(alone, len(frames), 2)]
 
 
 class Upsample(nn.Module):
@@ -120,15 +145,31 @@ class Upsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.doubles_time = doubles_time
 
-    def forward(self, x_BCFHW: Tensor) -> Tensor:
-        x_BCFHW = _per_frame(self.conv, F.interpolate(x_BCFHW, scale_factor=(1, 2, 2)))
-        if not self.doubles_time:
-            return x_BCFHW
-        # repeating after the convolution gives the same as before it, at half of the work
-        alone = x_BCFHW.shape[2] % 2
-        return torch.cat([x_BCFHW[:, :, :alone], x_BCFHW[:, :, alone:].repeat_interleave(2, dim=2)], dim=2)
+    def forward(self, parts: list[Tensor], piece_bytes: int) -> list[Tensor]:
+        """Takes the parts out of the list; those of the result are within the budget."""
+        convolve = doubled_conv(self.conv, _images(parts[0]))
+        alone = sum(part.shape[2] for part in parts) % 2 if self.doubles_time else 0
+        out: list[Tensor] = []
+        for place, part_BCFHW in taken(parts):
+            # of the result: scaled in float32, activated
+            frame_bytes = 4 * part_BCFHW[:, :, 0].numel() * (4 + 2 * part_BCFHW.element_size())
+            size = min(part_BCFHW.shape[2], items_within(piece_bytes, frame_bytes))
+            for index, frames_BCFHW in enumerate(part_BCFHW.split(size, dim=2)):
+                doubled_BCFHW = _video(convolve(_images(frames_BCFHW)), len(part_BCFHW))
+                if self.doubles_time:  # after the convolution it is the same as before, at half of the work
+                    doubled_BCFHW = _repeated(doubled_BCFHW, alone if place.start == index == 0 else 0)
+                out += parts_within(piece_bytes, doubled_BCFHW)
+        return out
 
 
-def _per_frame(conv: nn.Module, x_BCFHW: Tensor) -> Tensor:
-    out_NCHW = conv(rearrange(x_BCFHW, "B C F H W -> (B F) C H W"))
-    return rearrange(out_NCHW, "(B F) C H W -> B C F H W", B=len(x_BCFHW))
+def _repeated(x_BCFHW: Tensor, alone: int) -> Tensor:
+    """Every frame twice, but for those at the start that stay alone."""
+    return torch.cat([x_BCFHW[:, :, :alone], x_BCFHW[:, :, alone:].repeat_interleave(2, dim=2)], dim=2)
+
+
+def _images(x_BCFHW: Tensor) -> Tensor:
+    return rearrange(x_BCFHW, "B C F H W -> (B F) C H W")
+
+
+def _video(x_NCHW: Tensor, batch: int) -> Tensor:
+    return rearrange(x_NCHW, "(B F) C H W -> B C F H W", B=batch)

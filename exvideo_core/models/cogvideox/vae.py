@@ -6,16 +6,18 @@ Shapes: B clips, C channels, F frames, T latent frames, H W height and width (pi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...pieces import PIECE_BYTES
 from ...tiling import Axis, blend_weight, tiles
 from ..layers import Ops
-from .causal import CausalConv3d, Downsample, LatentNorm, Past, ResBlock, Upsample, group_norm
+from .causal import CausalConv3d, Downsample, Past, ResBlock, Upsample, laid_out, parts_within, taken
 from .config import VAEConfig
+from .norms import LatentNorm, activation, group_norm
 
 SCALE = 0.7  # latents times this have about unit variance; CogVideoX-5B works on those (the 2B's is 1.15258426)
 CELL = 8  # pixels along one side of a latent cell
@@ -36,11 +38,15 @@ class CogVideoXVAE(nn.Module):
     Args:
         config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
         ops: where the layers come from.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
     """
 
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
+        self.piece_bytes = PIECE_BYTES
         self.encoder = Encoder(config, ops)
         self.decoder = Decoder(config, ops)
 
@@ -62,7 +68,7 @@ class CogVideoXVAE(nn.Module):
         latents = []
         spans = list(pieces(video_BCFHW.shape[2], _FRAME_PIECE))
         for start, end in spans:
-            moments = self.encoder(self.to_network(video_BCFHW[:, :, start:end]), past)
+            moments = self.encoder(self.to_network(video_BCFHW[:, :, start:end]), past, self.piece_bytes)
             latents.append(moments[:, : self.config.latent_channels])
             if progress:
                 progress(len(latents), len(spans))
@@ -107,7 +113,7 @@ class CogVideoXVAE(nn.Module):
     def _decode_pieces(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
         past: Past = {}
         for start, end in pieces(latents_BCTHW.shape[2], _LATENT_PIECE):
-            yield self.decoder(self.to_network(latents_BCTHW[:, :, start:end]), past)
+            yield self.decoder(self.to_network(latents_BCTHW[:, :, start:end]), past, self.piece_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
         """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
@@ -144,11 +150,19 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(channels, ops)
         self.conv_out = CausalConv3d(channels, 2 * config.latent_channels, ops)
 
-    def forward(self, x_BCFHW: Tensor, past: Past) -> Tensor:
-        x_BCFHW = self.conv_in(x_BCFHW, past)
+    def forward(self, x_BCFHW: Tensor, past: Past, piece_bytes: int = PIECE_BYTES) -> Tensor:
+        """[B, 3, F, H, W] to [B, 32, T, H / 8, W / 8]; the budget is for the temporary tensors of one part."""
+        piece_bytes = _budget(x_BCFHW, piece_bytes)
+        parts = self._first(laid_out(x_BCFHW), past, piece_bytes)
         for level in (*self.down_blocks, self.mid_block):
-            x_BCFHW = level(x_BCFHW, past)
-        return self.conv_out(F.silu(self.norm_out(x_BCFHW)), past)
+            parts = level(parts, past, piece_bytes)
+        convolve, activate = self.conv_out.taken(parts[0], past), activation(self.norm_out, parts)
+        return torch.cat([convolve(activate(part, frames)) for frames, part in taken(parts)], dim=2)
+
+    def _first(self, x_BCFHW: Tensor, past: Past, piece_bytes: int) -> list[Tensor]:
+        """The first convolution, in parts that the blocks behind it can work on."""
+        widened = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
+        return list(map(self.conv_in.taken(x_BCFHW, past), parts_within(piece_bytes // widened, x_BCFHW)))
 
 
 class Decoder(nn.Module):
@@ -168,11 +182,19 @@ class Decoder(nn.Module):
         self.norm_out = LatentNorm(channels, latent, ops)
         self.conv_out = CausalConv3d(channels, 3, ops)
 
-    def forward(self, z_BCTHW: Tensor, past: Past) -> Tensor:
-        x_BCFHW = self.conv_in(z_BCTHW, past)
+    def forward(self, z_BCTHW: Tensor, past: Past, piece_bytes: int = PIECE_BYTES) -> Tensor:
+        """[B, 16, T, h, w] to [B, 3, F, 8 h, 8 w]; the budget is for the temporary tensors of one part."""
+        piece_bytes = _budget(z_BCTHW, piece_bytes)
+        parts = [self.conv_in(laid_out(z_BCTHW), past)]
         for level in (self.mid_block, *self.up_blocks):
-            x_BCFHW = level(x_BCFHW, past, z_BCTHW)
-        return self.conv_out(F.silu(self.norm_out(x_BCFHW, z_BCTHW)), past)
+            parts = level(parts, past, piece_bytes, z_BCTHW)
+        convolve, activate = self.conv_out.taken(parts[0], past), activation(self.norm_out, parts, z_BCTHW)
+        return torch.cat([convolve(activate(part, frames)) for frames, part in taken(parts)], dim=2)
+
+
+def _budget(x_BCFHW: Tensor, piece_bytes: int) -> int:
+    """Nothing is cut where gradients are wanted, and not several clips, for each has statistics of its own."""
+    return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else piece_bytes
 
 
 def _is_last(config: VAEConfig, level: int) -> bool:
@@ -199,9 +221,9 @@ class Level(nn.Module):
             if layer:
                 self.add_module(name, nn.ModuleList([layer]))
 
-    def forward(self, x_BCFHW: Tensor, past: Past, *latents: Tensor) -> Tensor:
+    def forward(self, parts: list[Tensor], past: Past, piece_bytes: int, *latents: Tensor) -> list[Tensor]:
         for block in self.resnets:
-            x_BCFHW = block(x_BCFHW, past, *latents)
+            parts = block(parts, past, *latents)
         for name in self.resamplers:
-            x_BCFHW = getattr(self, name)[0](x_BCFHW)
-        return x_BCFHW
+            parts = getattr(self, name)[0](parts, piece_bytes)
+        return parts
