@@ -21,13 +21,14 @@ from ...exvideo_core.models.cogvideox.config import TransformerConfig
 from ...exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
+from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.video.frames import check_cogvideox_size
 from . import compat
 from .model import HostAttention, Options, fill, running_with, wrapped
 
-# Elements that live at the peak of a forward pass, for each token and channel of the transformer
-# (counted on the meta device, tests/nodes/test_memory.py: 4.14 GB in 16 bits for 33x60x90 latent cells).
-_LIVE_ELEMENTS = 16
+# Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
+# that is worked on (counted on the meta device, tests/nodes/test_memory.py: 0.95 GB for 33x60x90 latent cells).
+_LIVE_ELEMENTS = 2.6
 
 _PURE_NOISE = 2.0**14  # a power of 2, so that multiplying by it loses nothing
 
@@ -150,7 +151,7 @@ class CogVideoXModel(model_base.BaseModel):
         """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
         cells = input_shape[-3] * input_shape[-2] * input_shape[-1]
         tokens = input_shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
-        return tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
+        return tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize + PIECE_BYTES
 
     def state_dict_for_saving(
         self,

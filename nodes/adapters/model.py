@@ -23,13 +23,16 @@ from ...exvideo_core.checkpoint.save import published_layout
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.models.layers import sinusoid
 from ...exvideo_core.models.svd.config import UNetConfig
+from ...exvideo_core.models.svd.skips import OnHost, stay
 from ...exvideo_core.models.svd.unet import SVDUNet
+from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
 from . import compat
 
-# Elements that live at the peak of a forward pass, for each latent cell and channel of the first level
-# (counted on the meta device, tests/nodes/test_memory.py: 8.73 GB in 16 bits for 128 frames of 64x64 cells).
-_LIVE_ELEMENTS = 26
+# Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
+# piece that is worked on (counted on the meta device, tests/nodes/test_memory.py).
+_LIVE_ELEMENTS = 5.8  # 2.1 GB in 16 bits for 128 frames of 64x64 cells
+_LIVE_WITHOUT_SKIPS = 3.2  # 1.3 GB
 
 Options = Mapping[str, Any]
 
@@ -123,8 +126,22 @@ class HostedUNet(SVDUNet):
             )
         options = transformer_options or {}
         ids = window_frame_ids(options, self.config.extension_frames)
+        cells = len(x) * x.shape[-2] * x.shape[-1]
+        self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device) else stay
         with running_with(options):
             return self.denoise(x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
+
+
+def live_bytes(sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float) -> float:
+    """Activations of a forward pass over so many latent cells of all frames."""
+    return cells * sizes.widths[0] * live_elements * dtype.itemsize + PIECE_BYTES
+
+
+def skips_wait(sizes: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether activations would take more than half of a card, so that skips rather wait in the host's memory."""
+    if model_management.is_device_cpu(device):
+        return False
+    return live_bytes(sizes, cells, dtype, _LIVE_ELEMENTS) > model_management.get_total_memory(device) / 2
 
 
 def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
@@ -191,8 +208,9 @@ class SVDModel(model_base.BaseModel):
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
         """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
-        cells = input_shape[0] * input_shape[-2] * input_shape[-1]
-        return cells * self.sizes.widths[0] * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
+        cells, dtype = input_shape[0] * input_shape[-2] * input_shape[-1], self.get_dtype_inference()
+        waits = skips_wait(self.sizes, cells, dtype, model_management.get_torch_device())
+        return live_bytes(self.sizes, cells, dtype, _LIVE_WITHOUT_SKIPS if waits else _LIVE_ELEMENTS)
 
     def state_dict_for_saving(
         self,

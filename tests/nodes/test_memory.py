@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from exvideo_core.counting import count
+from exvideo_core.counting import Elsewhere, count
 from exvideo_core.models.cogvideox import config as cog
 from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.models.cogvideox.vae import CogVideoXVAE
 from exvideo_core.models.svd.config import UNetConfig, VAEConfig
+from exvideo_core.models.svd.skips import stay
 from exvideo_core.models.svd.unet import SVDUNet
 from exvideo_core.models.svd.vae import VAE
 
