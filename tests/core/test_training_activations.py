@@ -9,8 +9,9 @@ from exvideo_core.counting import attention, counting
 from exvideo_core.lora import attach, new_lora
 from exvideo_core.models.cogvideox.config import TransformerConfig
 from exvideo_core.models.cogvideox.transformer import Block, CogVideoXTransformer
-from exvideo_core.models.svd.blocks import ResBlock, SpatioTemporalTransformer
+from exvideo_core.models.svd.blocks import ResBlock
 from exvideo_core.models.svd.config import UNetConfig
+from exvideo_core.models.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.models.svd.unet import SVDUNet
 from exvideo_core.training import svd_loss
 from exvideo_core.training.targets.parts import checkpoint_blocks
