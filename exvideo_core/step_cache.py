@@ -75,15 +75,16 @@ class StepCache:
         self._in_a_row = 0
         self._is_reused: bool | None = None  # of the current step, once a branch has decided
         self._branches: dict[Hashable, Branch] = {}
-        self._deciding = threading.Lock()  # branches may run in a thread for each GPU
+        self._lock = threading.Lock()  # branches may run in a thread for each GPU
 
     def begin(self, step: int | None = None) -> None:
         """Start a step, counted from 0, or the next one; a second call with its number does nothing."""
-        step = self.step + 1 if step is None else step
-        if step == self.step:
-            return
-        self._in_a_row = self._in_a_row + 1 if self._is_reused else 0
-        self.step, self._is_reused = step, None
+        with self._lock:
+            step = self.step + 1 if step is None else step
+            if step == self.step:
+                return
+            self._in_a_row = self._in_a_row + 1 if self._is_reused else 0
+            self.step, self._is_reused = step, None
 
     def branch(self, name: Hashable) -> Branch:
         """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
@@ -91,7 +92,7 @@ class StepCache:
 
     def decides(self, change: float | None) -> bool:
         """Whether this step is to be predicted; the first branch that asks decides for all."""
-        with self._deciding:
+        with self._lock:
             if self._is_reused is None:
                 self._is_reused = self._is_due() and change is not None and change < self.reuse.threshold
                 self.reused_steps += self._is_reused
