@@ -12,6 +12,7 @@ import torch
 from benchmarks import count, harness, jobs, report, run_all, tasks
 
 ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
 REFERENCE_FLOPS = {"svd_512": 206.96e12, "svd_1024": 1015.9e12, "cog_129f": 1460.7e12, "cog_vae_decode": 827.6e12}
 REFERENCE_PEAKS = {"svd_512": 8.05e9, "svd_1024": 32.2e9, "cog_129f": 4.14e9, "cog_vae_decode": 21.3e9}
 
@@ -32,6 +33,25 @@ def test_the_reference_s_counts_are_known(name):
 
     assert counts.total_flops == pytest.approx(REFERENCE_FLOPS[name], rel=1e-3)
     assert counts.peak == pytest.approx(REFERENCE_PEAKS[name], rel=1e-2)
+
+
+ROWS = {
+    "SVD, 128 frames of 512x512": "svd_512",
+    "SVD, 128 frames of 1024x1024": "svd_1024",
+    "SVD, decoding 8 frames of 1024x1024": "svd_vae_1024",
+    "CogVideoX, 129 frames of 720x480": "cog_129f",
+    "CogVideoX, decoding them": "cog_vae_decode",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_page_says_what_is_counted(row):
+    counts = count.count_job(count.JOBS[ROWS[row]])
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {row} |"))
+    operations, memory = (float(cell.split()[0]) for cell in line.split("|")[2:4])
+
+    assert operations == pytest.approx(counts.total_flops / 1e12, rel=0.01)
+    assert memory == pytest.approx(counts.peak / 1e9, rel=0.05)
 
 
 def test_counts_are_printed_as_json_and_as_a_table(capsys):

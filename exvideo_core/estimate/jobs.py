@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..counting import Counts, count
+from ..counting import Counts, Elsewhere, count
 from ..memory import num_bytes
 from ..models.cogvideox.config import TransformerConfig
 from ..models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
@@ -108,6 +108,8 @@ def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, oth
     """
     denoiser = _on_meta(lambda: SVDUNet(unet), place.dtype)
     coder = _on_meta(lambda: VAE(vae), place.dtype)
+    if place.is_streamed:
+        denoiser.park = Elsewhere  # skips wait in main memory too
     h, w = clip.height // CELL, clip.width // CELL
 
     def call() -> None:
@@ -197,7 +199,7 @@ def _streamed(denoiser: nn.Module, blocks: Sequence[nn.Module]) -> int:
 
 def _hints(clip: Clip, place: Place, saved: int) -> Iterator[str]:
     if not place.is_streamed and place.device.type != "cpu":
-        yield f"memory by {gigabytes(saved)}: --stream, in about the same time"
+        yield f"memory by {gigabytes(saved)} of weights: --stream, in about the same time"
     if place.dtype is torch.float32 and place.device.type != "cpu":
         yield "memory and time by half or more: --dtype fp16 or bf16"
     if clip.is_guided:

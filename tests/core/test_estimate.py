@@ -131,7 +131,7 @@ def test_streamed_weights_are_two_blocks_and_what_is_in_none(speed):
     whole, streamed = svd(), svd(is_streamed=True)
 
     assert streamed.weights < 0.25 * whole.weights
-    assert streamed.sampling == whole.sampling
+    assert streamed.sampling < whole.sampling  # skips wait in main memory too
     assert any("--stream" in hint for hint in svd(device=GPU).hints)
     assert not any("--stream" in hint for hint in svd(device=GPU, is_streamed=True).hints)
     assert not any("scale of 1" in hint for hint in svd(is_guided=False).hints)
