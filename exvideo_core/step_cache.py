@@ -90,6 +90,11 @@ class StepCache:
         """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
         return self._branches.setdefault(name, Branch(self, name))
 
+    def branches(self, count: int) -> list[Branch]:
+        """Start the next step, which sees so many inputs."""
+        self.begin()
+        return [self.branch(index) for index in range(count)]
+
     def decides(self, change: float | None) -> bool:
         """Whether this step is to be predicted; the first branch that asks decides for all."""
         with self._lock:

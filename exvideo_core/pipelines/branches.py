@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..streaming import WeightStream
 
 N = TypeVar("N", bound=nn.Module)
-Tensors = Sequence[Tensor]
+Given = Sequence[Any]  # tensors, and what else a prediction needs
 
 
 class Branches(Protocol):
@@ -27,8 +27,8 @@ class Branches(Protocol):
     network: Any
     devices: tuple[torch.device, torch.device]
 
-    def both(self, predict: Callable[..., Tensor], positive: Tensors, negative: Tensors) -> tuple[Tensor, Tensor]:
-        """predict(network, *tensors) of each branch's tensors; both results on the first device."""
+    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
+        """predict(network, *given) of what each branch is given; both results on the first device."""
 
 
 class InTurn:
@@ -37,7 +37,7 @@ class InTurn:
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network, self.devices = network, (device, device)
 
-    def both(self, predict: Callable[..., Tensor], positive: Tensors, negative: Tensors) -> tuple[Tensor, Tensor]:
+    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
         return predict(self.network, *positive), predict(self.network, *negative)
 
 
@@ -53,10 +53,10 @@ class AtTheSameTime:
         self.network, self.twin = networks
         self.devices, self.pool = devices, pool
 
-    def both(self, predict: Callable[..., Tensor], positive: Tensors, negative: Tensors) -> tuple[Tensor, Tensor]:
+    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
         there = self.devices[1]
         # copied by this thread and before it goes on: a copy stands in line with what its devices were told to do
-        moved = [tensor.to(there) for tensor in negative]
+        moved = [each.to(there) if isinstance(each, Tensor) else each for each in negative]
         pending = self.pool.submit(_run, predict, (self.twin, *moved), there, torch.is_inference_mode_enabled())
         here = predict(self.network, *positive)
         return here, pending.result().to(here.device)

@@ -39,6 +39,7 @@ from ..sampling import (
 )
 from ..sampling.denoisers import Denoiser
 from ..sampling.samplers import Callback, NoiseSource
+from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
 from .branches import Branches, branches
@@ -50,6 +51,7 @@ from .inputs import (
     check_init_video,
     checked_noise,
     chosen_devices,
+    named,
     noise_source,
     shapes_of,
 )
@@ -134,6 +136,7 @@ class CogVideoXPipeline:
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
         method: str = "ddim",
+        reuse: Reuse | None = None,
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
         decode_tile: int | None = None,
@@ -156,6 +159,7 @@ class CogVideoXPipeline:
             prompt_embeds: [1, L, D] in place of the prompt.
             negative_prompt_embeds: likewise.
             method: a name in `METHODS`.
+            reuse: when a step may be predicted from those before, faster and not exact; None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded piece with (done, all).
             decode_tile: side of the tiles to decode in, in latent cells, for little memory; None is exact.
@@ -166,7 +170,7 @@ class CogVideoXPipeline:
                 came out as NaN or infinity.
         """
         self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
-        way = _method(method)
+        way = named("method", method, METHODS)
         timesteps = way.timesteps(num_inference_steps, denoise)
         scales = _scale_of_each(timesteps, guidance_scale)
         shape = self._latent_shape(num_frames, width, height)
@@ -183,7 +187,8 @@ class CogVideoXPipeline:
             start = noised(self._encode_video(init_video, width, height), start, alphas[0])
         devices = (self.devices or [self.device])[: 1 + is_guided]
         with branches(self.transformer, devices, self.stream) as transformers:
-            denoiser = self._denoiser(transformers, contexts, scales)
+            cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+            denoiser = self._denoiser(transformers, contexts, scales, cache)
             result = way.solver(draw)(denoiser, start, alphas, callback)
         return self._decode(result, decode_progress, decode_tile)
 
@@ -218,21 +223,32 @@ class CogVideoXPipeline:
         video_BCFHW = rearrange(frames, "F C H W -> 1 C F H W")
         return self.vae.encode(video_BCFHW).to(self.device, torch.float32) * SCALE
 
-    def _denoiser(self, transformers: Branches, contexts: Sequence[Tensor], scales: Mapping[int, float]) -> Denoiser:
+    def _denoiser(
+        self,
+        transformers: Branches,
+        contexts: Sequence[Tensor],
+        scales: Mapping[int, float],
+        cache: StepCache | None,
+    ) -> Denoiser:
         """Of one step: guided from the second context, if there is one, to the first by the timestep's scale."""
         context, *negative = (c.to(device) for c, device in zip(contexts, transformers.devices, strict=False))
 
         def velocity(x_BCTHW: Tensor, timestep: Tensor) -> Tensor:
+            told, untold = cache.branches(2) if cache else (None, None)
             scale = scales[int(timestep)]
             if scale == 1:
-                return self._predict(transformers.network, x_BCTHW, timestep, context)
-            both = transformers.both(self._predict, (x_BCTHW, timestep, context), (x_BCTHW, timestep, *negative))
+                return self._predict(transformers.network, x_BCTHW, timestep, context, told)
+            both = transformers.both(
+                self._predict, (x_BCTHW, timestep, context, told), (x_BCTHW, timestep, *negative, untold)
+            )
             return guide(*both, scale)
 
         return zero_snr_v_prediction(velocity)
 
-    def _predict(self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor) -> Tensor:
-        return transformer(x_BCTHW.to(self.dtype), timestep, context_BLD).float()
+    def _predict(
+        self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor, memory: Branch | None
+    ) -> Tensor:
+        return transformer(x_BCTHW.to(self.dtype), timestep, context_BLD, memory=memory).float()
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
         check_finite(latents_BCTHW, self.dtype)
@@ -268,12 +284,6 @@ def check_steps(steps: int, denoise: float) -> None:
     if not 1 <= steps <= most:
         nearest = min(max(steps, 1), most)
         raise ClipError(f"{steps} steps are not possible: 1 to {most} at denoise {denoise}. The nearest is {nearest}.")
-
-
-def _method(name: str) -> Method:
-    if name not in METHODS:
-        raise ExVideoError(f"method {name!r} is unknown; choose one of {', '.join(METHODS)}.")
-    return METHODS[name]
 
 
 def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[int, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -13,6 +14,7 @@ from ..attention.backends import PACKAGES, package_of
 from ..errors import ClipError, ExVideoError
 from ..sampling.samplers import NoiseSource
 
+T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
 Place = str | torch.device | Sequence[str | torch.device] | None  # see `chosen_devices`
 
@@ -46,6 +48,17 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
         raise ClipError(
             f"denoise {denoise} changes a given video, but init_video is missing. Give one, or set it to 1."
         )
+
+
+def named(what: str, name: str, choices: Mapping[str, T]) -> T:
+    """What the name stands for.
+
+    Raises:
+        ExVideoError: for nothing.
+    """
+    if name not in choices:
+        raise ExVideoError(f"{what} {name!r} is unknown; choose one of {', '.join(choices)}.")
+    return choices[name]
 
 
 def check_finite(latents: Tensor, dtype: torch.dtype) -> None:

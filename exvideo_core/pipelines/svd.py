@@ -23,6 +23,7 @@ from ..models.svd.skips import OnHost
 from ..models.svd.unet import SVDUNet
 from ..models.svd.vae import CELL, SCALE, VAE, Progress
 from ..sampling import (
+    dpmpp_2m_sigmas,
     euler,
     frame_guidance,
     guide,
@@ -33,6 +34,7 @@ from ..sampling import (
     v_prediction,
 )
 from ..sampling.samplers import Callback
+from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
 from .branches import Branches, branches
@@ -45,8 +47,11 @@ from .inputs import (
     checked_noise,
     chosen_devices,
     draw_noise,
+    named,
     shapes_of,
 )
+
+METHODS = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +194,8 @@ class SVDPipeline:
         seed: int = 0,
         latents: Tensor | None = None,
         image_noise: Tensor | None = None,
+        method: str = "euler",
+        reuse: Reuse | None = None,
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
     ) -> SVDResult:
@@ -214,14 +221,16 @@ class SVDPipeline:
             seed: of the noise where `latents` or `image_noise` are not given.
             latents: unit noise [T, 4, h, w].
             image_noise: unit noise [1, 3, H, W].
+            method: a name in `METHODS`; dpmpp_2m needs about half the steps (docs/approximations.md).
+            reuse: when a step may be predicted from those before, faster and not exact; None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded window with (done, all).
 
         Raises:
             ClipError: frames or size that the model cannot make.
-            ExVideoError: the latents came out as NaN or infinity.
+            ExVideoError: there is no such method, or the latents came out as NaN or infinity.
         """
-        default = self.defaults
+        default, solver = self.defaults, named("method", method, METHODS)
         num_frames = default.num_frames if num_frames is None else num_frames
         self._check(num_frames, width, height, denoise, init_video, keyframes)
         cell_shape = (num_frames, self.vae.config.latent_channels, height // CELL, width // CELL)
@@ -257,14 +266,17 @@ class SVDPipeline:
         sigmas = karras_sigmas(num_inference_steps, denoise).to(self.device)
         is_guided = bool((scale != 1).any())
         with branches(self.unet, (self.devices or [self.device])[: 1 + is_guided], self.stream) as unets:
-            denoiser = pin_frames(self._denoiser(unets, conditioning, scale), pinned, noise)
-            result = euler(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
+            cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+            denoiser = pin_frames(self._denoiser(unets, conditioning, scale, cache), pinned, noise)
+            result = solver(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
         if default.normalize if normalize is None else normalize:
             result = normalize_frames(result)
         result = result * (default.contrast if contrast is None else contrast)
         return self._decode(result, decode_progress)
 
-    def _denoiser(self, unets: Branches, on: Conditioning, scale_T111: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    def _denoiser(
+        self, unets: Branches, on: Conditioning, scale_T111: Tensor, cache: StepCache | None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
         is_guided, scale_T111 = bool((scale_T111 != 1).any()), scale_T111.to(self.device)
         # the negative branch knows nothing of the picture, but the same ids
         positive, negative = (
@@ -273,9 +285,10 @@ class SVDPipeline:
         )
 
         def velocity(x_TCHW: Tensor, timestep: Tensor) -> Tensor:
+            told, untold = cache.branches(2) if cache else (None, None)
             if not is_guided:
-                return self._predict(unets.network, x_TCHW, timestep, *positive)
-            both = unets.both(self._predict, (x_TCHW, timestep, *positive), (x_TCHW, timestep, *negative))
+                return self._predict(unets.network, told, x_TCHW, timestep, *positive)
+            both = unets.both(self._predict, (told, x_TCHW, timestep, *positive), (untold, x_TCHW, timestep, *negative))
             return guide(*both, scale_T111)
 
         return v_prediction(velocity)
@@ -283,6 +296,7 @@ class SVDPipeline:
     def _predict(
         self,
         unet: nn.Module,
+        memory: Branch | None,
         x_TCHW: Tensor,
         timestep: Tensor,
         picture_1CHW: Tensor,
@@ -290,7 +304,7 @@ class SVDPipeline:
         ids: Tensor,
     ) -> Tensor:
         both = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
-        return unet(both, timestep, embedding, ids).float()
+        return unet(both, timestep, embedding, ids, memory=memory).float()
 
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
         check_finite(latents_TCHW, self.dtype)

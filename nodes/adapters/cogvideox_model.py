@@ -23,7 +23,7 @@ from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.video.frames import check_cogvideox_size
-from . import compat
+from . import compat, speed
 from .model import HostAttention, Options, fill, running_with, wrapped
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
@@ -120,8 +120,9 @@ class HostedTransformer(CogVideoXTransformer):
     ) -> Tensor:
         if control is not None:
             raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
-        with running_with(transformer_options or {}):
-            return super().forward(x, timesteps, self._checked(context))
+        options = transformer_options or {}
+        with running_with(options):
+            return super().forward(x, timesteps, self._checked(context), memory=speed.memory_of(options))
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim

@@ -27,7 +27,7 @@ from ...exvideo_core.models.svd.skips import OnHost, stay
 from ...exvideo_core.models.svd.unet import SVDUNet
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
-from . import compat
+from . import compat, speed
 
 # Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
 # piece that is worked on (counted on the meta device, tests/nodes/test_memory.py).
@@ -128,8 +128,9 @@ class HostedUNet(SVDUNet):
         ids = window_frame_ids(options, self.config.extension_frames)
         cells = len(x) * x.shape[-2] * x.shape[-1]
         self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device) else stay
+        frames = len(ids) if ids else num_video_frames
         with running_with(options):
-            return self.denoise(x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
+            return self.denoise(x, timesteps, context, y, frames, ids, speed.memory_of(options))
 
 
 def live_bytes(sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float) -> float:

@@ -83,7 +83,10 @@ def test_modelsave_and_back(run, pack, tmp_path):
 
     assert clip_vision is None
     assert vae is None
-    assert torch.equal(run.sample(model), run.sample())
+    saved, own = model.model.diffusion_model.state_dict(), run.model.model.diffusion_model.state_dict()
+    assert all(torch.equal(saved[name], weight) for name, weight in own.items())
+    # weights at other addresses: some kernels then round otherwise
+    torch.testing.assert_close(run.sample(model), run.sample(), atol=1e-4, rtol=0)
 
 
 def test_checkpoint_saved_with_a_lora_holds_it(run, pack, tmp_path):

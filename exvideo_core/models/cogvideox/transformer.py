@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...attention import Attention, sdpa
 from ...pieces import PIECE_BYTES, in_pieces, items_within
+from ...step_cache import Branch
 from ..layers import Ops, sinusoid
 from .block import Block, Conditions, Run, in_turn
 from .config import TransformerConfig
@@ -49,7 +50,12 @@ class CogVideoXTransformer(nn.Module):
         self.proj_out = ops.Linear(config.width, config.patch**2 * config.out_channels)
 
     def forward(
-        self, x_BCTHW: Tensor, timestep: Tensor | float, context_BLD: Tensor, times: Tensor | None = None
+        self,
+        x_BCTHW: Tensor,
+        timestep: Tensor | float,
+        context_BLD: Tensor,
+        times: Tensor | None = None,
+        memory: Branch | None = None,
     ) -> Tensor:
         """Predict v.
 
@@ -59,6 +65,7 @@ class CogVideoXTransformer(nn.Module):
             timestep: 0 to 999, a number, [1] or [B].
             context_BLD: text embeddings, [B, 226, D] or [1, 226, D].
             times: numbers of the latent frames in the whole clip, [T] or [B, T]; 0 to T - 1 where nothing is said.
+            memory: of the steps before, to predict from them what changes little (see `step_cache`).
 
         Returns:
             [B, 16, T, H, W].
@@ -76,11 +83,8 @@ class CogVideoXTransformer(nn.Module):
             turn=self._turn(x_BCTHW, context_BLD.shape[1], times),
             piece_bytes=self.piece_bytes,
         )
-        blocks = list(self.transformer_blocks)
-        x_LBC = self._through(blocks[:1], x_LBC, on)
-        x_LBC = self._through(blocks[1:], x_LBC, on)
         return rearrange(
-            self._patches(x_LBC, on),
+            self._patches(self._video(x_LBC, on, memory), on),
             "(T H W) B (C P Q) -> B C T (H P) (W Q)",
             T=frames,
             H=height // patch,
@@ -100,6 +104,19 @@ class CogVideoXTransformer(nn.Module):
             words,
             x_BCTHW.device,
         )
+
+    def _video(self, x_LBC: Tensor, on: Conditions, memory: Branch | None) -> Tensor:
+        """The video's tokens after all blocks, or what they are predicted to be after the first."""
+        blocks = list(self.transformer_blocks)
+        if memory:
+            memory.enter(x_LBC[on.words :])
+        x_LBC = self._through(blocks[:1], x_LBC, on)
+        if memory and (predicted := memory.predict(x_LBC[on.words :])) is not None:
+            return predicted
+        x_LBC = self._through(blocks[1:], x_LBC, on)
+        if memory:
+            memory.keep(x_LBC)
+        return x_LBC
 
     def _through(self, blocks: Sequence[nn.Module], x_LBC: Tensor, on: Conditions) -> Tensor:
         """What blocks make of the tokens; the last of all gives the video's alone, for nothing asks for the text's."""

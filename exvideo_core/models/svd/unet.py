@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ...attention import Attention, sdpa
 from ...errors import ClipError
 from ...pieces import PIECE_BYTES, in_pieces, items_within
+from ...step_cache import Branch
 from ..layers import Ops, norm_groups, sinusoid
 from .blocks import Conditions, Downsample, ResBlock, Upsample, channels_last
 from .config import UNetConfig
@@ -72,6 +73,7 @@ class SVDUNet(nn.Module):
         add_time_ids: Tensor,
         num_frames: int | None = None,
         frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
     ) -> Tensor:
         """Predict v.
 
@@ -82,6 +84,7 @@ class SVDUNet(nn.Module):
             add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3].
             num_frames: T; all of B when left out.
             frame_ids: place of each frame in the whole clip; 0 to T - 1 when left out.
+            memory: of the steps before, to predict from them what changes little (see `step_cache`).
 
         Returns:
             [N T, 4, H, W].
@@ -89,8 +92,8 @@ class SVDUNet(nn.Module):
         Raises:
             ClipError: a frame beyond the extension's position table, or cells too few for its reflected borders.
         """
-        ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim)
-        return self.denoise(x_BCHW, timestep, context, ids.view(-1, 3 * self.config.id_dim), num_frames, frame_ids)
+        ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
+        return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
 
     def denoise(
         self,
@@ -100,6 +103,7 @@ class SVDUNet(nn.Module):
         ids_embedding: Tensor,
         num_frames: int | None = None,
         frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
     ) -> Tensor:
         """As `forward`, for a caller that embedded the three ids itself: `ids_embedding` [N, 3 x id_dim]."""
         num_frames = num_frames or x_BCHW.shape[0]
@@ -120,15 +124,19 @@ class SVDUNet(nn.Module):
                 piece_bytes=self.piece_bytes,
             )
             x_TCHW = channels_last(x_BCHW[start : start + num_frames])
-            clips.append(self._denoise_clip(x_TCHW, on))
+            clips.append(self._denoise_clip(x_TCHW, on, memory and memory.part(clip)))
         return torch.cat(clips) if len(clips) > 1 else clips[0]
 
-    def _denoise_clip(self, x_TCHW: Frames, on: Conditions) -> Tensor:
+    def _denoise_clip(self, x_TCHW: Frames, on: Conditions, memory: Branch | None) -> Tensor:
         skips: list[Frames] = []
-        for block in self.input_blocks.children():
+        for index, block in enumerate(self.input_blocks.children()):
+            if memory and index == 1:
+                memory.enter(x_TCHW[:])
             for layer in block.children():
                 x_TCHW = _apply(layer, x_TCHW, on)
             skips.append(self.park(x_TCHW[:]))
+            if memory and index == 1 and (predicted := memory.predict(x_TCHW[:])) is not None:
+                return _apply(self.out, predicted, on)[:]
         for layer in self.middle_block:
             x_TCHW = _apply(layer, x_TCHW, on)
         for block in self.output_blocks.children():
@@ -137,6 +145,8 @@ class SVDUNet(nn.Module):
             for layer in block.children():
                 x_TCHW = _apply(layer, x_TCHW, on, skip, size)
                 skip = None  # so that its memory is free
+        if memory:
+            memory.keep(x_TCHW[:])
         return _apply(self.out, x_TCHW, on)[:]
 
     def _check(self, x_BCHW: Tensor, num_frames: int, frame_ids: Sequence[int] | None) -> None:

@@ -1,0 +1,67 @@
+"""Step reuse (the core's step_cache) on ComfyUI's MODEL: settings in a clone's options, a memory for each run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
+from ...exvideo_core.models.svd.unet import SVDUNet
+from ...exvideo_core.step_cache import Branch, Reuse, StepCache
+
+_NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its memory
+
+
+def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
+    """A clone whose runs predict steps that change little."""
+    network = model.model.diffusion_model
+    if not isinstance(network, SVDUNet | CogVideoXTransformer):
+        raise ExVideoError(
+            f"step reuse is for the models of Load ExVideo SVD and Load ExVideo CogVideoX, and this one is "
+            f"{type(model.model).__name__}. Use ComfyUI's EasyCache with it."
+        )
+    clone = model.clone()
+    clone.model_options["transformer_options"][_NAME] = reuse
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)  # of a node before this one
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _NAME, _run_with_memory)
+    return clone
+
+
+def memory_of(options: Mapping[str, Any]) -> Branch | None:
+    """The memory for one call of the network; None where nothing is reused.
+
+    Args:
+        options: `transformer_options` of the forward pass.
+    """
+    cache = options.get(_NAME)
+    if not isinstance(cache, StepCache):
+        return None
+    cache.begin(_step(options["sample_sigmas"], options["sigmas"]))
+    window = options.get("context_window")
+    # whether both prompts go together depends on the free memory
+    return cache.branch((*options["uuids"], None if window is None else tuple(window.index_list)))
+
+
+def _step(levels: Tensor, now: Tensor) -> int:
+    """Number of the step that a noise level belongs to; solvers also look between the levels."""
+    return int((levels.to(now.device) >= now.max() * (1 - 1e-5)).sum()) - 1
+
+
+def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Around a sampling run, whose fourth argument is the noise levels."""
+    guider = executor.class_obj  # type: ignore[attr-defined]
+    given, guider.model_options = guider.model_options, create_model_options_clone(guider.model_options)
+    options = guider.model_options["transformer_options"]
+    cache = options[_NAME] = StepCache(options[_NAME], len(args[3]) - 1, model_management.get_free_memory)
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        guider.model_options = given
+        logging.info("ExVideo: %s", cache)
