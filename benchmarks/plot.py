@@ -19,11 +19,15 @@ FOLDER = Path(__file__).resolve().parents[1] / "docs" / "images"
 Row = Mapping[str, Any]
 
 ENGINES = {
-    "exvideo": ("this", "#2166ac"),
+    "exvideo": ("this core", "#2166ac"),
     "diffsynth": ("DiffSynth-Studio", "#bdbdbd"),
     "diffusers": ("diffusers", "#e0c9a6"),
 }
-_PARTS = {"attention": "#b2182b", "convolution": "#2166ac", "product": "#92c5de"}
+_PARTS = {
+    "attention": ("attention", "#b2182b"),
+    "convolution": ("convolutions", "#2166ac"),
+    "product": ("matrix products", "#92c5de"),
+}
 JOBS = {
     "svd_512": "SVD, 128 frames 512x512",
     "svd_512_streamed": "  skips in main memory",
@@ -66,11 +70,9 @@ def operations(counts: Mapping[str, Row]) -> Figure:
         if engine in counts[name]
     ]
     left = [0.0] * len(rows)
-    for part, colour in _PARTS.items():
+    for part, (what, colour) in _PARTS.items():
         values = [flops.get(part, 0) / 1e12 for _, flops in rows]
-        axes.barh(
-            range(len(rows)), values, 0.7, left=left, label=f"{part}s" if part == "product" else part, color=colour
-        )
+        axes.barh(range(len(rows)), values, 0.7, left=left, label=what, color=colour)
         left = [start + value for start, value in zip(left, values, strict=True)]
     for place, value in enumerate(left):
         axes.text(value, place, f" {value:.0f}", va="center", fontsize=8)
@@ -108,7 +110,7 @@ def _rows(axes: Axes, labels: Sequence[str], what: str) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(what)
     axes.margins(x=0.08)
-    axes.legend(frameon=False, loc="lower right", fontsize=9)
+    axes.figure.legend(frameon=False, loc="outside upper right", ncols=3, fontsize=9)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

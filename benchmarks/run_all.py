@@ -48,7 +48,7 @@ CPU: Commands = {
         *("--engines", _ALL_ENGINES, "--rounds", "5"),
     ],
     "cogvideox_vae_fp32": [
-        *("harness.py", "--task", "cog_vae", "--frames", "5", "--h", "6", "--w", "8"),
+        *("harness.py", "--task", "cog_vae", "--frames", "3", "--h", "4", "--w", "6"),
         *("--engines", _ALL_ENGINES, "--rounds", "3"),
     ],
 }  # fmt: skip
@@ -158,7 +158,7 @@ def machine(device: str, threads: int) -> dict[str, Any]:
     told = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
     if device == "cuda":
         return told | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return told | {"threads": threads}
+    return told | {"threads": threads, "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import count, harness, jobs, report, run_all, tasks
+from benchmarks import count, harness, jobs, plot, report, run_all, tasks
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
@@ -156,6 +156,15 @@ def test_the_page_says_which_promises_are_kept():
     assert len(promises) == 2  # the others were not measured
     assert promises[0].endswith("| 0.7  | 0.75  | kept |")
     assert promises[1].endswith("| 0.9  | 0.85  | **not kept** |")
+
+
+def test_the_page_s_pictures_are_drawn_from_measurements(tmp_path):
+    results = max((ROOT / "benchmarks" / "results").glob("*-cpu.json"))
+    plot.main([str(results), "--folder", str(tmp_path)])
+    pictures = sorted(path.name for path in tmp_path.iterdir())
+
+    assert pictures == [f"performance_{name}.png" for name in ("memory", "operations", "times")]
+    assert all(f"images/{name}" in PAGE for name in pictures)
 
 
 def test_a_few_steps_of_a_job_are_scaled_to_all():
