@@ -11,10 +11,10 @@ from torch import Tensor
 from ..errors import ClipError, VideoError
 from ..formats import FORMATS
 from ..models.svd.vae import SCALE
-from ..pipelines.svd import SVDPipeline, load_svd
+from ..pipelines.svd import METHODS, SVDPipeline, load_svd
 from ..video import check_target, load_frames, save_video
 from . import estimate, generate_cogvideox
-from .loading import add_loading
+from .loading import add_loading, add_reuse, in_fp8
 from .progress import Bar
 
 
@@ -44,6 +44,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
     parser.add_argument("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
     parser.add_argument("--steps", type=int, default=50, help="model calls (%(default)s)")
+    parser.add_argument("--method", choices=METHODS, default="euler", help="way from noise to clip (%(default)s)")
+    add_reuse(parser)
     parser.add_argument(
         "--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)"
     )
@@ -79,6 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
         attention=arguments.attention,
         stream=arguments.stream,
     )
+    in_fp8(pipeline.unet, arguments)
     make_clip(pipeline, image, arguments)
     return 0
 
@@ -105,6 +108,8 @@ def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Nam
             keyframes=dict(map(_keyframe, arguments.keyframe)),
             encode_scale=arguments.encode_scale,
             seed=arguments.seed,
+            method=arguments.method,
+            reuse=arguments.reuse,
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
         )

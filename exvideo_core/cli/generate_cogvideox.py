@@ -26,7 +26,7 @@ from ..training.ranks import joined
 from ..video import check_target, load_frames, save_video
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
 from . import estimate
-from .loading import add_loading
+from .loading import add_loading, add_reuse, in_fp8
 from .progress import Bar
 
 
@@ -61,6 +61,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=50, help="model calls, pairs of them with guidance (%(default)s)")
     parser.add_argument("--method", choices=METHODS, default="ddim", help="way from noise to clip (%(default)s)")
+    add_reuse(parser)
     parser.add_argument(
         "--guidance-scale",
         type=float,
@@ -125,7 +126,9 @@ def _loaded(
         attention=arguments.attention,
         stream=arguments.stream,
     )
-    return pipeline, "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
+    told = "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
+    in_fp8(pipeline.transformer, arguments)
+    return pipeline, told
 
 
 class _Denoised(Exception):  # noqa: N818  nothing went wrong
@@ -184,6 +187,7 @@ def _clip(
         init_video=init_video,
         seed=arguments.seed,
         method=arguments.method,
+        reuse=arguments.reuse,
         callback=callback,
         decode_progress=decode_progress,
         decode_tile=arguments.decode_tile,

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from exvideo_core import SVDPipeline
 from exvideo_core.checkpoint.save import save_extension, save_svd
 from exvideo_core.cli import generate, main
 from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
@@ -56,6 +57,29 @@ def test_two_devices_and_streaming_are_for_the_asking(files, tmp_path, monkeypat
     assert _generate(files, tmp_path / "clip.mp4", "--device", "cpu,cpu", "--stream") == 0
     assert [len(pipeline.devices) for pipeline in pipelines] == [1, 2]
     assert [pipeline.stream is not None for pipeline in pipelines] == [False, True]
+
+
+def test_approximations_are_for_the_asking(files, tmp_path, monkeypatch):
+    calls, make = [], SVDPipeline.__call__
+    monkeypatch.setattr(SVDPipeline, "__call__", lambda self, *a, **k: calls.append((self, k)) or make(self, *a, **k))
+    faster = ["--reuse", "0.5", "--method", "dpmpp_2m", "--fp8", "weights", "--stream", "--steps", "4"]
+
+    assert _generate(files, tmp_path / "clip.mp4") == 0
+    assert _generate(files, tmp_path / "clip.mp4", *faster) == 0
+    (exact, usual), (approximate, asked) = calls
+    assert (usual["reuse"], usual["method"]) == (None, "euler")
+    assert (asked["reuse"].threshold, asked["method"]) == (0.5, "dpmpp_2m")
+    assert {weight.dtype for weight in exact.unet.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in approximate.unet.parameters()} == {torch.float32, torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize("threshold", ["0", "1", "much"])
+def test_thresholds_that_cannot_be_are_refused_with_the_option(files, tmp_path, capsys, threshold):
+    with pytest.raises(SystemExit) as stop:
+        _generate(files, tmp_path / "clip.mp4", "--reuse", threshold)
+
+    assert stop.value.code == 2
+    assert f"--reuse: {threshold} is not a number above 0 and below 1" in capsys.readouterr().err
 
 
 def test_generate_varies_a_video_and_holds_keyframes(files, tmp_path):

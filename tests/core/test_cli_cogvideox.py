@@ -8,6 +8,7 @@ from narrow_cogvideox import build_transformer, save_files
 from narrow_svd import fill
 from safetensors.torch import save_file
 
+from exvideo_core import CogVideoXPipeline
 from exvideo_core.cli import generate_cogvideox, main
 from exvideo_core.lora import new_lora, save_lora
 from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
@@ -59,6 +60,31 @@ def test_two_devices_and_streaming_are_for_the_asking(files, tmp_path, monkeypat
     assert _generate(files, tmp_path / "clip.mp4", "--device", "cpu,cpu", "--stream") == 0
     assert [len(pipeline.devices) for pipeline in pipelines] == [1, 2]
     assert [pipeline.stream is not None for pipeline in pipelines] == [False, True]
+
+
+def test_approximations_are_for_the_asking(files, tmp_path, monkeypatch):
+    calls, make = [], CogVideoXPipeline.__call__
+    monkeypatch.setattr(
+        CogVideoXPipeline, "__call__", lambda self, *a, **k: calls.append((self, k)) or make(self, *a, **k)
+    )
+    faster = ["--reuse", "0.5", "--method", "dpmpp_2m", "--fp8", "weights", "--stream", "--steps", "4"]
+
+    assert _generate(files, tmp_path / "clip.mp4") == 0
+    assert _generate(files, tmp_path / "clip.mp4", *faster) == 0
+    (exact, usual), (approximate, asked) = calls
+    assert (usual["reuse"], usual["method"]) == (None, "ddim")
+    assert (asked["reuse"].threshold, asked["method"]) == (0.5, "dpmpp_2m")
+    assert {weight.dtype for weight in exact.transformer.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in approximate.transformer.parameters()} == {torch.float32, torch.float8_e4m3fn}
+
+
+@pytest.mark.parametrize("threshold", ["0", "1", "much"])
+def test_thresholds_that_cannot_be_are_refused_with_the_option(files, tmp_path, capsys, threshold):
+    with pytest.raises(SystemExit) as stop:
+        _generate(files, tmp_path / "clip.mp4", "--reuse", threshold)
+
+    assert stop.value.code == 2
+    assert f"--reuse: {threshold} is not a number above 0 and below 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
