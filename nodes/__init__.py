@@ -8,7 +8,7 @@ compat.require_comfyui()
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402 (checked above)
 
-from . import cogvideox, host, sampler, svd, video  # noqa: E402 (checked above)
+from . import cogvideox, host, sampler, speed, svd, video  # noqa: E402 (checked above)
 
 
 class ExVideoExtension(ComfyExtension):
@@ -24,6 +24,7 @@ class ExVideoExtension(ComfyExtension):
             cogvideox.ExVideoCogVideoXLoader,
             cogvideox.ExVideoCogVideoXLatent,
             cogvideox.ExVideoLoRAApply,
+            speed.ExVideoSpeed,
             sampler.ExVideoSampler,
             video.ExVideoSave,
         ]

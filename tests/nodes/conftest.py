@@ -22,7 +22,7 @@ from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "svd", "cogvideox", "sampler", "video")
+PARTS = ("host", "svd", "cogvideox", "sampler", "speed", "video")
 ADAPTERS = (
     "clip_vision",
     "cogvideox_clip",
@@ -36,6 +36,7 @@ ADAPTERS = (
     "lora",
     "model",
     "sampling",
+    "speed",
     "vae",
 )
 

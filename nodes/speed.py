@@ -1,0 +1,51 @@
+"""Faster, and not quite the same."""
+
+from __future__ import annotations
+
+from comfy.model_patcher import ModelPatcher
+from comfy_api.latest import io
+
+from ..exvideo_core.step_cache import Reuse
+from .adapters.speed import with_step_reuse
+
+
+class ExVideoSpeed(io.ComfyNode):
+    """A MODEL that predicts steps from those before, where they change little."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ExVideoSpeed",
+            display_name="ExVideo Speed (approximate)",
+            category="ExVideo/model",
+            description="Leaves out most of the network in steps that change little. Faster; the clip is not quite the "
+            "one that all steps make.",
+            search_aliases=["teacache", "first block cache", "easycache", "step reuse"],
+            inputs=[
+                io.Model.Input("model"),
+                io.Float.Input(
+                    "threshold",
+                    default=0.05,
+                    min=0.0,
+                    max=0.99,
+                    step=0.01,
+                    tooltip="How much of a change is little: more is faster and less exact. 0 changes nothing. "
+                    "The log says how many steps were left out.",
+                ),
+                io.Int.Input(
+                    "in_a_row", default=2, min=1, max=10, tooltip="Steps left out one after another.", advanced=True
+                ),
+                io.Int.Input("first_steps", default=2, min=1, max=100, tooltip="Steps never left out.", advanced=True),
+                io.Int.Input("last_steps", default=1, min=0, max=100, tooltip="Likewise.", advanced=True),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: ModelPatcher, threshold: float, in_a_row: int, first_steps: int, last_steps: int
+    ) -> io.NodeOutput:
+        if threshold == 0:
+            return io.NodeOutput(model)
+        reuse = Reuse(threshold=threshold, in_a_row=in_a_row, first_steps=first_steps, last_steps=last_steps)
+        return io.NodeOutput(with_step_reuse(model, reuse))
