@@ -113,9 +113,9 @@ def _svd(job: Job, dtype: torch.dtype, device: str) -> Run:
     unet = _filled(lambda: SVDUNet(UNetConfig(widths=widths, extension_frames=128)), dtype, device)
     vae = _filled(lambda: VAE(VAEConfig(widths=_narrowed(VAEConfig().widths, job))), dtype, device)
     layers = ImageEncoderConfig().layers // job.narrow
-    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(layers=layers)), dtype, device)
+    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(layers=layers)), dtype, "cpu")  # it visits the device
     fill_buffers(encoder.clip)
-    pipeline = SVDPipeline(unet, vae, encoder.to(device))
+    pipeline = SVDPipeline(unet, vae, encoder)
     picture = Image.new("RGB", (job.width, job.height), (90, 120, 150))
     clip = [picture] * job.frames if job.denoise < 1 else None
 

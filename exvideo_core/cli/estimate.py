@@ -47,8 +47,8 @@ def of_svd(arguments: argparse.Namespace) -> Estimate:
         is_guided=any((usual if given is None else given) != 1 for given, usual in scales),
     )
     place = _place(arguments, torch.float16)
-    # streamed, the image encoder waits in main memory too
-    others = 0 if place.is_streamed else sum(weight.numel() for weight in weights.image_encoder.values())
+    # the image encoder waits in main memory
+    others = sum(weight.numel() for weight in weights.image_encoder.values()) if place.device.type == "cpu" else 0
     return estimate_svd(unet, vae, clip, place, others * place.dtype.itemsize)
 
 

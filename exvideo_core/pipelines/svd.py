@@ -142,7 +142,8 @@ class SVDPipeline:
     Attributes:
         unet: predicts v.
         vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
-        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D].
+        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]; on the CPU, from where it visits the
+            device while it is needed.
         devices: of guidance's branches, one for both or one for each; empty is where the UNet is.
         stream: where the UNet's weights come from, block by block; None where all are on the device.
         extension_frames: frames the extension was trained for; None is plain SVD.
@@ -204,8 +205,7 @@ class SVDPipeline:
         Args:
             image: the first frame; resized to cover width x height and cropped.
             num_frames: T; the extension's length, or 25 without one.
-            height: in pixels, a multiple of 8, at least 128.
-            width: likewise.
+            height, width: in pixels, multiples of 8, at least 128.
             fps: frames a second the network is told; 30, or 7 without an extension.
             motion_bucket_id: amount of motion, 0 to 255.
             noise_aug_strength: noise on the conditioning picture; more lets the clip leave it further.
@@ -357,7 +357,7 @@ def load_svd(
         device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
             the UNet; the other networks are on the first.
         attention: a name in `exvideo_core.attention.BACKENDS`.
-        stream: keep the UNet and the image encoder in main memory, and in a run the UNet's skips, for a small card.
+        stream: keep the UNet in main memory, and in a run its skips, for a small card.
 
     Raises:
         CheckpointError: a file is damaged, not what its place needs, or the two do not belong together.
@@ -368,12 +368,13 @@ def load_svd(
     weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
     unet, vae, image_encoder = build_svd(weights, backend)
     vae.to(devices[0], dtype)
+    image_encoder.to(dtype)
     if not stream:
-        return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder.to(devices[0], dtype), devices=devices)
+        return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder, devices=devices)
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(unet, devices[0], dtype)
     unet.park = OnHost
-    return SVDPipeline(unet, vae, image_encoder.to(dtype), devices=devices, stream=source)
+    return SVDPipeline(unet, vae, image_encoder, devices=devices, stream=source)
 
 
 def blocks_of(unet: SVDUNet) -> list[nn.Module]:

@@ -112,24 +112,20 @@ def plus(x: Tensor, summand: Tensor) -> Tensor:
 class TemporalResBlock(nn.Module):
     """Residual block over three neighbouring frames; its norms take in all frames of the clip."""
 
-    def __init__(self, channels: int, embedding: int | None, norm_eps: float, ops: Ops) -> None:
+    def __init__(self, channels: int, embedding: int, norm_eps: float, ops: Ops) -> None:
         super().__init__()
         conv = {"kernel_size": (3, 1, 1), "padding": (1, 0, 0)}
         self.in_layers = _norm_act(channels, norm_eps, ops, ops.Conv3d(channels, channels, **conv))
-        if embedding is not None:  # the autoencoder's have none
-            self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, channels))
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, channels))
         self.out_layers = _norm_act(channels, norm_eps, ops, nn.Identity(), ops.Conv3d(channels, channels, **conv))
 
-    def forward(
-        self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor | None = None, piece_bytes: int = PIECE_BYTES
-    ) -> Tensor:
+    def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, piece_bytes: int) -> Tensor:
         """x and a share of the residual; in x itself, unless gradients are wanted."""
         x_HTCW = _rows_first(x_TCHW)
-        h_TCHW = x_TCHW if torch.is_grad_enabled() else torch.empty_like(x_TCHW)
         rows, first = self._over_time(self.in_layers, x_TCHW, piece_bytes)
-        h_TCHW = in_pieces(first, len(x_HTCW), rows, _rows_first(h_TCHW)).permute(1, 2, 0, 3)
-        if embedding_TC is not None:
-            h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
+        room_HTCW = _rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
+        h_TCHW = in_pieces(first, len(x_HTCW), rows, room_HTCW).permute(1, 2, 0, 3)
+        h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
         rows, second = self._over_time(self.out_layers, h_TCHW, piece_bytes)
         return added(x_HTCW, second, rows, share).permute(1, 2, 0, 3)
 
