@@ -14,7 +14,7 @@ from ..models.svd.vae import SCALE
 from ..pipelines.svd import METHODS, SVDPipeline, load_svd
 from ..video import check_target, load_frames, save_video
 from . import estimate, generate_cogvideox
-from .loading import add_loading, add_reuse, in_fp8
+from .loading import add_loading, add_reuse, make_faster
 from .progress import Bar
 
 
@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> int:
         attention=arguments.attention,
         stream=arguments.stream,
     )
-    in_fp8(pipeline.unet, arguments)
+    make_faster(pipeline.unet, arguments)
     make_clip(pipeline, image, arguments)
     return 0
 

@@ -26,7 +26,7 @@ from ..training.ranks import joined
 from ..video import check_target, load_frames, save_video
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
 from . import estimate
-from .loading import add_loading, add_reuse, in_fp8
+from .loading import add_loading, add_reuse, make_faster
 from .progress import Bar
 
 
@@ -127,7 +127,7 @@ def _loaded(
         stream=arguments.stream,
     )
     told = "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
-    in_fp8(pipeline.transformer, arguments)
+    make_faster(pipeline.transformer, arguments)
     return pipeline, told
 
 

@@ -9,11 +9,12 @@ from torch import nn
 from ..attention import BACKENDS
 from ..formats import FORMATS
 from ..models.fp8 import FP8
+from ..models.fused import fuse
 from ..step_cache import Reuse
 
 
 def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
-    """Add --dtype, --device, --attention, --stream and --fp8."""
+    """Add --dtype, --device, --attention, --stream, --compile and --fp8."""
     parser.add_argument("--dtype", choices=FORMATS, help=f"of the networks (default: {usual_dtype})")
     parser.add_argument("--device", help="such as cuda, cuda:1 or cpu; two, as cuda:0,cuda:1, share guidance's work")
     parser.add_argument(
@@ -26,6 +27,12 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
         "--stream", action="store_true", help="keep the large network in main memory, for a small card; same results"
     )
     parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="make one kernel of each chain of small operations with torch.compile, which takes a minute at first; the "
+        "same within rounding",
+    )
+    parser.add_argument(
         "--fp8",
         choices=FP8,
         help="keep the large network's weights in 8 bits, or multiply in 8 bits as well (GeForce 40, H100 and newer): "
@@ -33,10 +40,11 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
     )
 
 
-def in_fp8(network: nn.Module, arguments: argparse.Namespace) -> None:
-    """What --fp8 asks for; after all LoRAs."""
+def make_faster(network: nn.Module, arguments: argparse.Namespace) -> None:
+    """What --fp8 and --compile ask for; after all LoRAs."""
     if arguments.fp8:
         FP8[arguments.fp8](network)
+    fuse(arguments.compile)
 
 
 def add_reuse(parser: argparse.ArgumentParser) -> None:

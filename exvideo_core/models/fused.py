@@ -24,6 +24,11 @@ def fuse(on: bool = True) -> None:
     _is_fused = on
 
 
+def is_fused() -> bool:
+    """Whether chains are compiled now."""
+    return _is_fused and not torch.is_grad_enabled()
+
+
 def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """The function, or what torch.compile makes of it once `fuse` was called; equal within rounding.
 
@@ -36,7 +41,7 @@ def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @wraps(chain)
     def either(*tensors: Tensor) -> Tensor:
-        return compiled()(*tensors) if _is_fused and not torch.is_grad_enabled() else chain(*tensors)
+        return compiled()(*tensors) if is_fused() else chain(*tensors)
 
     return either
 

@@ -301,7 +301,7 @@ def load_cogvideox(
     text_encoder: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: Place = None,
-    attention: str = "sdpa",
+    attention: str = "auto",
     stream: bool = False,
 ) -> CogVideoXPipeline:
     """Load CogVideoX; `apply_lora` then extends it with ExVideo's LoRA.
@@ -313,7 +313,7 @@ def load_cogvideox(
         dtype: of the networks; bfloat16 on CUDA, else float32.
         device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
             the transformer; the other networks are on the first.
-        attention: a name in `exvideo_core.attention.BACKENDS`.
+        attention: a name in `exvideo_core.attention.BACKENDS`; auto chooses an exact one by the device.
         stream: keep the transformer in main memory, for a card that is too small for it.
 
     Raises:

@@ -345,7 +345,7 @@ def load_svd(
     extension: str | Path | None = None,
     dtype: torch.dtype | None = None,
     device: Place = None,
-    attention: str = "sdpa",
+    attention: str = "auto",
     stream: bool = False,
 ) -> SVDPipeline:
     """Load Stable Video Diffusion, with ExVideo's extension over it.
@@ -356,7 +356,7 @@ def load_svd(
         dtype: of the networks; float16 on CUDA, else float32.
         device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
             the UNet; the other networks are on the first.
-        attention: a name in `exvideo_core.attention.BACKENDS`.
+        attention: a name in `exvideo_core.attention.BACKENDS`; auto chooses an exact one by the device.
         stream: keep the UNet in main memory, and in a run its skips, for a small card.
 
     Raises:

@@ -12,6 +12,7 @@ from narrow_svd import noise
 from torch import Tensor
 
 from exvideo_core.models import fused
+from exvideo_core.models.cogvideox import positions
 
 SHAPES = [(5, 7), (9, 7), (1, 12)]
 CHAINS = {
@@ -76,3 +77,13 @@ def test_nothing_is_compiled_unasked_or_where_gradients_are_wanted(grad: bool) -
         fused.fuse(False)
 
     assert not torch._dynamo.utils.counters["stats"]
+
+
+@torch.inference_mode()
+def test_rotary_positions_are_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, angles = noise(5, 2, 3, 16), noise(5, 1, 1, 8)
+    turn = torch.polar(torch.ones_like(angles), angles)
+    expected = positions.rotate(x, turn)
+    monkeypatch.setattr(positions, "is_fused", lambda: True)
+
+    torch.testing.assert_close(positions.rotate(x, turn), expected)

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..fused import is_fused, turned
+
 _TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the model was trained on
 
 
@@ -93,6 +95,8 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
         x: [..., D].
         turn: complex, broadcast over [..., D / 2].
     """
+    if is_fused():
+        return turned(x, turn.real, turn.imag)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
 
