@@ -221,7 +221,7 @@ class SVDPipeline:
             seed: of the noise where `latents` or `image_noise` are not given.
             latents: unit noise [T, 4, h, w].
             image_noise: unit noise [1, 3, H, W].
-            method: a name in `METHODS`; dpmpp_2m needs about half the steps (docs/approximations.md).
+            method: a name in `METHODS`; docs/approximations.md compares them.
             reuse: when a step may be predicted from those before, faster and not exact; None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded window with (done, all).
