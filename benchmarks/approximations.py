@@ -1,0 +1,116 @@
+"""What each approximation costs in exactness and saves in time, on the embedded demo models, as tables in Markdown.
+
+    python benchmarks/approximations.py [reuse] [fp8] [steps]
+
+Error is the distance of the sampled latents from the exact ones, as a part of their size; PSNR is of the frames.
+Time is this process's CPU time for the whole clip, decoding included, as a part of the exact run's.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from PIL import Image
+
+from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
+from exvideo_core.models.fp8 import FP8
+from exvideo_core.step_cache import Reuse
+
+STEPS = 50
+Clip = Callable[..., Any]
+
+
+def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
+    """24 frames of the example picture; the demo model was trained to do without guidance."""
+    pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION, device="cpu")
+    if fp8:
+        FP8[fp8](pipeline.unet)
+    scales = {"min_guidance_scale": guidance, "max_guidance_scale": guidance}
+    image = Image.open(ROOT / "examples" / "astronaut.png")
+    size = {"num_frames": 24, "height": 128, "width": 128}
+    return partial(pipeline, image, num_inference_steps=STEPS, contrast=1.0, seed=1, **size, **scales)
+
+
+def cogvideox(fp8: str | None = None) -> Clip:
+    """33 frames of one sentence, with guidance 3."""
+    parts = {"text_encoder": demo_models.COGVIDEOX_TEXT_ENCODER, "vae": demo_models.COGVIDEOX_VAE}
+    pipeline = load_cogvideox(demo_models.COGVIDEOX_TRANSFORMER, device="cpu", **parts)
+    apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
+    if fp8:
+        FP8[fp8](pipeline.transformer)
+    size = {"num_frames": 33, "height": 96, "width": 96, "guidance_scale": 3.0}
+    return partial(pipeline, "a red circle swings on white", num_inference_steps=STEPS, seed=1, **size)
+
+
+class Table:
+    """Runs compared with an exact one, printed as they are done."""
+
+    def __init__(self, title: str, exact: Clip) -> None:
+        self.exact, self.seconds = self._timed(exact)
+        print(f"\n### {title}\n\n| | error | PSNR | time |\n| --- | --- | --- | --- |", flush=True)
+
+    def add(self, name: str, clip: Clip) -> None:
+        found, seconds = self._timed(clip)
+        difference = (found.latents - self.exact.latents).norm() / self.exact.latents.norm()
+        noise = float((found.frames - self.exact.frames).square().mean())
+        psnr = -10 * math.log10(noise) if noise else math.inf
+        print(f"| {name} | {difference:.4f} | {psnr:.0f} dB | {seconds / self.seconds:.2f} |", flush=True)
+
+    @staticmethod
+    def _timed(clip: Clip) -> tuple[Any, float]:
+        start = time.process_time()
+        return clip(), time.process_time() - start
+
+
+def reuse() -> None:
+    """Steps predicted from those before, beside as many steps left out."""
+    for title, clip in (
+        ("SVD, 50 steps, no guidance", svd()),
+        ("SVD, 50 steps, guidance 2", svd(2.0)),
+        ("CogVideoX, 50 steps, guidance 3", cogvideox()),
+    ):
+        table = Table(title, clip)
+        for threshold in (0.03, 0.05, 0.08, 0.12, 0.2):
+            table.add(f"reuse {threshold}", partial(clip, reuse=Reuse(threshold=threshold)))
+        for steps in (40, 33, 25, 20):
+            table.add(f"{steps} steps", partial(clip, num_inference_steps=steps))
+
+
+def fp8() -> None:
+    """Weights, and products, in 8 bits."""
+    for title, clip in (("SVD, 50 steps", svd), ("CogVideoX, 50 steps", cogvideox)):
+        table = Table(title, clip())
+        for mode in FP8:
+            table.add(f"fp8 {mode}", clip(fp8=mode))
+
+
+def steps() -> None:
+    """Fewer steps by both methods, beside very many by the first."""
+    for title, clip, methods in (
+        ("SVD, no guidance: to 200 steps of Euler", svd(), ("euler", "dpmpp_2m")),
+        ("SVD, guidance 2: to 200 steps of Euler", svd(2.0), ("euler", "dpmpp_2m")),
+        ("CogVideoX, guidance 3: to 200 steps of DDIM", cogvideox(), ("ddim", "ddim_trailing", "dpmpp_2m")),
+    ):
+        table = Table(title, partial(clip, num_inference_steps=200))
+        for count in (10, 15, 20, 25, 50):
+            for method in methods:
+                table.add(f"{count} {method}", partial(clip, num_inference_steps=count, method=method))
+
+
+TABLES = {"reuse": reuse, "fp8": fp8, "steps": steps}
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in sys.argv[1:] or TABLES:
+        TABLES[name]()
