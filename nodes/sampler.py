@@ -76,8 +76,8 @@ class ExVideoSampler(io.ComfyNode):
                     options=list(sampling.METHODS),
                     default=sampling.AUTO,
                     optional=True,
-                    tooltip="Of CogVideoX: ddim is the reference's, ddim trailing diffusers', dpm++ 2m is of second order. "
-                    "auto: ddim, and for SVD its own.",
+                    tooltip="Of CogVideoX: ddim is the reference's, ddim trailing diffusers', dpm++ 2m is of second "
+                    "order. auto: ddim, and for SVD its own.",
                     advanced=True,
                 ),
             ],
