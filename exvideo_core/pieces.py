@@ -57,6 +57,11 @@ def added(x: Tensor, part: Callable[[slice], Tensor], size: int, share: Tensor |
     return x
 
 
+def plus(x: Tensor, summand: Tensor) -> Tensor:
+    """The sum, in x unless gradients are wanted."""
+    return x + summand if torch.is_grad_enabled() else x.add_(summand)
+
+
 def _room(part: Tensor, length: int) -> Tensor:
     """An empty tensor for all items, laid out as one part of them is."""
     is_last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...pieces import items_within
+from ...pieces import items_within, plus
 from ..conv3d import taken_conv3d, taken_conv3d_of_frames
 from ..convolution import taken_conv
 from ..layers import Ops
@@ -99,12 +99,8 @@ class ResBlock(nn.Module):
             out.append(part_BCFHW if shortcut is None else shortcut(part_BCFHW))
         convolve, activate = self.conv2.taken(h[0], past), activation(self.norm2, h, *latents)
         for index, (frames, part_BCFHW) in enumerate(taken(h)):
-            out[index] = _plus(out[index], convolve(activate(part_BCFHW, frames)))
+            out[index] = plus(out[index], convolve(activate(part_BCFHW, frames)))
         return out
-
-
-def _plus(x: Tensor, residual: Tensor) -> Tensor:
-    return x + residual if torch.is_grad_enabled() else x.add_(residual)
 
 
 class Downsample(nn.Module):

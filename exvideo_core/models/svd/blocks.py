@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...pieces import PIECE_BYTES, added, in_pieces, items_within, spans
+from ...pieces import PIECE_BYTES, added, in_pieces, items_within, plus, spans
 from ..conv3d import taken_conv3d
 from ..convolution import taken_conv
 from ..folding import live_weights
@@ -104,11 +104,6 @@ def channels_last(x_BCHW: Tensor) -> Tensor:
     return x_BCHW.contiguous(memory_format=torch.channels_last)
 
 
-def plus(x: Tensor, summand: Tensor) -> Tensor:
-    """The sum, in x unless gradients are wanted."""
-    return x + summand if torch.is_grad_enabled() else x.add_(summand)
-
-
 class TemporalResBlock(nn.Module):
     """Residual block over three neighbouring frames; its norms take in all frames of the clip."""
 
@@ -121,19 +116,19 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, piece_bytes: int) -> Tensor:
         """x and a share of the residual; in x itself, unless gradients are wanted."""
-        x_HTCW = _rows_first(x_TCHW)
+        x_HTCW = rows_first(x_TCHW)
         rows, first = self._over_time(self.in_layers, x_TCHW, piece_bytes)
-        room_HTCW = _rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
-        h_TCHW = in_pieces(first, len(x_HTCW), rows, room_HTCW).permute(1, 2, 0, 3)
+        room_HTCW = rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
+        h_TCHW = frames_first(in_pieces(first, len(x_HTCW), rows, room_HTCW))
         h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
         rows, second = self._over_time(self.out_layers, h_TCHW, piece_bytes)
-        return added(x_HTCW, second, rows, share).permute(1, 2, 0, 3)
+        return frames_first(added(x_HTCW, second, rows, share))
 
     @staticmethod
     def _over_time(layers: nn.Sequential, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
         """Norm over the clip, activation and convolution over time, as a function of rows; and rows for a piece."""
         norm, conv = layers[0], taken_conv3d(layers[-1], x_TCHW)
-        x_HTCW, clip_1CTHW = _rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
+        x_HTCW, clip_1CTHW = rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
         # scaled in float32 and activated; result, and the neighbours' part in it
         rows = items_within(piece_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
         weights = live_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
@@ -144,8 +139,14 @@ class TemporalResBlock(nn.Module):
         return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
 
 
-def _rows_first(x_TCHW: Tensor) -> Tensor:
+def rows_first(x_TCHW: Tensor) -> Tensor:
+    """[H, T, C, W], in the same memory."""
     return x_TCHW.permute(2, 0, 1, 3)
+
+
+def frames_first(x_HTCW: Tensor) -> Tensor:
+    """Back to [T, C, H, W], in the same memory."""
+    return x_HTCW.permute(1, 2, 0, 3)
 
 
 def _norm_act(channels: int, eps: float, ops: Ops, *then: nn.Module) -> nn.Sequential:

@@ -19,6 +19,7 @@ from ..fused import scaled_silu
 from ..group_norm import affine, norm_silu
 from ..layers import Ops, norm_groups
 from ..upsample import empty_map
+from .blocks import frames_first, rows_first
 
 Rows = Callable[[slice], Tensor]  # of a result, first in the shape: [h, T, C, W]
 
@@ -31,16 +32,6 @@ def group_norm(channels: int, ops: Ops) -> nn.Module:
 def laid_out(x_TCHW: Tensor) -> Tensor:
     """As the device wants what it convolves; all that follows stays so."""
     return x_TCHW if x_TCHW.device.type == "cpu" else x_TCHW.contiguous(memory_format=torch.channels_last)
-
-
-def rows_first(x_TCHW: Tensor) -> Tensor:
-    """[H, T, C, W], in the same memory."""
-    return x_TCHW.permute(2, 0, 1, 3)
-
-
-def frames_first(x_HTCW: Tensor) -> Tensor:
-    """Back to [T, C, H, W], in the same memory."""
-    return x_HTCW.permute(1, 2, 0, 3)
 
 
 def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Rows]:

@@ -21,9 +21,9 @@ from ..fused import scaled_silu
 from ..group_norm import affine, norm_silu
 from ..layers import Ops, norm_groups
 from ..upsample import doubled_conv
-from .blocks import Upsample
+from .blocks import Upsample, frames_first
 from .config import VAEConfig
-from .vae_blocks import FrameBlock, SelfAttention, frames_first, group_norm, laid_out, norm_conv, strips
+from .vae_blocks import FrameBlock, SelfAttention, group_norm, laid_out, norm_conv, strips
 
 _KEPT_PIECES = 4  # of what a temporal block computes first; more is computed again where it is needed
 
