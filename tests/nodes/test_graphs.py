@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import threading
 import time
@@ -193,6 +194,19 @@ def test_replaced_file_is_loaded_again(server, prompt):
 
     with pytest.raises(ExecutionError, match=r"second\.safetensors"):
         server.client.run(prompt)
+
+
+def test_speed_leaves_steps_out(server, prompt):
+    """The node between loader and sampler; what it did is in the server's log."""
+    inputs = inputs_of(prompt, "ExVideoSampler")
+    inputs["steps"] = 12
+    settings = {"threshold": 0.9, "in_a_row": 2, "first_steps": 2, "last_steps": 1}
+    prompt["200"] = {"class_type": "ExVideoSpeed", "inputs": {"model": inputs["model"], **settings}}
+    inputs["model"] = ["200", 0]
+
+    assert server.client.run(prompt).files
+    (said,) = re.findall(r"step reuse: (\d+) of 12 steps predicted", server.server.read_log())
+    assert int(said) > 0
 
 
 def test_progress_is_reported_by_every_long_node(server, prompt):

@@ -86,7 +86,7 @@ def test_modelsave_and_back(run, pack, tmp_path):
     saved, own = model.model.diffusion_model.state_dict(), run.model.model.diffusion_model.state_dict()
     assert all(torch.equal(saved[name], weight) for name, weight in own.items())
     # weights at other addresses: some kernels then round otherwise
-    torch.testing.assert_close(run.sample(model), run.sample(), atol=1e-3, rtol=0)
+    assert relative(run.sample(model), run.sample()) <= 5e-5
 
 
 def test_checkpoint_saved_with_a_lora_holds_it(run, pack, tmp_path):
@@ -98,7 +98,7 @@ def test_checkpoint_saved_with_a_lora_holds_it(run, pack, tmp_path):
     comfy.sd.save_checkpoint(str(file), patched, vae=run.vae, clip_vision=run.clip_vision)
     model, clip_vision, vae = pack.adapters.loading.load_svd(file, None, torch.float32)
 
-    assert relative(run.sample(model), run.sample(patched)) <= 1e-4  # weights at other addresses round otherwise
+    assert relative(run.sample(model), run.sample(patched)) <= 2e-5  # weights at other addresses round otherwise
     assert_same(clip_vision.get_sd(), run.clip_vision.get_sd())
     assert_same(vae.get_sd(), run.vae.get_sd())
 
