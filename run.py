@@ -84,6 +84,7 @@ import sys
 from exvideo_core.video import contact_sheet
 contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
 """
+WORKERS = ("-n", "2", "--dist", "loadfile")  # a file's tests share their server and models
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 
 
@@ -180,7 +181,7 @@ def run_tests(environment: Environment, arguments: list[str]) -> int:
         failed |= subprocess.run([str(environment.python), "-m", *check], cwd=ROOT).returncode
     if failed:
         print("== a check above FAILED; the tests run all the same", flush=True)
-    tests = subprocess.run([str(environment.python), "-m", "pytest", *arguments], cwd=ROOT)
+    tests = subprocess.run([str(environment.python), "-m", "pytest", *WORKERS, *arguments], cwd=ROOT)
     return tests.returncode or failed
 
 
