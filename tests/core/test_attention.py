@@ -150,6 +150,13 @@ def on_nvidia(major: int, minor: int, dtype: torch.dtype = HALF, packages: froze
     return Facts(device="cuda", capability=(major, minor), dtype=dtype, packages=packages)
 
 
+def name_of(value: Facts | tuple[str, ...]) -> str:
+    """The same in every process, for sets have no order."""
+    if not isinstance(value, Facts):
+        return "-".join(value)
+    return f"{value.device} {value.capability} {value.dtype} {sorted(value.packages)}"
+
+
 @pytest.mark.parametrize(
     ("facts", "first"),
     [
@@ -173,7 +180,7 @@ def on_nvidia(major: int, minor: int, dtype: torch.dtype = HALF, packages: froze
         (on_nvidia(12, 0), ("sdpa", "sliced")),
         (on_nvidia(12, 0, packages=FA3), ("sdpa", "sliced")),
     ],
-    ids=str,
+    ids=name_of,
 )
 def test_the_rule(facts: Facts, first: tuple[str, ...]) -> None:
     assert candidates(facts) == first
