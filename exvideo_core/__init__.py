@@ -1,6 +1,6 @@
 """Long videos from Stable Video Diffusion and CogVideoX with ExVideo (arXiv:2406.14130), in plain PyTorch."""
 
-from .errors import CheckpointError, ClipError, ExVideoError, VideoError
+from .errors import CheckpointError, ClipError, DownloadError, ExVideoError, VideoError
 from .lora import apply_lora
 from .pipelines.cogvideox import CogVideoXPipeline, CogVideoXResult, load_cogvideox
 from .pipelines.svd import SVDPipeline, SVDResult, load_svd
@@ -12,6 +12,7 @@ __all__ = [
     "ClipError",
     "CogVideoXPipeline",
     "CogVideoXResult",
+    "DownloadError",
     "ExVideoError",
     "SVDPipeline",
     "SVDResult",

@@ -19,3 +19,7 @@ class ClipError(ExVideoError):
 
 class VideoError(ExVideoError):
     """A picture or video cannot be read or written."""
+
+
+class DownloadError(ExVideoError):
+    """A published file cannot be fetched: no network, no permission, no room, or it arrives damaged."""

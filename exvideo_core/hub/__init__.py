@@ -1,0 +1,1 @@
+"""The published files: what they are, where they come from, and fetching them."""

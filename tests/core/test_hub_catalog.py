@@ -1,0 +1,61 @@
+"""The catalogue of published files."""
+
+import re
+
+import pytest
+
+from exvideo_core.errors import DownloadError
+from exvideo_core.hub import catalog
+from exvideo_core.hub.catalog import CHOICES, FILES, GROUPS, SOURCES, choose, find, workflow_models
+
+
+def test_no_two_files_meet_under_one_name_in_one_folder():
+    assert len({(file.folder, file.name) for file in FILES}) == len(FILES)
+    assert len({entry.key for entry in (*FILES, *GROUPS)}) == len(FILES) + len(GROUPS)
+
+
+def test_names_on_disk_tell_what_the_files_are():
+    assert not [file.name for file in FILES if re.match(r"(model|diffusion_pytorch_model)\b", file.name)]
+
+
+def test_every_file_has_a_page_and_an_address_at_every_source():
+    for file in FILES:
+        assert file.repositories.keys() == SOURCES.keys()
+        assert file.url == f"https://huggingface.co/{file.repositories['huggingface']}/resolve/main/{file.path}"
+        assert all(file.page(source).endswith(file.repositories[source]) for source in SOURCES)
+
+
+def test_the_two_models_are_all_there_is():
+    svd, cogvideox = choose("svd"), choose("sentence to video")
+
+    assert {*svd, *cogvideox} == set(FILES)
+    assert not {*svd} & {*cogvideox}
+    assert {file for files in CHOICES.values() for file in files} == set(FILES)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.key)
+def test_a_file_is_known_by_its_key_and_both_names(file):
+    assert choose(file.key) == choose(file.name) == (file,)
+    assert all(find(name, file.folder) == file for name in file.names)
+
+
+def test_a_published_name_means_a_file_only_in_its_folder():
+    assert find("diffusion_pytorch_model.safetensors", "vae") == catalog.COGVIDEOX_VAE
+    assert find("diffusion_pytorch_model.safetensors", "loras") is None
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(DownloadError, match=r"'svdxt' is not one of the published files: svd, cogvideox, .*svd-xt"):
+        choose("svdxt")
+
+
+def test_workflows_name_files_as_they_are_called_on_disk():
+    models = workflow_models([catalog.EXVIDEO_SVD])
+
+    assert models == [
+        {
+            "name": "ExVideo-SVD-128f-v1.fp16.safetensors",
+            "url": "https://huggingface.co/ECNU-CILab/ExVideo-SVD-128f-v1/resolve/main/model.fp16.safetensors",
+            "directory": "exvideo",
+        }
+    ]
