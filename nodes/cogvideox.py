@@ -26,35 +26,50 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
             node_id="ExVideoCogVideoXLoader",
             display_name="Load ExVideo CogVideoX",
             category="ExVideo/loaders",
-            description="CogVideoX-5B, with the positions it was trained with; Apply ExVideo LoRA makes its clips 129 "
-            "frames long.",
-            search_aliases=["cogvideo", "cogvideox", "text to video"],
+            description="Loads CogVideoX-5B with the positions it was trained with. Apply ExVideo LoRA makes its clips "
+            "129 frames long.",
+            search_aliases=[
+                "cogvideo",
+                "cogvideox",
+                "cogvideox-5b",
+                "txt2vid",
+                "t2v",
+                "text to video",
+                "文生视频",
+                "文本转视频",
+                "加载CogVideoX",
+            ],
             inputs=[
                 io.Combo.Input(
                     "transformer",
                     options=host.list_parts(host.TRANSFORMERS_FOLDER),
                     tooltip="Transformer of THUDM/CogVideoX-5b, in models/diffusion_models: one file, or the first of "
-                    "its shards beside the others. A diffusers folder goes to models/diffusers.",
+                    "its shards beside the others (11 GB). A diffusers folder goes to models/diffusers.",
                 ),
                 io.Combo.Input(
                     "text_encoder",
                     options=host.list_parts(host.TEXT_ENCODERS_FOLDER),
-                    tooltip="T5 XXL, in models/text_encoders: that of THUDM/CogVideoX-5b, or t5xxl_fp16.safetensors.",
+                    tooltip="T5 XXL, which reads the prompt, in models/text_encoders: that of THUDM/CogVideoX-5b, or "
+                    "t5xxl_fp16.safetensors (9.8 GB), which FLUX and SD3 use too.",
                 ),
                 io.Combo.Input(
                     "vae",
                     options=host.list_parts(host.VAE_FOLDER),
-                    tooltip="VAE of THUDM/CogVideoX-5b, in models/vae.",
+                    tooltip="VAE of THUDM/CogVideoX-5b, in models/vae (0.4 GB): turns latents into frames.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_TYPES),
-                    tooltip="Of the transformer. default suits the graphics card. fp8 halves the memory of the weights "
-                    "and costs quality.",
+                    tooltip="Number format of the transformer's weights. default suits the graphics card: 2 bytes a "
+                    "number, 11 GB. fp8 takes half and costs quality, fp32 takes double and is slower.",
                     advanced=True,
                 ),
             ],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="To Apply ExVideo LoRA for 129 frames; as it is for 49."),
+                io.Clip.Output(tooltip="To two CLIP Text Encode nodes: the prompt, and what to keep away from."),
+                io.Vae.Output(tooltip="To VAE Decode; to ExVideo CogVideoX Latent when there is a clip to vary."),
+            ],
         )
 
     @classmethod
@@ -84,26 +99,55 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
             display_name="ExVideo CogVideoX Latent",
             category="ExVideo/latent",
             description="Size and length of the clip, and a clip to vary.",
-            search_aliases=["empty latent video", "EmptyLatentImage"],
+            search_aliases=[
+                "empty latent video",
+                "EmptyLatentImage",
+                "cogvideox latent",
+                "vid2vid",
+                "video to video",
+                "空Latent",
+                "视频生视频",
+            ],
             inputs=[
                 io.Int.Input(
-                    "width", default=720, min=16, max=4096, step=16, tooltip="CogVideoX was trained on 720x480."
+                    "width",
+                    default=720,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Of the clip, in pixels; a multiple of 16. CogVideoX was trained on 720x480: smaller is "
+                    "quicker, other sizes look worse.",
                 ),
-                io.Int.Input("height", default=480, min=16, max=4096, step=16),
+                io.Int.Input(
+                    "height",
+                    default=480,
+                    min=16,
+                    max=4096,
+                    step=16,
+                    tooltip="Of the clip, in pixels; a multiple of 16. Memory and time grow with width x height.",
+                ),
                 io.Int.Input(
                     "frames",
                     default=129,
                     min=9,
                     max=4097,
                     step=8,
-                    tooltip="A multiple of 8 plus 1: 129 with ExVideo's LoRA, 49 without.",
+                    tooltip="Length of the clip, a multiple of 8 plus 1: 129 with ExVideo's LoRA (16 seconds at 8 a "
+                    "second), 49 without. Fewer are quicker.",
                 ),
-                io.Vae.Input("vae", optional=True, tooltip="Only for init_video."),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="From Load ExVideo CogVideoX. Only needed when there is an init_video.",
+                ),
                 io.Image.Input(
-                    "init_video", optional=True, tooltip="Clip to vary, with denoise below 1 in the sampler."
+                    "init_video",
+                    optional=True,
+                    tooltip="Clip to vary, of at least so many frames; resized and cut to width x height. Set denoise "
+                    "in the sampler below 1: lower stays closer to it.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="What a sampler starts from: size and length, or the clip to vary.")],
         )
 
     @classmethod
@@ -134,18 +178,32 @@ class ExVideoLoRAApply(io.ComfyNode):
             category="ExVideo/loaders",
             description="Extends CogVideoX-5B to 129 frames. Takes LoRAs of CogVideoX in every naming, and says what "
             "was applied; one that does not fit is an error.",
-            search_aliases=["lora", "load lora", "cogvideox lora"],
+            search_aliases=["lora", "load lora", "cogvideox lora", "129 frames", "exvideo lora", "加载LoRA", "长视频"],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="From Load ExVideo CogVideoX, or another LoRA node."),
                 io.Combo.Input(
                     "lora",
                     options=host.list_files(host.LORAS_FOLDER),
-                    tooltip="ExVideo-CogVideoX-LoRA-129f-v1.safetensors, in models/loras.",
+                    tooltip="ExVideo-CogVideoX-LoRA-129f-v1.safetensors, in models/loras; or any other LoRA of "
+                    "CogVideoX-5B, one node after the other.",
                 ),
-                io.Float.Input("strength", default=1.0, min=-10.0, max=10.0, step=0.01),
+                io.Float.Input(
+                    "strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.01,
+                    tooltip="Factor on the LoRA. ExVideo's was made for 1; 0 is without it. Lower weakens the style of "
+                    "other LoRAs, negative turns it round.",
+                ),
             ],
             hidden=[io.Hidden.unique_id],
-            outputs=[io.Model.Output(), io.String.Output(display_name="report")],
+            outputs=[
+                io.Model.Output(tooltip="The model with the LoRA; what came in stays as it was."),
+                io.String.Output(
+                    display_name="report", tooltip="How many tensors of the file were applied, and where."
+                ),
+            ],
         )
 
     @classmethod

@@ -20,25 +20,54 @@ class ExVideoSpeed(io.ComfyNode):
             category="ExVideo/model",
             description="Leaves out most of the network in steps that change little. Faster; the clip is not quite the "
             "one that all steps make.",
-            search_aliases=["teacache", "first block cache", "easycache", "step reuse"],
+            search_aliases=[
+                "teacache",
+                "first block cache",
+                "fbcache",
+                "easycache",
+                "step reuse",
+                "speed up",
+                "faster",
+                "加速",
+                "缓存",
+            ],
             inputs=[
-                io.Model.Input("model"),
+                io.Model.Input("model", tooltip="From Load ExVideo SVD or Load ExVideo CogVideoX, after its LoRAs."),
                 io.Float.Input(
                     "threshold",
                     default=0.05,
                     min=0.0,
                     max=0.99,
                     step=0.01,
-                    tooltip="How much of a change is little: more is faster and less exact. 0 changes nothing. "
-                    "The log says how many steps were left out.",
+                    tooltip="Relative change, from 0 to 1, below which a step is predicted: higher is faster and less "
+                    "exact. 0 changes nothing, 0.05 is hard to see. The log says how many steps were left out.",
                 ),
                 io.Int.Input(
-                    "in_a_row", default=2, min=1, max=10, tooltip="Steps left out one after another.", advanced=True
+                    "in_a_row",
+                    default=2,
+                    min=1,
+                    max=10,
+                    tooltip="Steps that may be left out one after another. More is faster and less exact.",
+                    advanced=True,
                 ),
-                io.Int.Input("first_steps", default=2, min=1, max=100, tooltip="Steps never left out.", advanced=True),
-                io.Int.Input("last_steps", default=1, min=0, max=100, tooltip="Likewise.", advanced=True),
+                io.Int.Input(
+                    "first_steps",
+                    default=2,
+                    min=1,
+                    max=100,
+                    tooltip="Steps at the start that are never left out: they decide what moves where.",
+                    advanced=True,
+                ),
+                io.Int.Input(
+                    "last_steps",
+                    default=1,
+                    min=0,
+                    max=100,
+                    tooltip="Steps at the end that are never left out: they decide the detail.",
+                    advanced=True,
+                ),
             ],
-            outputs=[io.Model.Output()],
+            outputs=[io.Model.Output(tooltip="The model that leaves steps out, for a sampler.")],
         )
 
     @classmethod

@@ -21,28 +21,49 @@ class ExVideoSVDLoader(io.ComfyNode):
             node_id="ExVideoSVDLoader",
             display_name="Load ExVideo SVD",
             category="ExVideo/loaders",
-            description="Stable Video Diffusion, and ExVideo's extension that makes its clips 128 frames long.",
-            search_aliases=["stable video diffusion", "svd", "image to video"],
+            description="Loads Stable Video Diffusion and ExVideo's extension, which makes its clips 128 frames long.",
+            search_aliases=[
+                "svd",
+                "svd xt",
+                "stable video diffusion",
+                "img2vid",
+                "i2v",
+                "image to video",
+                "图生视频",
+                "图像转视频",
+                "加载SVD",
+            ],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
                     options=host.list_files(host.CHECKPOINTS_FOLDER),
-                    tooltip="svd_xt.safetensors, in models/checkpoints.",
+                    tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is a "
+                    "small model inside of this pack, for a first try at 128x128.",
                 ),
                 io.Combo.Input(
                     "extension",
                     options=host.list_extensions(),
-                    tooltip="ExVideo-SVD-128f-v1 (model.fp16.safetensors), in models/exvideo. "
-                    "none: plain SVD, or a checkpoint that was saved with its extension.",
+                    tooltip="Decides how long clips can be. ExVideo-SVD-128f-v1 (model.fp16.safetensors, 1.7 GB, in "
+                    "models/exvideo) makes 128 frames; none makes 25, or what a checkpoint can that was saved with its "
+                    "extension.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
                     options=list(WEIGHT_TYPES),
-                    tooltip="default suits the graphics card. fp8 halves the memory of the weights and costs quality.",
+                    tooltip="Number format of the weights. default suits the graphics card: 2 bytes a number on most. "
+                    "fp8 takes 1 and costs quality, fp32 takes 4 and is slower.",
                     advanced=True,
                 ),
             ],
-            outputs=[io.Model.Output(), io.ClipVision.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(
+                    tooltip="To ExVideo Sampler or KSampler. LoRAs, ExVideo Speed and context windows go in between."
+                ),
+                io.ClipVision.Output(tooltip="Looks at the picture: for ExVideo SVD Conditioning."),
+                io.Vae.Output(
+                    tooltip="Turns pictures into latents and back: for ExVideo SVD Conditioning and VAE Decode."
+                ),
+            ],
         )
 
     @classmethod
@@ -65,24 +86,78 @@ class ExVideoSVDConditioning(io.ComfyNode):
             node_id="ExVideoSVDConditioning",
             display_name="ExVideo SVD Conditioning",
             category="ExVideo/conditioning",
-            description="The picture to move, size and length of the clip, and how much should move.",
-            search_aliases=["SVD_img2vid_Conditioning", "image to video"],
+            description="The picture to set in motion, size and length of the clip, and how much should move.",
+            search_aliases=[
+                "SVD_img2vid_Conditioning",
+                "img2vid",
+                "i2v",
+                "image to video",
+                "keyframes",
+                "vid2vid",
+                "图生视频",
+                "关键帧",
+                "视频生视频",
+                "SVD条件",
+            ],
             inputs=[
-                io.ClipVision.Input("clip_vision"),
-                io.Vae.Input("vae"),
-                io.Image.Input("image", tooltip="First frame of the clip; resized and cut to the size below."),
-                io.Int.Input("width", default=512, min=128, max=4096, step=8),
-                io.Int.Input("height", default=512, min=128, max=4096, step=8),
-                io.Int.Input("frames", default=128, min=2, max=4096, tooltip="128 with ExVideo, 25 with plain SVD."),
-                io.Int.Input("fps", default=30, min=1, max=1024, tooltip="Frames per second the clip is made for."),
-                io.Int.Input("motion_bucket_id", default=127, min=0, max=1023, tooltip="Higher moves more."),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="From Load ExVideo SVD; tells the model what is in the picture."
+                ),
+                io.Vae.Input("vae", tooltip="From Load ExVideo SVD; encodes the picture."),
+                io.Image.Input(
+                    "image",
+                    tooltip="First frame of the clip; of several pictures the first. Resized to cover width x height, "
+                    "and cut at its edges.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=128,
+                    max=4096,
+                    step=8,
+                    tooltip="Of the clip, in pixels; a multiple of 8. Larger shows more detail; memory and time grow "
+                    "with width x height.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=128,
+                    max=4096,
+                    step=8,
+                    tooltip="Of the clip, in pixels; a multiple of 8. ExVideo was trained on 512x512.",
+                ),
+                io.Int.Input(
+                    "frames",
+                    default=128,
+                    min=2,
+                    max=4096,
+                    tooltip="Length of the clip. 128 with ExVideo, 25 with plain SVD; fewer are quicker, more than the "
+                    "extension knows are refused.",
+                ),
+                io.Int.Input(
+                    "fps",
+                    default=30,
+                    min=1,
+                    max=1024,
+                    tooltip="Frames per second that the clip is made for: lower moves more from frame to frame. Give "
+                    "Save ExVideo the same. 30 with ExVideo, 7 with plain SVD.",
+                ),
+                io.Int.Input(
+                    "motion_bucket_id",
+                    default=127,
+                    min=0,
+                    max=1023,
+                    tooltip="How much moves, without a unit: 30 is calm, 127 usual, 200 lively. Above 255 nothing was "
+                    "trained.",
+                ),
                 io.Float.Input(
                     "noise_augmentation",
                     default=0.02,
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Noise on the picture. More lets the clip differ from it.",
+                    tooltip="Strength of noise on the picture; 1 is half its range of brightness. More lets the clip "
+                    "differ from it; 0.02 keeps it.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -91,18 +166,27 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # else the page changes a seed after each run
-                    tooltip="Of that noise. The same seed as in the sampler gives what the Python interface gives.",
+                    tooltip="Of that noise alone, hardly visible; the sampler's seed varies the clip. The same in both "
+                    "gives what the Python interface gives.",
                     advanced=True,
                 ),
                 io.Image.Input(
-                    "init_video", optional=True, tooltip="Clip to vary, with denoise below 1 in the sampler."
+                    "init_video",
+                    optional=True,
+                    tooltip="Clip to vary, of at least so many frames; resized and cut like the picture. Set denoise "
+                    "in the sampler below 1: lower stays closer to it.",
                 ),
-                io.Image.Input("keyframes", optional=True, tooltip="Pictures that appear in the clip as they are."),
+                io.Image.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="Pictures that appear in the clip as they are, one or several as a batch; keyframe_indices "
+                    "says where.",
+                ),
                 io.String.Input(
                     "keyframe_indices",
                     default="",
                     optional=True,
-                    tooltip="Frame of each keyframe, such as: 0, 64, 127",
+                    tooltip="Frame number of each keyframe, counted from 0, with commas: 0, 64, 127",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -113,14 +197,20 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     step=0.00001,
                     round=0.00001,
                     optional=True,
-                    tooltip="Scale of encoded clips and keyframes. 0.13025 is the one ExVideo was trained with.",
+                    tooltip="Factor on the latents of init_video and keyframes: lower makes them paler. 0.18215 is "
+                    "SVD's own, 0.13025 the one ExVideo was trained with.",
                     advanced=True,
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive"),
-                io.Conditioning.Output(display_name="negative"),
-                io.Latent.Output(display_name="latent"),
+                io.Conditioning.Output(display_name="positive", tooltip="The picture and its settings, for a sampler."),
+                io.Conditioning.Output(
+                    display_name="negative", tooltip="The same settings without the picture, for a sampler's guidance."
+                ),
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="What a sampler starts from: size and length, and the clip to vary and keyframes if given.",
+                ),
             ],
         )
 
