@@ -8,7 +8,7 @@ compat.require_comfyui()
 
 from comfy_api.latest import ComfyExtension, io  # noqa: E402 (checked above)
 
-from . import cogvideox, host, sampler, speed, svd, video  # noqa: E402 (checked above)
+from . import cogvideox, host, replacements, sampler, speed, svd, video  # noqa: E402 (checked above)
 
 
 class ExVideoExtension(ComfyExtension):
@@ -16,6 +16,7 @@ class ExVideoExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         host.register_folders()
+        await replacements.register(replacements.REPLACEMENTS)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
