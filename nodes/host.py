@@ -16,6 +16,8 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 from comfy.cli_args import args
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
 
 from ..exvideo_core.errors import VideoError
 from ..exvideo_core.video.codecs import CONTAINERS
@@ -124,6 +126,18 @@ def show_text(node_id: str | None, text: str) -> None:
     server = sys.modules.get("server")  # where ComfyUI's objects are used without one, it cannot even be imported
     if server is not None and node_id is not None:
         server.PromptServer.instance.send_progress_text(text, node_id)
+
+
+def send_to_page(event: str, node_id: str | None, content: Mapping[str, Any]) -> None:
+    """Tell the page that has queued this prompt something about a node: an event of our own for a script of ours."""
+    server = sys.modules.get("server")
+    if server is None or node_id is None:
+        return
+    place = {"node": node_id, "display_node": get_progress_state().dynprompt.get_display_node_id(node_id)}
+    running = get_executing_context()
+    place["prompt_id"] = running.prompt_id if running else ""
+    instance = server.PromptServer.instance
+    instance.send_sync(event, {**place, **content}, instance.client_id)
 
 
 # Saved in people's workflows, so the spelling stays; the first is the default.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
 from .adapters import sampling
+from .adapters.presets import AS_SET, PRESETS, prepared
+from .adapters.preview import AnimatedPreview, has_colours, rate_of
 
+_ANIMATED = "animated"
 _NORMALIZE = {"auto": None, "on": True, "off": False}
 
 
@@ -80,8 +84,26 @@ class ExVideoSampler(io.ComfyNode):
                     "order. auto: ddim, and for SVD its own.",
                     advanced=True,
                 ),
+                io.Combo.Input(
+                    "preset",
+                    options=list(PRESETS),
+                    default=AS_SET,
+                    optional=True,
+                    tooltip="as set: the values above. quality: the reference's 50 steps, all computed, even behind "
+                    "ExVideo Speed. fast: 25 steps, and step reuse 0.08; the clip differs a little. low memory: the "
+                    "same clip in smaller pieces, with weights in main memory; slower.",
+                ),
+                io.Combo.Input(
+                    "preview",
+                    options=[_ANIMATED, "off"],
+                    default=_ANIMATED,
+                    optional=True,
+                    tooltip="Shows all frames on the node while it samples, at most once a second. off computes "
+                    "nothing for it.",
+                ),
             ],
             outputs=[io.Latent.Output()],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -99,7 +121,24 @@ class ExVideoSampler(io.ComfyNode):
         normalize: str,
         contrast: float,
         method: str = sampling.AUTO,
+        preset: str = AS_SET,
+        preview: str = _ANIMATED,
     ) -> io.NodeOutput:
+        chosen = PRESETS[preset]
+        steps, method = chosen.steps or steps, chosen.method or method
         run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
-        samples = sampling.sample(model, positive, negative, latent, **run, method=method)
+        watch = partial(watching, cls.hidden.unique_id, positive, latent, preview == _ANIMATED)
+        samples = sampling.sample(
+            prepared(model, chosen), positive, negative, latent, **run, method=method, watch=watch
+        )
         return io.NodeOutput(sampling.finish(model, samples, _NORMALIZE[normalize], contrast))
+
+
+def watching(
+    node_id: str | None, positive: Any, latent: dict[str, Any], is_animated: bool, plan: sampling.Plan
+) -> sampling.OnStep | None:
+    """What the node shows of a run."""
+    latent_format = plan.model.model.latent_format
+    if not is_animated or not has_colours(latent_format):
+        return None
+    return AnimatedPreview(node_id, latent_format, rate_of(latent["samples"], positive), len(plan.levels) - 1)

@@ -6,6 +6,7 @@ Shapes: B clips, C channels, T latent frames, H and W latent height and width, L
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import comfy.conds
@@ -21,9 +22,8 @@ from ...exvideo_core.models.cogvideox.config import TransformerConfig
 from ...exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
-from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.video.frames import check_cogvideox_size
-from . import compat, speed
+from . import compat, memory, speed
 from .model import HostAttention, Options, fill, running_with, wrapped
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
@@ -121,6 +121,7 @@ class HostedTransformer(CogVideoXTransformer):
         if control is not None:
             raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
         options = transformer_options or {}
+        self.piece_bytes = memory.piece_bytes(options)
         with running_with(options):
             return super().forward(x, timesteps, self._checked(context), memory=speed.memory_of(options))
 
@@ -150,9 +151,14 @@ class CogVideoXModel(model_base.BaseModel):
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
         """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
-        cells = input_shape[-3] * input_shape[-2] * input_shape[-1]
-        tokens = input_shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
-        return tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize + PIECE_BYTES
+        return self.activation_bytes(input_shape)
+
+    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
+        """The same of a run with these `transformer_options`."""
+        cells = shape[-3] * shape[-2] * shape[-1]
+        tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
+        live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
+        return live + memory.piece_bytes(options)
 
     def state_dict_for_saving(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import comfy.conds
@@ -27,7 +28,7 @@ from ...exvideo_core.models.svd.skips import OnHost, stay
 from ...exvideo_core.models.svd.unet import SVDUNet
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
-from . import compat, speed
+from . import compat, memory, speed
 
 # Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
 # piece that is worked on (counted on the meta device, tests/nodes/test_memory.py).
@@ -127,21 +128,28 @@ class HostedUNet(SVDUNet):
         options = transformer_options or {}
         ids = window_frame_ids(options, self.config.extension_frames)
         cells = len(x) * x.shape[-2] * x.shape[-1]
-        self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device) else stay
+        self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device, options) else stay
+        self.piece_bytes = memory.piece_bytes(options)
         frames = len(ids) if ids else num_video_frames
         with running_with(options):
             return self.denoise(x, timesteps, context, y, frames, ids, speed.memory_of(options))
 
 
-def live_bytes(sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float) -> float:
+def live_bytes(
+    sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float, piece_bytes: int = PIECE_BYTES
+) -> float:
     """Activations of a forward pass over so many latent cells of all frames."""
-    return cells * sizes.widths[0] * live_elements * dtype.itemsize + PIECE_BYTES
+    return cells * sizes.widths[0] * live_elements * dtype.itemsize + piece_bytes
 
 
-def skips_wait(sizes: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether activations would take more than half of a card, so that skips rather wait in the host's memory."""
+def skips_wait(
+    sizes: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device, options: Options = MappingProxyType({})
+) -> bool:
+    """Whether skips wait in the host's memory: where the run asks, or activations would take more than half a card."""
     if model_management.is_device_cpu(device):
         return False
+    if memory.is_saving(options):
+        return True
     return live_bytes(sizes, cells, dtype, _LIVE_ELEMENTS) > model_management.get_total_memory(device) / 2
 
 
@@ -209,9 +217,14 @@ class SVDModel(model_base.BaseModel):
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
         """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
-        cells, dtype = input_shape[0] * input_shape[-2] * input_shape[-1], self.get_dtype_inference()
-        waits = skips_wait(self.sizes, cells, dtype, model_management.get_torch_device())
-        return live_bytes(self.sizes, cells, dtype, _LIVE_WITHOUT_SKIPS if waits else _LIVE_ELEMENTS)
+        return self.activation_bytes(input_shape)
+
+    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
+        """The same of a run with these `transformer_options`."""
+        cells, dtype = shape[0] * shape[-2] * shape[-1], self.get_dtype_inference()
+        waits = skips_wait(self.sizes, cells, dtype, model_management.get_torch_device(), options)
+        live = _LIVE_WITHOUT_SKIPS if waits else _LIVE_ELEMENTS
+        return live_bytes(self.sizes, cells, dtype, live, memory.piece_bytes(options))
 
     def state_dict_for_saving(
         self,

@@ -56,6 +56,10 @@ class Plan:
     levels: Tensor
 
 
+OnStep = Callable[[int, Tensor], None]  # number of a step that is done, from 0, and the clip as it looks by then
+Watch = Callable[[Plan], OnStep | None]
+
+
 def sample(
     model: ModelPatcher,
     positive: Any,
@@ -67,6 +71,7 @@ def sample(
     guidance: tuple[float, float],
     denoise: float,
     method: str = AUTO,
+    watch: Watch | None = None,
 ) -> dict[str, Any]:
     """Denoise as the model's reference does, or by another method.
 
@@ -74,9 +79,11 @@ def sample(
         guidance: scale of the first and the last frame; 0 is the model's own.
         denoise: below 1 starts part of the way down, with all `steps`; KSampler starts at nearly the same level.
         method: a name in `METHODS`.
+        watch: told the plan before the first step.
     """
     plans = cogvideox_plan if isinstance(model.model, CogVideoXModel) else svd_plan
     plan = plans(model, latent["samples"], steps=steps, guidance=guidance, denoise=denoise, method=method)
+    on_step = None if watch is None else watch(plan)
     samples = comfy.sample.sample_custom(
         plan.model,
         comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
@@ -87,10 +94,21 @@ def sample(
         negative,
         latent["samples"],
         noise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(plan.model, steps),
+        callback=_reporting(latent_preview.prepare_callback(plan.model, steps), on_step),
         seed=seed,
     )
     return {**latent, "samples": samples}
+
+
+def _reporting(stock: Callable[..., None], on_step: OnStep | None) -> Callable[..., None]:
+    """ComfyUI's callback of a run: its progress bar and preview, which also ends the run on Cancel, then ours."""
+
+    def callback(step: int, denoised: Tensor, noisy: Tensor, steps: int) -> None:
+        stock(step, denoised, noisy, steps)
+        if on_step is not None:
+            on_step(step, denoised)
+
+    return callback
 
 
 # SVD

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from comfy import model_management
 from comfy.model_patcher import ModelPatcher, create_model_options_clone
 from comfy.patcher_extension import WrappersMP
@@ -15,6 +16,7 @@ from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.svd.unet import SVDUNet
 from ...exvideo_core.step_cache import Branch, Reuse, StepCache
+from . import memory
 
 _NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its memory
 
@@ -31,6 +33,22 @@ def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
     clone.model_options["transformer_options"][_NAME] = reuse
     clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)  # of a node before this one
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _NAME, _run_with_memory)
+    return clone
+
+
+def settings_of(model: ModelPatcher) -> Reuse | None:
+    """What a node before this one has set."""
+    settings: Reuse | None = model.model_options.get("transformer_options", {}).get(_NAME)
+    return settings
+
+
+def without_step_reuse(model: ModelPatcher) -> ModelPatcher:
+    """The MODEL, or a clone that computes every step."""
+    if settings_of(model) is None:
+        return model
+    clone = model.clone()
+    del clone.model_options["transformer_options"][_NAME]
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)
     return clone
 
 
@@ -59,9 +77,15 @@ def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) ->
     guider = executor.class_obj  # type: ignore[attr-defined]
     given, guider.model_options = guider.model_options, create_model_options_clone(guider.model_options)
     options = guider.model_options["transformer_options"]
-    cache = options[_NAME] = StepCache(options[_NAME], len(args[3]) - 1, model_management.get_free_memory)
+    free = _no_memory if memory.is_saving(options) else model_management.get_free_memory
+    cache = options[_NAME] = StepCache(options[_NAME], len(args[3]) - 1, free)
     try:
         return executor(*args, **kwargs)
     finally:
         guider.model_options = given
         logging.info("ExVideo: %s", cache)
+
+
+def _no_memory(_device: torch.device) -> float:
+    """Of the device, so that all that is remembered goes to main memory."""
+    return 0
