@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -201,6 +203,23 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     "SVD's own, 0.13025 the one ExVideo was trained with.",
                     advanced=True,
                 ),
+                io.Latent.Input(
+                    "continue_from",
+                    optional=True,
+                    tooltip="A clip from a sampler that this one goes on from, of the same width and height: it starts "
+                    "on that clip's last frames, without the loss of decoding and encoding them. image then only "
+                    "tells what is shown.",
+                ),
+                io.Int.Input(
+                    "shared_frames",
+                    default=1,
+                    min=1,
+                    max=4095,
+                    optional=True,
+                    tooltip="How many last frames of continue_from are the first of this clip; leave them out when "
+                    "you join the two. More keep a movement's speed, and leave fewer new frames.",
+                    advanced=True,
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="The picture and its settings, for a sampler."),
@@ -243,6 +262,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
         keyframes: Tensor | None = None,
         keyframe_indices: str = "",
         encode_scale: float = conditioning.SCALE,
+        continue_from: dict[str, Any] | None = None,
+        shared_frames: int = 1,
     ) -> io.NodeOutput:
         conditioning.check_parts(clip_vision, vae)
         size = conditioning.ClipSize(width=width, height=height, frames=frames)
@@ -250,4 +271,6 @@ class ExVideoSVDConditioning(io.ComfyNode):
         told = {"fps": fps, "motion_bucket_id": motion_bucket_id, "noise": noise_augmentation, "seed": seed}
         positive, negative = conditioning.condition(clip_vision, vae, image, size, **told)
         latent = conditioning.start_latents(vae, size, init_video, pinned, encode_scale)
+        if continue_from is not None:
+            positive, latent = conditioning.go_on(positive, latent, continue_from["samples"], shared_frames)
         return io.NodeOutput(positive, negative, latent)

@@ -124,6 +124,35 @@ def start_latents(
     return {"samples": latents_TCHW, "noise_mask": mask_T1HW}
 
 
+def go_on(
+    positive: Conditioning, latent: dict[str, Tensor], before_TCHW: Tensor, shared: int
+) -> tuple[Conditioning, dict[str, Tensor]]:
+    """Start on the last frames of another clip: they are this one's first, and the first of them is its picture.
+
+    Its latents are taken as they are. Decoded and encoded again they would be others, and the clip would jump there.
+
+    Args:
+        before_TCHW: what a sampler made.
+        shared: frames, at least 1.
+    """
+    start_TCHW, mask_T1HW = latent["samples"].clone(), latent.get("noise_mask")
+    if before_TCHW.shape[1:] != start_TCHW.shape[1:]:
+        raise ClipError(
+            f"the clip to continue has latents of shape {tuple(before_TCHW.shape)}, and this one "
+            f"{tuple(start_TCHW.shape)}. Give both the same width and height, and connect a latent of SVD."
+        )
+    if not shared < len(start_TCHW) or shared > len(before_TCHW):
+        raise ClipError(
+            f"{shared} shared frames were asked for, of a clip of {len(before_TCHW)} frames, for one of "
+            f"{len(start_TCHW)}. Set shared_frames to {min(len(start_TCHW) - 1, len(before_TCHW))} or fewer."
+        )
+    mask_T1HW = torch.ones_like(start_TCHW[:, :1]) if mask_T1HW is None else mask_T1HW.clone()
+    start_TCHW[:shared] = before_TCHW[-shared:]
+    mask_T1HW[:shared] = 0
+    told = {**positive[0][1], "concat_latent_image": before_TCHW[-shared][None].clone()}
+    return [[positive[0][0], told]], {**latent, "samples": start_TCHW, "noise_mask": mask_T1HW}
+
+
 def parse_indices(text: str) -> list[int]:
     """Frame numbers from text such as "0, 64, 127"."""
     try:

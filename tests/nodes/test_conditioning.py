@@ -133,6 +133,44 @@ def test_videos_too_short_to_start_from_are_refused(run, pack):
         pack.adapters.conditioning.start_latents(run.vae, run.size, init_video=torch.zeros(4, 128, 128, 3))
 
 
+def test_clip_goes_on_from_the_latents_of_another(run, pack):
+    before = run.sample(steps=2)
+
+    positive, latent = pack.adapters.conditioning.go_on(run.positive, run.latent, before, 2)
+    result = run.pack.adapters.sampling.sample(
+        run.model, positive, run.negative, latent, seed=4, steps=2, guidance=(2.0, 2.0), denoise=1.0
+    )["samples"]
+
+    assert torch.equal(positive[0][1]["concat_latent_image"], before[-2:-1])
+    assert relative(result[:2], before[-2:]) <= 1e-5
+    assert relative(result[2:], run.sample(seed=4, steps=2)[2:]) > 0.01  # the rest knows of them
+    assert not run.latent["samples"].any()  # what came in is as it was
+    assert not torch.equal(run.positive[0][1]["concat_latent_image"], before[-2:-1])
+
+
+def test_keyframes_stay_in_a_clip_that_goes_on(run, pack):
+    keyframe = {5: torch.rand(128, 128, 3)}
+    latent = pack.adapters.conditioning.start_latents(run.vae, run.size, keyframes=keyframe)
+
+    _, latent = pack.adapters.conditioning.go_on(run.positive, latent, torch.ones(6, 4, 16, 16), 1)
+
+    assert latent["noise_mask"][:, 0, 0, 0].tolist() == [0, 1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "shared", "message"),
+    [
+        ((6, 4, 16, 24), 1, "same width and height"),
+        ((1, 16, 3, 16, 16), 1, "latent of SVD"),
+        ((6, 4, 16, 16), 6, "shared_frames to 5"),
+        ((3, 4, 16, 16), 4, "shared_frames to 3"),
+    ],
+)
+def test_clips_that_cannot_be_continued_are_refused(run, pack, shape, shared, message):
+    with pytest.raises(pack.errors.ClipError, match=message):
+        pack.adapters.conditioning.go_on(run.positive, run.latent, torch.zeros(shape), shared)
+
+
 def test_parts_missing_from_a_saved_model_are_explained(pack):
     with pytest.raises(pack.errors.ExVideoError, match="ModelSave"):
         pack.adapters.conditioning.check_parts(None, None)
