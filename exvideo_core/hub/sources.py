@@ -1,0 +1,108 @@
+"""What Hugging Face and ModelScope announce about a file before they send it: address, size and SHA-256."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from ..errors import DownloadError
+from .catalog import HUGGING_FACE, MODELSCOPE, PublishedFile
+from .web import read, request
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Announcement:
+    """What a source says about one file.
+
+    Attributes:
+        url: of this very version, where the source has versions.
+        num_bytes: exact.
+        sha256: of the whole file; None where the source keeps none.
+        version: changes with the content.
+        token: for `url`, to be sent to its host alone.
+    """
+
+    url: str
+    num_bytes: int
+    sha256: str | None
+    version: str
+    token: str | None = None
+
+
+def announce(file: PublishedFile, source: str, silence: float) -> Announcement:
+    """Ask a source about a file; `silence` in seconds.
+
+    Raises:
+        StatusError, PassingError: it refuses, or does not answer.
+        DownloadError: its answer makes no sense.
+    """
+    return _SOURCES[source](file, silence)
+
+
+def _ask_hugging_face(file: PublishedFile, silence: float) -> Announcement:
+    """Of large files, the redirect to where they lie carries X-Linked-Etag (their SHA-256) and X-Linked-Size."""
+    from huggingface_hub import get_token  # the environment's or that of `hf auth login`; slow to import
+
+    token = get_token()
+    endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    repository = f"{endpoint}/{file.repositories[HUGGING_FACE]}/resolve"
+    path = quote(file.path)
+    answer = request(
+        f"{repository}/main/{path}", method="HEAD", token=token, described_by="X-Linked-Etag", silence=silence
+    )
+    answer.close()
+    headers = answer.headers
+    size = headers.get("X-Linked-Size") or headers.get("Content-Length")
+    etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+    commit = headers.get("X-Repo-Commit") or "main"
+    return Announcement(
+        url=f"{repository}/{commit}/{path}",
+        num_bytes=_size(size, file, endpoint),
+        sha256=etag if _SHA256.fullmatch(etag) else None,
+        version=etag or commit,
+        token=token,
+    )
+
+
+def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
+    """The list of a folder's files has Size and Sha256 of each."""
+    domain = os.environ.get("MODELSCOPE_DOMAIN", "").rstrip("/") or "www.modelscope.cn"
+    endpoint = domain if "://" in domain else f"https://{domain}"
+    repository = file.repositories[MODELSCOPE]
+    query = urlencode({"Revision": "master", "Root": file.path.rpartition("/")[0]})
+    url = f"{endpoint}/api/v1/models/{repository}/repo/files?{query}"
+    text = b"".join(read(request(url, silence=silence), url))
+    try:
+        entries = json.loads(text)["Data"]["Files"]
+        entry = next((entry for entry in entries if entry["Path"] == file.path), None)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DownloadError(
+            f"{endpoint} answers about {repository} with something else than a list of files."
+        ) from error
+    if entry is None:
+        raise DownloadError(f"{file.page(MODELSCOPE)} has no {file.path}. Try Hugging Face.")
+    sha256 = str(entry.get("Sha256") or "").lower()
+    return Announcement(
+        url=f"{endpoint}/models/{repository}/resolve/master/{quote(file.path)}",
+        num_bytes=_size(entry.get("Size"), file, endpoint),
+        sha256=sha256 if _SHA256.fullmatch(sha256) else None,
+        version=sha256 or str(entry.get("Revision")),
+    )
+
+
+def _size(text: object, file: PublishedFile, endpoint: str) -> int:
+    if not str(text).isdigit() or not int(str(text)):
+        raise DownloadError(f"{endpoint} does not say how large {file.path} is. Try again later, or the other source.")
+    return int(str(text))
+
+
+_SOURCES: dict[str, Callable[[PublishedFile, float], Announcement]] = {
+    HUGGING_FACE: _ask_hugging_face,
+    MODELSCOPE: _ask_modelscope,
+}

@@ -1,0 +1,145 @@
+"""Requests over HTTP that follow redirects without handing a token on, and say why they fail."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, cast
+from urllib.error import HTTPError, URLError
+from urllib.parse import urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be another one a little later
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to put up with a bad connection.
+
+    Attributes:
+        silence: seconds without any byte after which a connection counts as lost.
+        attempts: in a row that bring nothing new.
+        wait: seconds before the second attempt; each further wait is twice as long, up to a minute.
+    """
+
+    silence: float = 30.0
+    attempts: int = 6
+    wait: float = 1.0
+
+    def before(self, attempt: int, asked: float | None = None) -> float:
+        """Seconds to wait before attempt 2, 3, ...; `asked` is what the server asks for."""
+        return min(max(self.wait * 2.0 ** (attempt - 2), asked or 0.0), 60.0)
+
+
+class PassingError(Exception):
+    """What another attempt may mend: no connection, silence, an overloaded server."""
+
+    def __init__(self, text: str, wait: float | None = None) -> None:
+        super().__init__(text)
+        self.wait = wait
+
+
+class StatusError(Exception):
+    """The server's refusal."""
+
+    def __init__(self, status: int, url: str) -> None:
+        super().__init__(f"{host_of(url)} answers {status}")
+        self.status = status
+
+
+class _Stay(HTTPRedirectHandler):
+    """Leaves redirects to `request`: urllib's own would send the token along."""
+
+    def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 (urllib's signature)
+        return None
+
+
+def request(
+    url: str,
+    *,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    token: str | None = None,
+    described_by: str | None = None,
+    silence: float = 30.0,
+) -> http.client.HTTPResponse:
+    """Send a request; `token` goes to the first host only, also where that redirects.
+
+    Args:
+        described_by: the first redirect with this header is itself the answer, as is one to another host.
+        silence: seconds without any byte before it fails.
+    """
+    first = urlsplit(url)
+    for _ in range(10):
+        sent = {"User-Agent": "exvideo", "Accept-Encoding": "identity", **(headers or {})}
+        if token and urlsplit(url)[:2] == first[:2]:
+            sent["Authorization"] = f"Bearer {token}"
+        answer = _send(Request(url, headers=sent, method=method), silence)
+        if answer.status not in _REDIRECTS:
+            return answer
+        target = urljoin(url, answer.headers.get("Location", ""))
+        if described_by and (described_by in answer.headers or urlsplit(target).netloc != first.netloc):
+            return answer
+        answer.close()
+        if urlsplit(target).scheme not in ("https", first.scheme):
+            raise PassingError(f"{host_of(url)} sends on to {target}, which is not encrypted")
+        url = target
+    raise PassingError(f"{first.netloc} sends in circles")
+
+
+def _send(message: Request, silence: float) -> http.client.HTTPResponse:
+    url = message.full_url
+    try:
+        answer: http.client.HTTPResponse = _opener().open(message, timeout=silence)
+        return answer
+    except HTTPError as error:
+        if error.code in _REDIRECTS:
+            return cast(http.client.HTTPResponse, error)  # it behaves like one
+        error.close()
+        if error.code in _PASSING:
+            asked = error.headers.get("Retry-After", "")
+            raise PassingError(
+                f"{host_of(url)} answers {error.code}", float(asked) if asked.isdigit() else None
+            ) from error
+        raise StatusError(error.code, url) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise PassingError(f"{host_of(url)}: {_reason(error)}") from error
+
+
+@cache
+def _opener() -> OpenerDirector:
+    context = ssl.create_default_context()
+    try:
+        import certifi  # some Pythons on macOS have no certificates of their own
+    except ImportError:
+        pass
+    else:
+        context.load_verify_locations(certifi.where())
+    return build_opener(_Stay, HTTPSHandler(context=context))
+
+
+def read(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
+    """The body in pieces, each as soon as it is there."""
+    try:
+        with answer:
+            while chunk := answer.read1(1 << 18):
+                yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise PassingError(f"{host_of(url)}: {_reason(error)}") from error
+
+
+def host_of(url: str) -> str:
+    """How messages call a server."""
+    return urlsplit(url).netloc
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, URLError) and isinstance(error.reason, Exception):
+        error = error.reason
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return str(error) or type(error).__name__
