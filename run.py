@@ -36,7 +36,7 @@ from host.server import Server
 
 PACK = "ComfyUI-ExVideo"
 BASE = ROOT / "output" / "demo"  # the server's models, input, output and user folders
-PICTURE = ROOT / "examples" / "astronaut.png"
+PICTURE = ROOT / "samples" / "astronaut.png"
 
 
 @dataclass(frozen=True)

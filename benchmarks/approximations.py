@@ -37,7 +37,7 @@ def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
     if fp8:
         FP8[fp8](pipeline.unet)
     scales = {"min_guidance_scale": guidance, "max_guidance_scale": guidance}
-    image = Image.open(ROOT / "examples" / "astronaut.png")
+    image = Image.open(ROOT / "samples" / "astronaut.png")
     size = {"num_frames": 24, "height": 128, "width": 128}
     return partial(pipeline, image, num_inference_steps=STEPS, contrast=1.0, seed=1, **size, **scales)
 

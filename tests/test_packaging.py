@@ -75,6 +75,13 @@ def test_registry_archive_has_the_pack_and_not_its_tests():
             assert ignored.match_file(path) == (path.name == "run.py"), path
 
 
+def test_one_folder_has_the_templates():
+    # ComfyUI serves each of these under the same address, where the first hides the files of the others
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+
+    assert [name for name in names if (ROOT / name).exists()] == ["workflows"]
+
+
 def test_registry_fields_are_of_the_allowed_form():
     comfy, project = PROJECT["tool"]["comfy"], PROJECT["project"]
 

@@ -2,7 +2,7 @@
 
 Four stages, each of which can be killed and goes on where it was when the command is given again. The weight file in
 DIR is written anew after the last stage (or with `--export` at any time, from what there is). Its extension is then
-trained as any other: `exvideo train examples/training/demo_svd.yaml`.
+trained as any other: `exvideo train samples/training/demo_svd.yaml`.
 """
 
 from __future__ import annotations

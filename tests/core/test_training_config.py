@@ -10,7 +10,7 @@ import yaml
 from exvideo_core.errors import ExVideoError
 from exvideo_core.training.config import TARGETS, fingerprint, parse_config, read_config, write_template
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "training").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "samples" / "training").glob("*.yaml"))
 
 
 def given(target="svd", **sections):

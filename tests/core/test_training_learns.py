@@ -10,7 +10,7 @@ import yaml
 from exvideo_core import demo_models, load_svd
 from exvideo_core.cli import main
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "training" / "quickstart.yaml"
+EXAMPLE = Path(__file__).parents[2] / "samples" / "training" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from exvideo_core.training.evaluate import correlation, is_monotone, measure, mo
 from exvideo_core.training.motion import ladder
 from exvideo_core.training.pictures import from_file
 
-PICTURE = Path(__file__).parents[2] / "examples" / "astronaut.png"
+PICTURE = Path(__file__).parents[2] / "samples" / "astronaut.png"
 FILES = (demo_models.SVD, demo_models.SVD_EXTENSION)
 
 

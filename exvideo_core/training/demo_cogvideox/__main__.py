@@ -2,7 +2,7 @@
 
 Four stages, each of which can be killed and goes on where it was when the command is given again. The three weight
 files in DIR are written after the last stage (or with `--export` at any time, from what there is). Its LoRA is then
-trained as any other: `exvideo train examples/training/demo_cogvideox.yaml`.
+trained as any other: `exvideo train samples/training/demo_cogvideox.yaml`.
 """
 
 from __future__ import annotations
