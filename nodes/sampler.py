@@ -27,20 +27,56 @@ class ExVideoSampler(io.ComfyNode):
             category="ExVideo/sampling",
             description="Makes the clip as the model's reference does. SVD: Euler steps on Karras noise levels, "
             "guidance that may rise over the frames, and the finish that ExVideo's clips need. CogVideoX: DDIM.",
+            search_aliases=[
+                "ksampler",
+                "video sampler",
+                "svd sampler",
+                "cogvideox sampler",
+                "denoise",
+                "采样器",
+                "采样",
+                "图生视频",
+                "文生视频",
+            ],
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
-                io.Latent.Input("latent"),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
-                io.Int.Input("steps", default=50, min=1, max=1000, tooltip="More is finer and slower."),
+                io.Model.Input("model", tooltip="SVD or CogVideoX, from one of ExVideo's loaders."),
+                io.Conditioning.Input(
+                    "positive",
+                    tooltip="From ExVideo SVD Conditioning; for CogVideoX the prompt, from CLIP Text Encode.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    tooltip="From ExVideo SVD Conditioning; for CogVideoX what to keep away from, from CLIP Text "
+                    "Encode; it may be empty.",
+                ),
+                io.Latent.Input(
+                    "latent", tooltip="From ExVideo SVD Conditioning or ExVideo CogVideoX Latent: size and length."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=True,
+                    tooltip="Of the noise that the clip is made from: another number is another clip, the same number "
+                    "the same clip.",
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=50,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps from noise to clip: more is finer, and takes as much longer. 50 is the "
+                    "reference's, 25 often does.",
+                ),
                 io.Float.Input(
                     "guidance_min",
                     default=0.0,
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance of the first frame. 0 chooses: 2 with ExVideo's SVD, 1 with plain SVD, 7 with "
+                    tooltip="How closely the first frame follows picture or prompt: higher is closer and harsher; 1 "
+                    "in both is none, in half the time. 0 chooses: 2 with ExVideo's SVD, 1 with plain SVD, 7 with "
                     "CogVideoX.",
                 ),
                 io.Float.Input(
@@ -49,8 +85,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="Guidance of the last frame. 0 chooses: 2 with ExVideo's SVD, 3 with plain SVD, 7 with "
-                    "CogVideoX, which has one for all frames.",
+                    tooltip="The same for the last frame; those between rise evenly. 0 chooses: 2 with ExVideo's SVD, "
+                    "3 with plain SVD, 7 with CogVideoX, which has one for all frames.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -58,12 +94,14 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="Below 1 varies the clip given as init_video; 0.5 suits a larger second pass.",
+                    tooltip="How much of init_video is made anew, from 0 to 1: lower stays closer to it. 1 without "
+                    "one; 0.5 suits a larger second pass.",
                 ),
                 io.Combo.Input(
                     "normalize",
                     options=list(_NORMALIZE),
-                    tooltip="Keeps late frames from fading. auto: on with ExVideo's SVD, else off.",
+                    tooltip="Gives every frame the brightness and contrast of the whole clip, so that late ones do "
+                    "not fade. auto: on with ExVideo's SVD, else off.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -72,7 +110,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.0,
                     max=3.0,
                     step=0.01,
-                    tooltip="Factor of the result's contrast. 0 chooses: 1.2 with ExVideo's SVD, else 1.0.",
+                    tooltip="Factor on the result's contrast: lower is paler, higher harsher. 0 chooses: 1.2 with "
+                    "ExVideo's SVD, else 1.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -102,7 +141,7 @@ class ExVideoSampler(io.ComfyNode):
                     "nothing for it.",
                 ),
             ],
-            outputs=[io.Latent.Output()],
+            outputs=[io.Latent.Output(tooltip="The finished clip, for VAE Decode or a second pass.")],
             hidden=[io.Hidden.unique_id],
         )
 
