@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..hub.missing import hint
 
 Shape = tuple[int, ...]
 
@@ -190,7 +191,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{hint(path.name)}") from error
     header = _parse(path, text)
     _check_extent(path, header, size - 8 - length)
     return header

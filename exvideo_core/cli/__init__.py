@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ExVideoError
-from . import demo, generate, inspect, train
+from . import demo, download, generate, inspect, train
 from . import eval as evaluation
 
 
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="exvideo", description="Long videos from one picture or one sentence.")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for verb in (generate, demo, inspect, train, evaluation):
+    for verb in (generate, demo, download, inspect, train, evaluation):
         verb.add_parser(verbs)
     arguments = parser.parse_args(argv)
     try:

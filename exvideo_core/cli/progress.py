@@ -8,18 +8,24 @@ from tqdm import tqdm
 
 
 class Bar:
-    """A progress bar with time left, called with (done, all); it shows itself at the first call."""
+    """A progress bar with time left, called with (done, all); it shows itself at the first call.
 
-    def __init__(self, label: str, unit: str) -> None:
-        self.label, self.unit = label, unit
+    Args:
+        scaled: write large numbers as 1.2G.
+    """
+
+    def __init__(self, label: str, unit: str, *, scaled: bool = False) -> None:
+        self.label, self.unit, self.scaled = label, unit, scaled
         self.bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Bar:
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
-        bar = self.bar = self.bar or tqdm(total=total, desc=self.label, unit=self.unit)
-        bar.update(done - bar.n)
+        bar = self.bar = self.bar or tqdm(total=total, desc=self.label, unit=self.unit, unit_scale=self.scaled)
+        bar.total = total
+        if done != bar.n:  # else a waiting download would fill a log with the same line
+            bar.update(done - bar.n)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

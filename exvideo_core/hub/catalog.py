@@ -56,6 +56,11 @@ class PublishedFile:
         return tuple(dict.fromkeys((self.name, self.published_name)))
 
     @property
+    def title(self) -> str:
+        """What it is, in a few words."""
+        return self.what.partition(":")[0]
+
+    @property
     def url(self) -> str:
         """Where Hugging Face has it: the address that ComfyUI offers for download."""
         return f"{self.page()}/resolve/main/{quote(self.path)}"
@@ -152,13 +157,18 @@ GROUPS = (
         title="sentence to video",
         files=(*COGVIDEOX_TRANSFORMER, COGVIDEOX_VAE, T5_XXL, EXVIDEO_COGVIDEOX),
     ),
-    Group(key="cogvideox-5b-transformer", title="CogVideoX-5b-transformer", files=COGVIDEOX_TRANSFORMER),
+    Group(key="cogvideox-5b-transformer", title="CogVideoX-5b-transformer", files=COGVIDEOX_TRANSFORMER),  # both shards
 )
 # What a person chooses from: a shard alone is of no use.
 CHOICES: dict[str, tuple[PublishedFile, ...]] = {
     **{group.title: group.files for group in GROUPS},
     **{file.name: (file,) for file in FILES if file not in COGVIDEOX_TRANSFORMER},
 }
+
+
+def keys() -> list[str]:
+    """All that the command line knows."""
+    return [*(group.key for group in GROUPS), *(file.key for file in FILES)]
 
 
 def choose(name: str) -> tuple[PublishedFile, ...]:
@@ -173,8 +183,14 @@ def choose(name: str) -> tuple[PublishedFile, ...]:
     for file in FILES:
         if name in (file.key, file.name):
             return (file,)
-    keys = [*(group.key for group in GROUPS), *(file.key for file in FILES)]
-    raise DownloadError(f"{name!r} is not one of the published files: {', '.join(keys)}.")
+    raise DownloadError(f"{name!r} is not one of the published files: {', '.join(keys())}.")
+
+
+def offered_as(file: PublishedFile) -> tuple[str, str]:
+    """The key and the choice that bring a file, and with a shard its sister."""
+    if file in COGVIDEOX_TRANSFORMER:
+        return GROUPS[-1].key, GROUPS[-1].title
+    return file.key, file.name
 
 
 def find(name: str, folder: str | None = None) -> PublishedFile | None:
@@ -185,6 +201,11 @@ def find(name: str, folder: str | None = None) -> PublishedFile | None:
         if len(found) == 1:
             return found[0]
     return None
+
+
+def size(*files: PublishedFile) -> str:
+    """Of all of them together, as the sources write it: 1 GB is 10^9 bytes."""
+    return f"{sum(file.num_bytes for file in files) / 1e9:.1f} GB"
 
 
 def workflow_models(files: Sequence[PublishedFile] = FILES) -> list[dict[str, str]]:

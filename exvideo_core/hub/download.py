@@ -50,7 +50,7 @@ def fetch_all(
     Raises:
         DownloadError: says why one could not be had, and what to do; those before it are there.
     """
-    _check_room(folders)
+    check_room(folders)
     sizes = {file: file.num_bytes for file in folders}
     paths: list[Path] = []
     for file, folder in folders.items():
@@ -91,6 +91,21 @@ def fetch(
     except OSError as error:
         raise DownloadError(disk_sentence(error, file.name, folder)) from error
     return target
+
+
+def check_room(folders: Mapping[PublishedFile, Path]) -> None:
+    """Raise DownloadError unless all these files, by folder, find room; sizes are approximate."""
+    missing: dict[int, tuple[Path, int]] = {}
+    for file, folder in folders.items():
+        there = folder
+        while not there.exists():
+            there = there.parent
+        if not (folder / file.name).exists():
+            parts = sum(part.stat().st_size for part in folder.glob(f"{file.name}.*.part"))
+            disk = there.stat().st_dev
+            missing[disk] = there, missing.get(disk, (there, 0))[1] + max(file.num_bytes - parts, 0)
+    for folder, num_bytes in missing.values():
+        check_free(folder, num_bytes, "the files take")
 
 
 class _Download:
@@ -166,10 +181,10 @@ class _Download:
                 failures = 1 if self.done > most else failures + 1
                 most = max(most, self.done)
                 if failures >= self.patience.attempts:
-                    kept = "what has arrived is kept, and the next try goes on with it. " if most else ""
+                    kept = "What has arrived is kept, and the next try goes on with it. " if most else ""
                     raise DownloadError(
                         f"{self.file.name} could not be fetched from {SOURCES[self.source]} in {failures} attempts in "
-                        f"a row ({error}); {kept}Check the connection, or {_other(self.source)}."
+                        f"a row ({error}). {kept}Check the connection, or {_other(self.source)}."
                     ) from error
                 pause(self.patience.before(failures + 1, error.wait), self.tick)
 
@@ -211,21 +226,6 @@ def _content_range(text: str, start: int) -> tuple[int, str]:
     if not first.isdigit() or int(first) != start:
         raise DamagedError(f"bytes from {start:,} were asked for, and {text!r} came")
     return start, size
-
-
-def _check_room(folders: Mapping[PublishedFile, Path]) -> None:
-    """All files must find room, before the first is fetched; by approximate sizes."""
-    missing: dict[int, tuple[Path, int]] = {}
-    for file, folder in folders.items():
-        there = folder
-        while not there.exists():
-            there = there.parent
-        if not (folder / file.name).exists():
-            parts = sum(part.stat().st_size for part in folder.glob(f"{file.name}.*.part"))
-            disk = there.stat().st_dev
-            missing[disk] = there, missing.get(disk, (there, 0))[1] + max(file.num_bytes - parts, 0)
-    for folder, num_bytes in missing.values():
-        check_free(folder, num_bytes, "the files take")
 
 
 def _is(path: Path, file: PublishedFile) -> bool:

@@ -125,7 +125,7 @@ def test_attempts_that_bring_nothing_end_in_a_sentence(hub, folder, fault):
 def test_a_server_that_always_ends_at_the_same_place_is_given_up(hub, folder):
     hub.answers, hub.ranges = ["drop"] * 20, False
     with pytest.raises(
-        DownloadError, match=r"connection ended after 1,000 of 200,0\d\d bytes\); what has arrived is kept"
+        DownloadError, match=r"connection ended after 1,000 of 200,0\d\d bytes\)\. What has arrived is kept"
     ):
         get(folder)
 
