@@ -41,15 +41,19 @@ class AnimatedPreview:
     def __init__(self, node_id: str | None, latent_format: Any, rate: float, steps: int) -> None:
         self._node_id, self._format, self._rate, self._steps = node_id, latent_format, rate, steps
         self._next = 0.0  # when a picture may be made again
+        self._begun: float | None = None  # when the first one was shown
 
     def __call__(self, step: int, denoised: Tensor) -> None:
         """After a step, counted from 0; denoised [T, 4, H, W] or [1, 16, T, H, W], as the network sees them."""
         start = time.monotonic()
         if start < self._next and step + 1 < self._steps:
             return
+        self._begun = start if self._begun is None else self._begun
         pictures = to_pictures(denoised, self._format)
-        image = base64.b64encode(to_webp(pictures, self._rate)).decode("ascii")
-        place = {"step": step + 1, "steps": self._steps, "frames": len(pictures)}
+        # a new picture starts with the frame that the one before has come to, so that the clip does not jump back
+        first = int((start - self._begun) * self._rate) % len(pictures)
+        image = base64.b64encode(to_webp(pictures.roll(-first, 0), self._rate)).decode("ascii")
+        place = {"step": step + 1, "steps": self._steps, "frames": len(pictures), "first": first}
         host.send_to_page(EVENT, self._node_id, {**place, "image": f"data:image/webp;base64,{image}"})
         now = time.monotonic()
         self._next = now + max(_SHORTEST, (now - start) / _SHARE)

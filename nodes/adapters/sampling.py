@@ -101,12 +101,12 @@ def sample(
 
 
 def _reporting(stock: Callable[..., None], on_step: OnStep | None) -> Callable[..., None]:
-    """ComfyUI's callback of a run: its progress bar and preview, which also ends the run on Cancel, then ours."""
+    """ComfyUI's callback of a run: ours, then its own progress bar and preview, which end the run on Cancel."""
 
     def callback(step: int, denoised: Tensor, noisy: Tensor, steps: int) -> None:
-        stock(step, denoised, noisy, steps)
         if on_step is not None:
             on_step(step, denoised)
+        stock(step, denoised, noisy, steps)
 
     return callback
 
