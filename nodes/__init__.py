@@ -22,6 +22,7 @@ class ExVideoExtension(ComfyExtension):
         return [
             svd.ExVideoSVDLoader,
             svd.ExVideoSVDConditioning,
+            svd.ExVideoSVDJoin,
             cogvideox.ExVideoCogVideoXLoader,
             cogvideox.ExVideoCogVideoXLatent,
             cogvideox.ExVideoLoRAApply,

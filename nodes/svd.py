@@ -274,3 +274,35 @@ class ExVideoSVDConditioning(io.ComfyNode):
         if continue_from is not None:
             positive, latent = conditioning.go_on(positive, latent, continue_from["samples"], shared_frames)
         return io.NodeOutput(positive, negative, latent)
+
+
+class ExVideoSVDJoin(io.ComfyNode):
+    """Two clips to one, in latents: decoded together they have no seam."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ExVideoSVDJoin",
+            display_name="Join ExVideo SVD Clips",
+            category="ExVideo/latent",
+            description="A clip and one that goes on from it, as one longer clip. Decode the result, not the parts: "
+            "frames that are decoded apart show a jump.",
+            search_aliases=["concat clips", "extend video", "longer video", "join latents", "拼接片段", "延长视频"],
+            inputs=[
+                io.Latent.Input("first", tooltip="From a sampler, or from another node like this."),
+                io.Latent.Input("second", tooltip="From a sampler, of a clip that continues the first."),
+                io.Int.Input(
+                    "shared_frames",
+                    default=1,
+                    min=0,
+                    max=4095,
+                    tooltip="How many of second's first frames are left out, because first ends with them: the same "
+                    "as in the conditioning of second.",
+                ),
+            ],
+            outputs=[io.Latent.Output(tooltip="All frames of first, and the new ones of second.")],
+        )
+
+    @classmethod
+    def execute(cls, first: dict[str, Any], second: dict[str, Any], shared_frames: int) -> io.NodeOutput:
+        return io.NodeOutput({"samples": conditioning.join(first["samples"], second["samples"], shared_frames)})

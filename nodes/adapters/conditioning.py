@@ -153,6 +153,21 @@ def go_on(
     return [[positive[0][0], told]], {**latent, "samples": start_TCHW, "noise_mask": mask_T1HW}
 
 
+def join(first_TCHW: Tensor, second_TCHW: Tensor, shared: int) -> Tensor:
+    """A clip and the new frames of the one that goes on from it."""
+    if first_TCHW.ndim != 4 or first_TCHW.shape[1:] != second_TCHW.shape[1:]:
+        raise ClipError(
+            f"latents of shape {tuple(first_TCHW.shape)} and {tuple(second_TCHW.shape)} cannot be joined. Connect two "
+            f"clips of SVD with the same width and height."
+        )
+    if shared >= len(second_TCHW):
+        raise ClipError(
+            f"the second clip has {len(second_TCHW)} frames, and {shared} are to be left out. Set shared_frames as in "
+            f"its conditioning."
+        )
+    return torch.cat([first_TCHW, second_TCHW[shared:].to(first_TCHW)])
+
+
 def parse_indices(text: str) -> list[int]:
     """Frame numbers from text such as "0, 64, 127"."""
     try:

@@ -171,6 +171,27 @@ def test_clips_that_cannot_be_continued_are_refused(run, pack, shape, shared, me
         pack.adapters.conditioning.go_on(run.positive, run.latent, torch.zeros(shape), shared)
 
 
+def test_clips_are_joined_without_the_frames_they_share(pack):
+    first, second = torch.arange(5.0).reshape(5, 1, 1, 1), torch.arange(3.0, 9).reshape(6, 1, 1, 1)
+
+    joined = pack.svd.ExVideoSVDJoin.execute({"samples": first}, {"samples": second}, 2).result[0]
+
+    assert joined["samples"].flatten().tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared", "message"),
+    [
+        ((5, 4, 16, 16), (5, 4, 16, 24), 1, "same width and height"),
+        ((1, 16, 3, 16, 16), (1, 16, 3, 16, 16), 1, "two clips of SVD"),
+        ((5, 4, 16, 16), (5, 4, 16, 16), 5, "5 frames, and 5 are to be left out"),
+    ],
+)
+def test_clips_that_cannot_be_joined_are_refused(pack, first, second, shared, message):
+    with pytest.raises(pack.errors.ClipError, match=message):
+        pack.adapters.conditioning.join(torch.zeros(first), torch.zeros(second), shared)
+
+
 def test_parts_missing_from_a_saved_model_are_explained(pack):
     with pytest.raises(pack.errors.ExVideoError, match="ModelSave"):
         pack.adapters.conditioning.check_parts(None, None)
