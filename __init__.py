@@ -1,5 +1,9 @@
 """ComfyUI-ExVideo: 128-frame videos from one picture. Imports without ComfyUI, which calls `comfy_entrypoint`."""
 
+from . import installation
+
+installation.check()
+
 WEB_DIRECTORY = "./web"  # scripts of the page, and the nodes' help
 
 

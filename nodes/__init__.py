@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from .adapters import compat  # first: it says in one sentence when ComfyUI is too old
+from comfy_api.latest import ComfyExtension, io
 
-compat.require_comfyui()
-
-from comfy_api.latest import ComfyExtension, io  # noqa: E402 (checked above)
-
-from . import cogvideox, host, replacements, sampler, speed, svd, video  # noqa: E402 (checked above)
+from . import cogvideox, host, replacements, sampler, speed, svd, video
 
 
 class ExVideoExtension(ComfyExtension):

@@ -14,26 +14,8 @@ from typing import Any
 
 import torch
 
-OLDEST_COMFYUI = "0.16.3"
-
 # Weights narrower than this are for storage only: sums, norms and positions need more.
 _NARROW = 1  # bytes
-
-
-def require_comfyui() -> None:
-    """Raise ImportError, in one sentence, unless this ComfyUI is new enough."""
-    try:
-        from comfyui_version import __version__ as version
-    except ImportError:
-        version = "0"  # older than version numbers
-    if _numbers(version) < _numbers(OLDEST_COMFYUI):
-        raise ImportError(
-            f"ComfyUI-ExVideo needs ComfyUI {OLDEST_COMFYUI} or newer; this is {version}. Please update ComfyUI."
-        )
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in version.split(".")[:3])
 
 
 def layers(operations: Any, dtype: torch.dtype, compute_dtype: torch.dtype, device: Any) -> SimpleNamespace:

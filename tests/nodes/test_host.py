@@ -45,12 +45,11 @@ def test_names_count_up_over_all_formats(pack, output):
 
 
 def test_tags_are_each_json_once_and_can_be_switched_off(pack, monkeypatch):
-    tags = pack.host.graph_tags({"1": {}}, {"workflow": {"nodes": []}}, ".mp4")
+    tags = pack.host.graph_tags({"1": {}}, {"workflow": {"nodes": []}})
 
     assert tags == {"prompt": '{"1": {}}', "workflow": '{"nodes": []}'}
-    assert pack.host.graph_tags({"1": {}}, {"workflow": {}}, ".gif") is None  # cannot hold any
     monkeypatch.setattr(pack.host.args, "disable_metadata", True)
-    assert pack.host.graph_tags({"1": {}}, {"workflow": {}}, ".mp4") is None
+    assert pack.host.graph_tags({"1": {}}, {"workflow": {}}) is None
 
 
 def test_extensions_have_a_folder_of_their_own(pack):
@@ -93,7 +92,7 @@ def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
 
     assert pack.host.list_parts("vae") == ["own.safetensors", "diffusers/CogVideoX-5b/vae"]
     assert pack.host.list_parts("text_encoders") == ["own.safetensors"]
-    assert pack.host.find_part("diffusion_models", "diffusers/CogVideoX-5b/transformer") == whole / "transformer"
+    assert pack.host.find_file("diffusion_models", "diffusers/CogVideoX-5b/transformer") == whole / "transformer"
 
 
 def test_of_shards_only_the_first_is_listed(pack, monkeypatch):
@@ -117,7 +116,7 @@ def test_cogvideox_demo_is_listed_where_it_exists(pack, tmp_path, monkeypatch):
 
     for folder, part in (("diffusion_models", "transformer"), ("text_encoders", "text_encoder"), ("vae", "vae")):
         assert pack.host.list_parts(folder) == ["demo cogvideox"]
-        assert pack.host.find_part(folder, "demo cogvideox").name == f"cogvideox_demo_{part}.safetensors"
+        assert pack.host.find_file(folder, "demo cogvideox").name == f"cogvideox_demo_{part}.safetensors"
     assert pack.host.list_files("loras") == ["demo 129 frames"]
 
 
@@ -153,16 +152,3 @@ def test_progress_raises_when_cancelled(pack):
     with pytest.raises(management.InterruptProcessingException):
         report(2, 3)
     report(3, 3)  # one Cancel stops one run
-
-
-@pytest.mark.parametrize(
-    ("version", "is_enough"), [("0.3.68", False), ("0.16.2", False), ("0.16.3", True), ("1.0", True)]
-)
-def test_too_old_comfyui_is_named_in_one_sentence(pack, monkeypatch, version, is_enough):
-    monkeypatch.setitem(sys.modules, "comfyui_version", SimpleNamespace(__version__=version))
-
-    if is_enough:
-        pack.adapters.compat.require_comfyui()
-    else:
-        with pytest.raises(ImportError, match=rf"needs ComfyUI 0\.16\.3 or newer; this is {version}"):
-            pack.adapters.compat.require_comfyui()
