@@ -180,9 +180,9 @@ def new_output(prefix: str, suffix: str, width: int, height: int) -> OutputFile:
     return OutputFile(Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder)
 
 
-def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None, suffix: str) -> dict[str, str] | None:
-    """The graph as the tags that ComfyUI restores it from, each JSON once; None where there shall or can be none."""
-    if args.disable_metadata or not CONTAINERS[suffix].has_tags:
+def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str] | None:
+    """The graph as the tags that ComfyUI restores it from, each JSON once; None where people want none."""
+    if args.disable_metadata:
         return None
     content = {**(extra_pnginfo or {}), **({} if prompt is None else {"prompt": prompt})}
     return {name: json.dumps(value) for name, value in content.items()}

@@ -17,6 +17,7 @@ Quality = str | float  # one of QUALITIES, or a number on the codec's own scale
 
 QUALITIES = ("low", "medium", "high", "best")
 DEFAULT_QUALITY = "high"
+BIT_DEPTHS = (8, 10)
 
 # Tags alone do not convert and a conversion alone is not tagged: players then guess by the picture's size.
 # The two accuracy flags keep swscale from its quick paths, which shift saturated colours by a few levels.
@@ -26,13 +27,17 @@ _BT709 = (
     "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
 )
 
+_NTSC_ROUNDING = 0.0045  # frames per second: what 23.98 is away from 24000/1001, and a little
+
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
     """How one codec is written with ffmpeg."""
 
     encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders with their arguments; the first present is used
-    pixel_format: str
+    pixel_format: str  # without a wish for more bits
+    pixel_format_10: str | None = None  # None: not in 10 bits
+    only_8_because: str = ""  # of the error message about 10 bits
     quality_option: str
     quality_words: tuple[float, float, float, float]  # the numbers of QUALITIES
     quality_range: tuple[float, float]
@@ -40,12 +45,11 @@ class Codec:
     even_size: tuple[bool, bool] = (True, True)  # width, height: odd ones get one more pixel, a copy of the last
     max_fps: int | None = None
 
-    def arguments(self, encoder: str, quality: Quality | None) -> list[str]:
+    def arguments(self, encoder: str, quality: Quality | None, bit_depth: int) -> list[str]:
         """ffmpeg's output arguments, without the file."""
-        if self.is_yuv:
-            pixels = ["-vf", _BT709.format(pixel_format=self.pixel_format)]
-        else:
-            pixels = ["-pix_fmt", self.pixel_format]
+        pixel_format = self.pixel_format_10 if bit_depth == 10 else self.pixel_format
+        colours = _BT709.format(pixel_format=pixel_format)
+        pixels = ["-vf", colours] if self.is_yuv else ["-pix_fmt", str(pixel_format)]
         number = self.quality_number(quality)
         return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{number:g}"]
 
@@ -96,6 +100,7 @@ CODECS = {
     "h264": Codec(
         encoders={"libx264": ("-preset", "medium")},
         pixel_format="yuv420p",  # 4:4:4 would keep more colour, and not play in browsers and on phones
+        only_8_because="hardly any browser, phone or television would play it",
         quality_option="-crf",
         quality_words=(28, 23, 17, 12),
         quality_range=(0, 51),
@@ -104,6 +109,7 @@ CODECS = {
         # hvc1 instead of ffmpeg's hev1: Apple's players open nothing else
         encoders={"libx265": ("-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error")},
         pixel_format="yuv420p",
+        pixel_format_10="yuv420p10le",
         quality_option="-crf",
         quality_words=(30, 25, 20, 14),
         quality_range=(0, 51),
@@ -111,6 +117,7 @@ CODECS = {
     "vp9": Codec(
         encoders={"libvpx-vp9": ("-b:v", "0", "-deadline", "good", "-cpu-used", "4", "-row-mt", "1")},
         pixel_format="yuv420p",
+        pixel_format_10="yuv420p10le",
         quality_option="-crf",
         quality_words=(42, 34, 24, 15),
         quality_range=(0, 63),
@@ -121,6 +128,7 @@ CODECS = {
             "libaom-av1": ("-b:v", "0", "-cpu-used", "6", "-row-mt", "1"),
         },
         pixel_format="yuv420p",
+        pixel_format_10="yuv420p10le",
         quality_option="-crf",
         quality_words=(45, 35, 24, 15),
         quality_range=(0, 63),
@@ -128,6 +136,7 @@ CODECS = {
     "prores": Codec(
         encoders={"prores_ks": ("-vendor", "apl0")},
         pixel_format="yuv422p10le",
+        pixel_format_10="yuv422p10le",
         quality_option="-profile:v",  # proxy, LT, standard, HQ
         quality_words=(0, 2, 3, 3),
         quality_range=(0, 3),
@@ -136,6 +145,7 @@ CODECS = {
     "gif": Codec(
         encoders={"gif": ()},
         pixel_format="bgr0",  # of the lossless clip that the palette is made from
+        only_8_because="it has 256 colours",
         quality_option="colours",
         quality_words=(32, 96, 256, 256),
         quality_range=(4, 256),
@@ -146,6 +156,7 @@ CODECS = {
     "webp": Codec(
         encoders={"libwebp_anim": ()},
         pixel_format="bgra",  # libwebp converts by itself, with the matrix that its readers expect
+        only_8_because="the format has no more than 8",
         quality_option="-quality",
         quality_words=(50, 75, 90, 98),
         quality_range=(0, 100),
@@ -194,8 +205,33 @@ def pick_encoder(codec: str, available: Collection[str]) -> str:
     )
 
 
+def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
+    """Bits per colour in the file; None is what plays in most places.
+
+    Raises:
+        VideoError: the codec cannot do that, or should not.
+    """
+    options = CODECS[codec]
+    has_8 = options.pixel_format != options.pixel_format_10
+    if bit_depth is None:
+        return 8 if has_8 else 10
+    if bit_depth == 10 and options.pixel_format_10 is None:
+        deep = [name for name, other in CODECS.items() if other.pixel_format_10]
+        raise VideoError(
+            f"{codec} is not written in 10 bits: {options.only_8_because}. Choose {', '.join(deep)}, or 8 bits."
+        )
+    if bit_depth == 8 and not has_8:
+        raise VideoError(f"{codec} always has 10 bits. Leave the bit depth to auto, or choose another codec.")
+    if bit_depth not in BIT_DEPTHS:
+        raise VideoError(f"{bit_depth} bits are not possible: choose 8 or 10.")
+    return bit_depth
+
+
 def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
-    """Frames per second as an exact fraction: 29.97 stays 2997/100, float(30000 / 1001) is 30000/1001.
+    """Frames per second as an exact fraction.
+
+    Television's rates are written short: 23.98, 23.976, 29.97 and 59.94 are meant as 24000/1001, 30000/1001 and
+    60000/1001, or after an hour the sound is off by a frame. A Fraction is taken as it is.
 
     Raises:
         VideoError: not a positive number, or more than players of this codec show.
@@ -205,4 +241,8 @@ def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
         raise VideoError(
             f"{fps} frames per second are not possible in {codec}: choose more than 0 and at most {limit}."
         )
+    if isinstance(fps, float):
+        ntsc = Fraction(round(fps * 1.001) * 1000, 1001)
+        if abs(fps - ntsc) < _NTSC_ROUNDING and fps != round(fps):
+            return ntsc
     return Fraction(fps).limit_denominator(100_000)

@@ -8,6 +8,7 @@ Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
@@ -24,20 +25,22 @@ from torch import Tensor
 from ..errors import VideoError
 from . import codecs, ffmpeg
 from .codecs import CODECS, Container, Quality
-from .frames import to_uint8
+from .frames import to_uint8, to_uint16
 from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_input
 
 Frame = Tensor | NDArray[Any]  # [H, W, 3]: float in [0, 1], or uint8
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 3]
 Progress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
 
 
-def save_video(
+def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     frames: Tensor | Iterable[Frame],
     path: str | Path,
     fps: float | Fraction = 30,
     *,
     codec: str | None = None,
     quality: Quality | None = None,
+    bit_depth: int | None = None,
     audio: Audio | None = None,
     metadata: Mapping[str, str] | None = None,
     progress: Progress | None = None,
@@ -45,7 +48,8 @@ def save_video(
     """Write a clip; the file appears when it is complete, and replaces one of the same name.
 
     Frames go through one by one, so a generator may decode while this writes. What can be refused is refused
-    before the first frame is asked for. Values are truncated to 8 bits as in `to_uint8`. In formats with
+    before the first frame is asked for. Values are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec
+    that writes 10. In formats with
     halved colour (all but gif and webp), an odd width or height grows by one pixel, a copy of the last. gif times
     are rounded to 1/100 s; webp, shown as long, may store a run of equal frames as one.
 
@@ -56,6 +60,8 @@ def save_video(
         codec: h264, h265, vp9, av1, prores, gif, webp; None is the first that `codecs.CONTAINERS` has for the suffix.
         quality: low, medium, high (the default), best, or a number on the codec's own scale: crf for h264, h265,
             vp9 and av1, profile 0 to 3 for prores, colours for gif, 0 to 100 for webp.
+        bit_depth: 8 or 10 bits per colour; None is 8, or 10 in prores. 10 shows smooth gradients without bands, and
+            plays in fewer places.
         audio: a file, or (waveform [channels, samples] in [-1, 1], samples per second); cut to the clip's length.
         metadata: tags; ComfyUI restores a graph from `prompt` and `workflow`, each JSON.
         progress: called after each frame; an exception from it stops the writing.
@@ -66,10 +72,10 @@ def save_video(
     Raises:
         VideoError: the file cannot be written, or not like this. Exceptions of `frames` and `progress` pass unchanged.
     """
-    job = _plan(Path(path), fps, codec, quality)
+    job = _plan(Path(path), fps, codec, quality, bit_depth)
     check_metadata(metadata, job.container, job.path)
     check_audio(audio, job.container, job.path)
-    source = _Source(frames, job.codec, progress)
+    source = _Source(frames, job, progress)
     with work_folder(job.path) as folder:
         finished = folder / f"finished{job.path.suffix.lower()}"
         tags = tag_input(metadata, folder) if metadata else []
@@ -87,7 +93,7 @@ def save_video(
 
 def check_target(path: str | Path, codec: str | None = None) -> None:
     """Raise VideoError now if `save_video` could not write there: for use before hours of work."""
-    job = _plan(Path(path), 30, codec, None)
+    job = _plan(Path(path), 30, codec, None, None)
     with work_folder(job.path):
         pass
 
@@ -102,41 +108,49 @@ class _Job:
     codec: str
     encoder: str
     quality: Quality | None
+    bit_depth: int
 
     @property
     def subject(self) -> str:
         return f"writing {self.path.name} ({self.codec})"
 
 
-def _plan(path: Path, fps: float | Fraction, codec: str | None, quality: Quality | None) -> _Job:
+def _plan(path: Path, fps: float | Fraction, codec: str | None, quality: Quality | None, bit_depth: int | None) -> _Job:
     container, name = codecs.choose(path, codec)
     CODECS[name].quality_number(quality)  # raises
-    rate = codecs.frame_rate(fps, name)
-    encoder = codecs.pick_encoder(name, ffmpeg.encoders())
-    return _Job(path=path, fps=rate, container=container, codec=name, encoder=encoder, quality=quality)
+    return _Job(
+        path=path,
+        fps=codecs.frame_rate(fps, name),
+        container=container,
+        codec=name,
+        encoder=codecs.pick_encoder(name, ffmpeg.encoders()),
+        quality=quality,
+        bit_depth=codecs.choose_bit_depth(name, bit_depth),
+    )
 
 
 class _Source:
-    """The frames as rgb24, counted, all of one size."""
+    """The frames as rgb24 or rgb48, counted, all of one size."""
 
-    def __init__(self, frames: Tensor | Iterable[Frame], codec: str, progress: Progress | None) -> None:
+    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: Progress | None) -> None:
         self.num_frames = 0  # so far
         self._frames = iter(frames)
         self._total = len(frames) if isinstance(frames, Sized) else None
-        self._even_size = CODECS[codec].even_size
+        self._even_size = CODECS[job.codec].even_size
+        self._is_deep = job.bit_depth > 8
         self._progress = progress
 
-    def first(self) -> NDArray[np.uint8]:
+    def first(self) -> Pixels:
         """The frame that says how large the clip is; VideoError if there is none."""
         for frame in self._frames:
-            return self._rgb24(frame)
+            return self._pixels(frame)
         raise VideoError("the clip has no frames, so there is nothing to write.")
 
-    def feed(self, process: ffmpeg.FFmpeg, first_HWC: NDArray[np.uint8]) -> None:
+    def feed(self, process: ffmpeg.FFmpeg, first_HWC: Pixels) -> None:
         """Write all frames to ffmpeg."""
         self._write(process, first_HWC)
         for frame in self._frames:
-            frame_HWC = self._rgb24(frame)
+            frame_HWC = self._pixels(frame)
             if frame_HWC.shape != first_HWC.shape:
                 raise VideoError(
                     f"frame {self.num_frames} has {_size(frame_HWC)} pixels, frame 0 has {_size(first_HWC)}. "
@@ -144,13 +158,13 @@ class _Source:
                 )
             self._write(process, frame_HWC)
 
-    def _write(self, process: ffmpeg.FFmpeg, frame_HWC: NDArray[np.uint8]) -> None:
+    def _write(self, process: ffmpeg.FFmpeg, frame_HWC: Pixels) -> None:
         process.write(frame_HWC.data.cast("B"))
         self.num_frames += 1
         if self._progress is not None:
             self._progress(self.num_frames, self._total)
 
-    def _rgb24(self, frame: Frame) -> NDArray[np.uint8]:
+    def _pixels(self, frame: Frame) -> Pixels:
         frame = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
         if not isinstance(frame, Tensor):
             raise TypeError(f"frame {self.num_frames} is {type(frame).__name__}, not a tensor or array")
@@ -162,10 +176,13 @@ class _Source:
                     f"frame {self.num_frames} holds NaN or infinite values, and would be black. "
                     "Run the model in bfloat16 or float32: float16 may have overflowed."
                 )
-            frame = to_uint8(frame.detach())
         elif frame.dtype != torch.uint8:
             raise ValueError(f"frame {self.num_frames} is {frame.dtype}, not float in [0, 1] or uint8")
-        frame_HWC: NDArray[np.uint8] = frame.cpu().numpy()
+        if self._is_deep:
+            frame = to_uint16(frame.detach())
+        elif frame.dtype != torch.uint8:
+            frame = to_uint8(frame.detach())
+        frame_HWC: Pixels = frame.cpu().numpy()
         wider, higher = (side % 2 * even for side, even in zip(frame.shape[1::-1], self._even_size, strict=True))
         return np.ascontiguousarray(np.pad(frame_HWC, ((0, higher), (0, wider), (0, 0)), mode="edge"))
 
@@ -174,7 +191,7 @@ def _write_pictures(source: _Source, job: _Job, file: Path, tags: list[str]) -> 
     arguments = [
         *tags,
         *("-map", "0:v", *(("-map_metadata", "1") if tags else ())),
-        *CODECS[job.codec].arguments(job.encoder, job.quality),
+        *CODECS[job.codec].arguments(job.encoder, job.quality, job.bit_depth),
         *job.container.options,
         *("-f", job.container.muxer, ffmpeg.file_argument(file)),
     ]
@@ -202,7 +219,8 @@ def _write_gif(source: _Source, job: _Job, folder: Path, file: Path) -> None:
 def _run_on(source: _Source, job: _Job, arguments: list[str]) -> None:
     """Run ffmpeg on the frames as input 0."""
     first_HWC = source.first()
-    pixels = ["-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", _size(first_HWC)]
+    pixel_format = "rgb24" if first_HWC.dtype == np.uint8 else f"rgb48{sys.byteorder[0]}e"
+    pixels = ["-v", "error", "-f", "rawvideo", "-pix_fmt", pixel_format, "-s", _size(first_HWC)]
     with ffmpeg.FFmpeg(
         [*pixels, "-framerate", str(job.fps), "-i", "pipe:0", *arguments], job.subject, is_fed=True
     ) as process:
@@ -210,7 +228,7 @@ def _run_on(source: _Source, job: _Job, arguments: list[str]) -> None:
         process.finish()
 
 
-def _size(frame_HWC: NDArray[np.uint8]) -> str:
+def _size(frame_HWC: Pixels) -> str:
     return f"{frame_HWC.shape[1]}x{frame_HWC.shape[0]}"
 
 

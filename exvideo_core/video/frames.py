@@ -66,6 +66,22 @@ def to_uint8(frames: Tensor) -> Tensor:
     return (frames.float() * 255).clamp(0, 255).to(torch.uint8)
 
 
+def to_uint16(frames: Tensor) -> Tensor:
+    """Frames of any float type in [0, 1], or uint8, to 16 bits, rounded; for encoders of more than 8 bits.
+
+    The 8-bit value u becomes 257 u, as a float and as uint8.
+
+    Args:
+        frames: [..., 3], outside of [0, 1] clipped; NaN is the caller's to refuse.
+
+    Returns:
+        The same shape in uint16.
+    """
+    if frames.dtype == torch.uint8:
+        return (frames.to(torch.int32) * 257).to(torch.uint16)
+    return (frames.float() * 65535).round().clamp(0, 65535).to(torch.int32).to(torch.uint16)
+
+
 @overload
 def cover_crop(image: Image.Image, width: int, height: int) -> Image.Image: ...
 @overload

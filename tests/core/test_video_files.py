@@ -17,7 +17,7 @@ from torch import Tensor
 
 from exvideo_core.errors import VideoError
 from exvideo_core.video import check_target, contact_sheet, load_frames, probe, read_video, save_video
-from exvideo_core.video.codecs import CODECS, CONTAINERS
+from exvideo_core.video.codecs import CODECS, CONTAINERS, frame_rate
 from exvideo_core.video.ffmpeg import encoders, executable
 
 PAIRS = [(suffix, codec) for suffix, container in CONTAINERS.items() for codec in container.codecs]
@@ -59,10 +59,27 @@ def test_a_clip_comes_back(suffix: str, codec: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("fps", [Fraction(30000, 1001), 29.97, 12.34, 8, Fraction(25, 3)])
+@pytest.mark.parametrize("fps", [Fraction(30000, 1001), Fraction(2997, 100), 12.34, 8, Fraction(25, 3)])
 @pytest.mark.parametrize("suffix", [".mp4", ".webm"])
 def test_frame_rates_are_exact(suffix: str, fps: float | Fraction, tmp_path: Path) -> None:
     assert probe(save_video(SMALL, tmp_path / f"clip{suffix}", fps)).fps == Fraction(fps).limit_denominator(2000)
+
+
+@pytest.mark.parametrize(
+    ("fps", "exact"),
+    [
+        (23.98, Fraction(24000, 1001)),
+        (23.976, Fraction(24000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (119.88, Fraction(120000, 1001)),
+        (29.9, Fraction(299, 10)),
+        (30.0, 30),
+        (0.5, Fraction(1, 2)),
+    ],
+)
+def test_television_rates_written_short_are_meant_exactly(fps: float, exact: Fraction) -> None:
+    assert frame_rate(fps, "h264") == exact
 
 
 @pytest.mark.parametrize(("suffix", "codec"), PAIRS)

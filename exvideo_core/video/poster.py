@@ -1,0 +1,39 @@
+"""A clip's first frame as a PNG, for file managers, and to hold what the clip's own format cannot.
+
+Beside the clip, not in it: ffmpeg writes either a cover picture or tags of any name into an mp4 (the flag
+`use_metadata_tags` replaces the table that a cover stands in), and WebM has no cover pictures at all.
+
+Shapes: H and W in pixels, the last axis red, green and blue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+
+from ..errors import VideoError
+from .files import move, work_folder
+from .frames import to_uint8
+
+
+def save_poster(frame_HWC: Tensor, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
+    """Write one frame, float [H, W, 3] in [0, 1], as a PNG with text chunks; whole or not at all.
+
+    Raises:
+        VideoError: the file cannot be written.
+    """
+    path = Path(path)
+    chunks = PngImagePlugin.PngInfo()
+    for name, text in (metadata or {}).items():
+        chunks.add_text(name, text)
+    with work_folder(path) as folder:
+        finished = folder / "poster.png"
+        try:
+            Image.fromarray(to_uint8(frame_HWC).cpu().numpy()).save(finished, pnginfo=chunks)
+        except OSError as error:
+            raise VideoError(f"cannot write to the folder {path.parent}: {error.strerror}.") from error
+        move(finished, path)
+    return path
