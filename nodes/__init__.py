@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cogvideox, host, replacements, sampler, speed, svd, video
+from . import cogvideox, download, files, host, replacements, sampler, speed, svd, video
 
 
 class ExVideoExtension(ComfyExtension):
@@ -12,6 +12,7 @@ class ExVideoExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         host.register_folders()
+        files.register_routes()
         await replacements.register(replacements.REPLACEMENTS)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
@@ -25,4 +26,5 @@ class ExVideoExtension(ComfyExtension):
             speed.ExVideoSpeed,
             sampler.ExVideoSampler,
             video.ExVideoSave,
+            download.ExVideoDownload,
         ]

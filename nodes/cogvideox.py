@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..exvideo_core.errors import ClipError
-from . import host
+from . import files, host
 from .adapters import cogvideox_latent
 from .adapters import lora as lora_patches
 from .adapters.cogvideox_loading import load_cogvideox
@@ -40,21 +40,21 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
                 "加载CogVideoX",
             ],
             inputs=[
-                io.Combo.Input(
+                files.combo(
                     "transformer",
-                    options=host.list_parts(host.TRANSFORMERS_FOLDER),
+                    host.TRANSFORMERS_FOLDER,
                     tooltip="Transformer of THUDM/CogVideoX-5b, in models/diffusion_models: one file, or the first of "
                     "its shards beside the others (11 GB). A diffusers folder goes to models/diffusers.",
                 ),
-                io.Combo.Input(
+                files.combo(
                     "text_encoder",
-                    options=host.list_parts(host.TEXT_ENCODERS_FOLDER),
+                    host.TEXT_ENCODERS_FOLDER,
                     tooltip="T5 XXL, which reads the prompt, in models/text_encoders: that of THUDM/CogVideoX-5b, or "
                     "t5xxl_fp16.safetensors (9.8 GB), which FLUX and SD3 use too.",
                 ),
-                io.Combo.Input(
+                files.combo(
                     "vae",
-                    options=host.list_parts(host.VAE_FOLDER),
+                    host.VAE_FOLDER,
                     tooltip="VAE of THUDM/CogVideoX-5b, in models/vae (0.4 GB): turns latents into frames.",
                 ),
                 io.Combo.Input(
@@ -73,6 +73,16 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, transformer: str | None = None, text_encoder: str | None = None, vae: str | None = None
+    ) -> bool | str:
+        return files.check(
+            transformer=(host.TRANSFORMERS_FOLDER, transformer),
+            text_encoder=(host.TEXT_ENCODERS_FOLDER, text_encoder),
+            vae=(host.VAE_FOLDER, vae),
+        )
+
+    @classmethod
     def fingerprint_inputs(cls, transformer: str, text_encoder: str, vae: str, **_others: object) -> str:
         return " ".join(map(host.fingerprint, cls._files(transformer, text_encoder, vae)))
 
@@ -83,9 +93,9 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
     @staticmethod
     def _files(transformer: str, text_encoder: str, vae: str) -> tuple[Path, Path, Path]:
         return (
-            host.find_part(host.TRANSFORMERS_FOLDER, transformer),
-            host.find_part(host.TEXT_ENCODERS_FOLDER, text_encoder),
-            host.find_part(host.VAE_FOLDER, vae),
+            host.find_file(host.TRANSFORMERS_FOLDER, transformer),
+            host.find_file(host.TEXT_ENCODERS_FOLDER, text_encoder),
+            host.find_file(host.VAE_FOLDER, vae),
         )
 
 
@@ -181,9 +191,9 @@ class ExVideoLoRAApply(io.ComfyNode):
             search_aliases=["lora", "load lora", "cogvideox lora", "129 frames", "exvideo lora", "加载LoRA", "长视频"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ExVideo CogVideoX, or another LoRA node."),
-                io.Combo.Input(
+                files.combo(
                     "lora",
-                    options=host.list_files(host.LORAS_FOLDER),
+                    host.LORAS_FOLDER,
                     tooltip="ExVideo-CogVideoX-LoRA-129f-v1.safetensors, in models/loras; or any other LoRA of "
                     "CogVideoX-5B, one node after the other.",
                 ),
@@ -205,6 +215,10 @@ class ExVideoLoRAApply(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
+        return files.check(lora=(host.LORAS_FOLDER, lora))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_others: object) -> str:

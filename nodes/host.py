@@ -19,7 +19,11 @@ from comfy.cli_args import args
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from ..exvideo_core.errors import VideoError
+from ..exvideo_core.errors import CheckpointError, VideoError
+from ..exvideo_core.hub import catalog
+from ..exvideo_core.hub.catalog import PublishedFile
+from ..exvideo_core.hub.download import locate
+from ..exvideo_core.hub.missing import not_there, nothing_there
 from ..exvideo_core.video.codecs import CONTAINERS
 
 EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
@@ -64,15 +68,11 @@ def list_parts(folder: str) -> list[str]:
     return [*whole, *_diffusers_parts(folder)]
 
 
-def find_part(folder: str, name: str) -> Path:
-    """The file or folder behind a name from `list_parts`."""
-    part = _diffusers_parts(folder).get(name)
-    return find_file(folder, name) if part is None else part
-
-
 def _diffusers_parts(folder: str) -> dict[str, Path]:
     """Folders of this part in `models/diffusers`, by what a loader offers: diffusers/CogVideoX-5b/transformer."""
-    part = _DIFFUSERS_PARTS[folder]
+    part = _DIFFUSERS_PARTS.get(folder)
+    if part is None:
+        return {}
     roots = map(Path, folder_paths.get_folder_paths(_DIFFUSERS_FOLDER))
     found = {root: sorted(root.glob(f"*/{part}")) for root in roots if root.is_dir()}
     return {
@@ -90,10 +90,42 @@ def list_extensions() -> list[str]:
 
 
 def find_file(folder: str, name: str) -> Path:
-    """The file behind a name from `list_files`."""
+    """The file or folder behind a name from a loader's list, or behind the other name of a published file."""
+    path = look_for(folder, name)
+    if path is None:
+        raise CheckpointError(missing_file(folder, name))
+    return path
+
+
+def look_for(folder: str, name: str) -> Path | None:
+    """The same; None where there is none."""
     if name in _DEMO_FILES[folder]:
         return _DEMO_FOLDER / _DEMO_FILES[folder][name]
-    return Path(folder_paths.get_full_path_or_raise(folder, name))
+    if part := _diffusers_parts(folder).get(name):
+        return part
+    if path := folder_paths.get_full_path(folder, name):
+        return Path(path)
+    file = catalog.find(name, folder)
+    return find_published(file) if file else None
+
+
+def find_published(file: PublishedFile) -> Path | None:
+    """Where a published file lies, in any folder where its loader looks."""
+    listed = [name for name in folder_paths.get_filename_list(file.folder) if Path(name).name in file.names]
+    paths = (folder_paths.get_full_path(file.folder, name) for name in listed)
+    return locate(file, [Path(path) for path in paths if path])
+
+
+def missing_file(folder: str, name: str) -> str:
+    """What to do about a file that is not there."""
+    where = str(main_folder(folder))
+    return not_there(name, folder, where) if name else nothing_there(folder, where)
+
+
+def main_folder(folder: str) -> Path:
+    """Where a new file of this kind goes: the first of the configured folders, without those of older names."""
+    paths = list(map(Path, folder_paths.get_folder_paths(folder)))
+    return next((path for path in paths if path.name == folder), paths[0])
 
 
 def find_extension(name: str) -> Path | None:
@@ -120,9 +152,10 @@ def progress(total: int) -> Callable[[int, int | None], None]:
     return report
 
 
-def show_text(node_id: str | None, text: str) -> None:
+def show_text(node_id: str | None, text: str, *, log: bool = True) -> None:
     """Show text on a node of the page, and in the log."""
-    logging.info("ExVideo: %s", text)
+    if log:
+        logging.info("ExVideo: %s", text)
     server = sys.modules.get("server")  # where ComfyUI's objects are used without one, it cannot even be imported
     if server is not None and node_id is not None:
         server.PromptServer.instance.send_progress_text(text, node_id)

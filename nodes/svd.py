@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..exvideo_core.errors import ClipError
 from ..exvideo_core.video.frames import check_svd_size
-from . import host
+from . import files, host
 from .adapters import conditioning
 from .adapters.loading import WEIGHT_TYPES, load_svd
 
@@ -36,15 +36,15 @@ class ExVideoSVDLoader(io.ComfyNode):
                 "加载SVD",
             ],
             inputs=[
-                io.Combo.Input(
+                files.combo(
                     "checkpoint",
-                    options=host.list_files(host.CHECKPOINTS_FOLDER),
+                    host.CHECKPOINTS_FOLDER,
                     tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is a "
                     "small model inside of this pack, for a first try at 128x128.",
                 ),
-                io.Combo.Input(
+                files.combo(
                     "extension",
-                    options=host.list_extensions(),
+                    host.EXTENSIONS_FOLDER,
                     tooltip="Decides how long clips can be. ExVideo-SVD-128f-v1 (model.fp16.safetensors, 1.7 GB, in "
                     "models/exvideo) makes 128 frames; none makes 25, or what a checkpoint can that was saved with its "
                     "extension.",
@@ -69,9 +69,15 @@ class ExVideoSVDLoader(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, checkpoint: str | None = None, extension: str | None = None) -> bool | str:
+        return files.check(
+            checkpoint=(host.CHECKPOINTS_FOLDER, checkpoint), extension=(host.EXTENSIONS_FOLDER, extension)
+        )
+
+    @classmethod
     def fingerprint_inputs(cls, checkpoint: str, extension: str, **_others: object) -> str:
-        files = host.find_file(host.CHECKPOINTS_FOLDER, checkpoint), host.find_extension(extension)
-        return " ".join(map(host.fingerprint, files))
+        used = host.find_file(host.CHECKPOINTS_FOLDER, checkpoint), host.find_extension(extension)
+        return " ".join(map(host.fingerprint, used))
 
     @classmethod
     def execute(cls, checkpoint: str, extension: str, weight_dtype: str) -> io.NodeOutput:
