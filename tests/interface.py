@@ -51,9 +51,14 @@ def broken(old: Interface, new: Interface, replaced: Sequence[str] = ()) -> list
 
 
 def widgets(node: Mapping[str, Any]) -> list[str]:
-    """The inputs whose values a graph file holds, in its order."""
-    kinds = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
-    return [name for name, given in node["inputs"].items() if given["type"] in kinds and not given.get("forceInput")]
+    """What the list of values in a graph file holds, in its order: inputs, and what the page does with a seed."""
+    names = []
+    for name, given in node["inputs"].items():
+        if given["type"] in ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO") and not given.get("forceInput"):
+            names.append(name)
+        if given.get("control_after_generate", name in ("seed", "noise_seed")):  # the page's own choice for these two
+            names.append("control_after_generate")
+    return names
 
 
 def misfits(replacement: Mapping[str, Any], old: Interface, new: Interface) -> Iterator[str]:

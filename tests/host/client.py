@@ -63,7 +63,11 @@ class Client:
 
     def get(self, path: str) -> Any:
         """The JSON answer to a GET request."""
-        return json.loads(self._request("GET", path))
+        return json.loads(self.get_bytes(path))
+
+    def get_bytes(self, path: str) -> bytes:
+        """The answer to a GET request as it is."""
+        return self._request("GET", path)
 
     def post(self, path: str, body: Any) -> Any:
         """The JSON answer to a POST request with a JSON body; None when the answer is empty."""

@@ -128,7 +128,7 @@ def replacement():
     return {
         "new_node_id": NEW,
         "old_node_id": OLD,
-        "old_widget_ids": names[names.index("seed") :],
+        "old_widget_ids": ["seed", "control_after_generate", *names[names.index("steps") :]],
         "input_mapping": [{"new_id": "count" if name == "steps" else name, "old_id": name} for name in names],
         "output_mapping": [{"old_idx": 0, "new_idx": 0}],
     }

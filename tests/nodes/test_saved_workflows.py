@@ -4,19 +4,15 @@
 """
 
 import json
-from pathlib import Path
 
 import pytest
-from in_comfyui import SMALL, change, place_files
+from in_comfyui import SMALL, change
+from saved_workflows import PROMPT, RELEASES, SAVED, place_files
 
 from host.browser import find_chromium, open_page
 from host.graph import read_graph, to_prompt
 
 pytestmark = pytest.mark.comfyui
-
-RELEASES = Path(__file__).resolve().parents[1] / "workflows"
-PROMPT = ".prompt.json"
-SAVED = sorted(path for path in RELEASES.glob("*/*.json") if not path.name.endswith(PROMPT))
 
 each_workflow = pytest.mark.parametrize("path", SAVED, ids=lambda path: f"{path.parent.name}-{path.stem}")
 
