@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
+from torch import Tensor
 
 from .adapters import sampling
-from .adapters.presets import AS_SET, PRESETS, prepared
+from .adapters.estimates import Progress
+from .adapters.presets import AS_SET, PRESETS, described, prepared
 from .adapters.preview import AnimatedPreview, has_colours, rate_of
 
 _ANIMATED = "animated"
@@ -166,18 +168,33 @@ class ExVideoSampler(io.ComfyNode):
         chosen = PRESETS[preset]
         steps, method = chosen.steps or steps, chosen.method or method
         run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
-        watch = partial(watching, cls.hidden.unique_id, positive, latent, preview == _ANIMATED)
+        heading = described(preset, chosen, model)
+        watch = Watching(cls.hidden.unique_id, positive, latent["samples"], heading, preview == _ANIMATED)
         samples = sampling.sample(
             prepared(model, chosen), positive, negative, latent, **run, method=method, watch=watch
         )
         return io.NodeOutput(sampling.finish(model, samples, _NORMALIZE[normalize], contrast))
 
 
-def watching(
-    node_id: str | None, positive: Any, latent: dict[str, Any], is_animated: bool, plan: sampling.Plan
-) -> sampling.OnStep | None:
-    """What the node shows of a run."""
-    latent_format = plan.model.model.latent_format
-    if not is_animated or not has_colours(latent_format):
-        return None
-    return AnimatedPreview(node_id, latent_format, rate_of(latent["samples"], positive), len(plan.levels) - 1)
+@dataclass(frozen=True)
+class Watching:
+    """What the node shows of a run: text about time and memory, and the clip as it comes to be."""
+
+    node_id: str | None
+    positive: Any
+    latents: Tensor
+    heading: str
+    is_animated: bool
+
+    def __call__(self, plan: sampling.Plan) -> sampling.OnStep:
+        shown: list[sampling.OnStep] = [Progress(self.node_id, plan, self.latents, self.heading)]
+        latent_format = plan.model.model.latent_format
+        if self.is_animated and has_colours(latent_format):
+            rate, steps = rate_of(self.latents, self.positive), len(plan.levels) - 1
+            shown.append(AnimatedPreview(self.node_id, latent_format, rate, steps))
+
+        def on_step(step: int, denoised: Tensor) -> None:
+            for each in shown:
+                each(step, denoised)
+
+        return on_step

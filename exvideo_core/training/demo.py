@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import demo_models
-from ..checkpoint.save import save_svd
+from ..checkpoint.save import published_layout, write_weights
 from ..formats import converted
 from ..models.svd.image_encoder import ImageEncoder
 from ..models.svd.vae import VAE
@@ -35,6 +35,7 @@ from .demo_autoencoder import (
 from .demo_loop import LoopConfig, Run
 from .demo_unet import DEMO_IMAGE_ENCODER, base_loss, still_unet, whole_unet
 from .pictures import Pictures
+from .preview_colours import fit_autoencoder, notes
 from .procedural import Gallery
 from .randomness import generator_of
 
@@ -132,8 +133,10 @@ class DemoTraining:
         """Write the file from the stages there are."""
         base = whole_unet(self._weights("base")).state_dict()
         image_encoder = self._image_encoder().clip.state_dict()
-        parts = [converted(part, torch.float16) for part in (base, self._vae().state_dict(), image_encoder)]
-        save_svd(folder / demo_models.SVD.name, *parts)
+        vae = self._vae()
+        parts = [converted(part, torch.float16) for part in (base, vae.state_dict(), image_encoder)]
+        colours = fit_autoencoder(vae, self.pictures.crops(16, 128, generator_of(self.recipe.seed, 3)))
+        write_weights(folder / demo_models.SVD.name, published_layout(*parts), notes(*colours))
 
     def _run(self, model: torch.nn.Module, config: LoopConfig, stage: str) -> Run:
         return Run(model, dataclasses.replace(config, seed=self.recipe.seed + config.seed), self._file(stage))

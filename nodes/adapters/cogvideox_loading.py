@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
-from safetensors import safe_open
 
 from ...exvideo_core.checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
-from ...exvideo_core.errors import CheckpointError
 from ...exvideo_core.estimate import cogvideox_line
 from .cogvideox_clip import make_clip
 from .cogvideox_model import CogVideoXLatents, make_model
 from .cogvideox_vae import CogVAE
 from .loading import log_estimate
-
-# What a transformer's file may say about previews of its latents, as JSON: [16][3] and [3].
-_RGB_FACTORS = "latent_rgb_factors"
-_RGB_BIAS = "latent_rgb_factors_bias"
+from .preview_colours import read_colours
 
 # The second name of the table of words, and what CLIPSave writes of every text model.
 _NOT_IN_T5 = ("encoder.embed_tokens.weight", "logit_scale")
@@ -71,21 +64,5 @@ def _reload_vae(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
 
 def preview_colours(path: Path) -> CogVideoXLatents:
     """How latents are previewed: as the file says, else as those of the published VAE."""
-    if not path.is_file() or path.suffix != ".safetensors":
-        return CogVideoXLatents()
-    with safe_open(path, "pt") as file:
-        notes: dict[str, Any] = file.metadata() or {}
-    if _RGB_FACTORS not in notes:
-        return CogVideoXLatents()
-    try:
-        factors = torch.tensor(json.loads(notes[_RGB_FACTORS]), dtype=torch.float32)
-        bias = torch.tensor(json.loads(notes.get(_RGB_BIAS, "[0, 0, 0]")), dtype=torch.float32)
-        fits = factors.shape == (CogVideoXLatents.latent_channels, 3) and bias.shape == (3,)
-    except (ValueError, TypeError):
-        fits = False
-    if not fits:
-        raise CheckpointError(
-            f"{path.name} has notes for previews that cannot be read ({_RGB_FACTORS} is a JSON list of 16 rows of 3 "
-            f"numbers, {_RGB_BIAS} one of 3). Save it again without them."
-        )
-    return CogVideoXLatents(factors.tolist(), bias.tolist())
+    colours = read_colours(path, CogVideoXLatents.latent_channels)
+    return CogVideoXLatents() if colours is None else CogVideoXLatents(colours.factors, colours.bias)

@@ -16,7 +16,8 @@ from ...exvideo_core.checkpoint.files import open_weights
 from ...exvideo_core.checkpoint.load import UNET, SVDWeights, read_extension, read_svd
 from ...exvideo_core.estimate import svd_line
 from .clip_vision import make_clip_vision
-from .model import make_model
+from .model import SVDLatents, make_model
+from .preview_colours import read_colours
 from .vae import SVDVAE
 
 WEIGHT_TYPES = {
@@ -35,7 +36,7 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
         CheckpointError: a file is damaged, in the wrong slot, or the two do not belong together.
     """
     weights = read_weights(checkpoint, extension)
-    model = make_model(weights, dtype)
+    model = make_model(weights, dtype, latents=preview_colours(checkpoint))
     log_estimate(svd_line, model, lambda *size: [size[0], 4, *size[1:]])
     # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them here
     model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
@@ -44,6 +45,12 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     vae = _make_vae(weights)
     vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
     return model, make_clip_vision(weights), vae
+
+
+def preview_colours(checkpoint: Path) -> SVDLatents:
+    """How latents are previewed: as the file says, else as those of the published VAE."""
+    colours = read_colours(checkpoint, SVDLatents.latent_channels)
+    return SVDLatents() if colours is None else SVDLatents(colours.factors, colours.bias)
 
 
 def log_estimate(line: Callable[..., str], patcher: ModelPatcher, shape: Callable[[int, int, int], list[int]]) -> None:
@@ -95,7 +102,8 @@ def _extended(weights: SVDWeights, extension: Path) -> SVDWeights:
 def _reload_model(
     checkpoint: Path, extension: Path | None, dtype: torch.dtype | None, disable_dynamic: bool = False
 ) -> ModelPatcher:
-    model = make_model(read_weights(checkpoint, extension), dtype, disable_dynamic=disable_dynamic)
+    weights = read_weights(checkpoint, extension)
+    model = make_model(weights, dtype, latents=preview_colours(checkpoint), disable_dynamic=disable_dynamic)
     model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
     return model
 

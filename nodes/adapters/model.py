@@ -184,6 +184,21 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
     return [first + offset for offset in offsets]
 
 
+class SVDLatents(comfy.latent_formats.SD15):
+    """Latents of SVD's VAE, which has Stable Diffusion's.
+
+    Args:
+        rgb_factors: what previews multiply the 4 channels by; None is for the published VAE.
+        rgb_bias: what they add.
+    """
+
+    def __init__(self, rgb_factors: list[list[float]] | None = None, rgb_bias: list[float] | None = None) -> None:
+        super().__init__()
+        if rgb_factors is not None:
+            self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors, rgb_bias
+            self.taesd_decoder_name = None  # made for the published VAE, too
+
+
 class SVDModel(model_base.BaseModel):
     """Noise levels and conditioning of SVD. The conditioning's keys are those of ComfyUI's own SVD nodes."""
 
@@ -241,7 +256,7 @@ class SVDModelConfig(supported_models_base.BASE):
     """What ComfyUI asks a model's config for; the names in `unet_config` let it match the layers of a LoRA."""
 
     sampling_settings = {"sigma_max": SIGMA_MAX, "sigma_min": SIGMA_MIN}
-    latent_format = comfy.latent_formats.SD15
+    latent_format = SVDLatents
 
     def __init__(self, sizes: UNetConfig, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None) -> None:
         levels = len(sizes.widths)
@@ -266,13 +281,18 @@ class SVDModelConfig(supported_models_base.BASE):
 
 
 def make_model(
-    weights: SVDWeights, dtype: torch.dtype | None = None, *, disable_dynamic: bool = False
+    weights: SVDWeights,
+    dtype: torch.dtype | None = None,
+    *,
+    latents: SVDLatents | None = None,
+    disable_dynamic: bool = False,
 ) -> model_patcher.ModelPatcher:
     """ComfyUI's MODEL around the UNet's weights.
 
     Args:
         weights: as read from the files, in their own number formats.
         dtype: of the weights; None lets ComfyUI choose by device and file.
+        latents: how latents are previewed.
         disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
     """
     device = model_management.get_torch_device()
@@ -284,6 +304,7 @@ def make_model(
     manual_cast = model_management.unet_manual_cast(dtype, device, supported)
     sizes = UNetConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.unet.items()})
     model = SVDModel(SVDModelConfig(sizes, dtype, manual_cast), device="meta")
+    model.latent_format = latents or SVDLatents()
     patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=model_management.unet_offload_device())
     fill(model.diffusion_model, weights.unet, " + ".join(weights.sources), is_dynamic=patcher.is_dynamic())

@@ -22,7 +22,7 @@ from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "svd", "cogvideox", "sampler", "speed", "video")
+PARTS = ("host", "files", "download", "svd", "cogvideox", "sampler", "speed", "video")
 ADAPTERS = (
     "clip_vision",
     "cogvideox_clip",
@@ -32,6 +32,7 @@ ADAPTERS = (
     "cogvideox_vae",
     "compat",
     "conditioning",
+    "estimates",
     "loading",
     "lora",
     "memory",
