@@ -1,0 +1,50 @@
+"""Everything that the documentation tells people to type works, on small models in place of the published ones."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import docs_rules
+import docs_sandbox
+import pytest
+import yaml
+from docs_pages import PAGES, all_snippets, snippets
+
+COMMANDS = all_snippets("shell")
+OPTIONS = all_snippets("option")
+PYTHON_PAGES = [path for path in PAGES if any(snippet.kind == "python" for snippet in snippets(path))]
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("docs")
+    docs_sandbox.fill(folder)
+    return folder
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_command_works(command, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    docs_rules.run(command.text, monkeypatch)
+
+
+@pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda path: path.name)
+def test_python_of_a_page_runs_from_its_first_block_to_its_last(page, sandbox, monkeypatch):
+    monkeypatch.chdir(sandbox)
+    docs_sandbox.make_small(monkeypatch)
+    names = {"__name__": "__main__"}
+    for snippet in snippets(page):
+        if snippet.kind == "python":
+            code = "\n" * (snippet.line - 1) + re.sub(r"\bcuda(:\d)?\b", "cpu", snippet.text)
+            exec(compile(code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_option_is_known_to_a_program(option):
+    assert docs_rules.is_known(option.text)
+
+
+@pytest.mark.parametrize("block", all_snippets("yaml", "json"), ids=str)
+def test_block_of_settings_can_be_read(block):
+    assert {"yaml": yaml.safe_load, "json": json.loads}[block.kind](block.text)
