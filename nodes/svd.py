@@ -39,15 +39,15 @@ class ExVideoSVDLoader(io.ComfyNode):
                 files.combo(
                     "checkpoint",
                     host.CHECKPOINTS_FOLDER,
-                    tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is a "
-                    "small model inside of this pack, for a first try at 128x128.",
+                    tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is "
+                    "a small model inside of this pack, for a first try at 128x128.",
                 ),
                 files.combo(
                     "extension",
                     host.EXTENSIONS_FOLDER,
-                    tooltip="Decides how long clips can be. ExVideo-SVD-128f-v1 (model.fp16.safetensors, 1.7 GB, in "
-                    "models/exvideo) makes 128 frames; none makes 25, or what a checkpoint can that was saved with its "
-                    "extension.",
+                    tooltip="Decides how long clips can be. ExVideo-SVD-128f-v1.fp16.safetensors (published as "
+                    "model.fp16.safetensors, 1.7 GB), in models/exvideo, makes 128 frames; none makes 25, or what a "
+                    "checkpoint can that was saved with its extension.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -139,8 +139,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     default=128,
                     min=2,
                     max=4096,
-                    tooltip="Length of the clip. 128 with ExVideo, 25 with plain SVD; fewer are quicker, more than the "
-                    "extension knows are refused.",
+                    tooltip="Length of the clip. 128 with ExVideo, 25 with plain SVD; fewer are quicker, more than "
+                    "the extension knows are refused.",
                 ),
                 io.Int.Input(
                     "fps",
@@ -174,8 +174,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # else the page changes a seed after each run
-                    tooltip="Of that noise alone, hardly visible; the sampler's seed varies the clip. The same in both "
-                    "gives what the Python interface gives.",
+                    tooltip="Of that noise alone, hardly visible; the sampler's seed varies the clip. The same in "
+                    "both gives what the Python interface gives.",
                     advanced=True,
                 ),
                 io.Image.Input(
@@ -187,8 +187,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
                 io.Image.Input(
                     "keyframes",
                     optional=True,
-                    tooltip="Pictures that appear in the clip as they are, one or several as a batch; keyframe_indices "
-                    "says where.",
+                    tooltip="Pictures that appear in the clip as they are, one or several as a batch; "
+                    "keyframe_indices says where.",
                 ),
                 io.String.Input(
                     "keyframe_indices",
@@ -212,9 +212,9 @@ class ExVideoSVDConditioning(io.ComfyNode):
                 io.Latent.Input(
                     "continue_from",
                     optional=True,
-                    tooltip="A clip from a sampler that this one goes on from, of the same width and height: it starts "
-                    "on that clip's last frames, without the loss of decoding and encoding them. image then only "
-                    "tells what is shown.",
+                    tooltip="A clip from a sampler that this one goes on from, of the same width and height: it "
+                    "starts on that clip's last frames, without the loss of decoding and encoding them. image then "
+                    "only tells what is shown.",
                 ),
                 io.Int.Input(
                     "shared_frames",

@@ -81,6 +81,7 @@ class ExVideoSave(io.ComfyNode):
                     "bit_depth",
                     options=list(_BIT_DEPTHS),
                     optional=True,
+                    advanced=True,
                     tooltip="Bits per colour. 10 keeps smooth gradients (sky, fog, dark walls) free of bands, in h265, "
                     "vp9, av1 and prores; older players do not show it. auto is 8, and 10 in prores.",
                 ),
