@@ -49,8 +49,11 @@ class ExVideoDownload(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, model: str, **_others: object) -> str:
-        return " ".join(host.fingerprint(host.find_published(file)) for file in CHOICES[model])
+    def fingerprint_inputs(cls, model: str, **_others: object) -> str | float:
+        paths = [host.find_published(file) for file in CHOICES[model]]
+        if None in paths:
+            return time.time()  # always another one: what was fetched once may be gone again
+        return " ".join(map(host.fingerprint, paths))
 
     @classmethod
     def execute(cls, model: str, source: str) -> io.NodeOutput:

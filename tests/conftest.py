@@ -5,13 +5,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from host.client import Client
 from host.comfyui_trees import NEWEST, OLDEST
 from host.environment import Environment
-from host.server import Server
+from host.server import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "ComfyUI-ExVideo"
@@ -24,6 +25,7 @@ class RunningComfyUI:
     server: Server
     client: Client
     base: Path  # with its folders models, input, output, user, custom_nodes
+    hub_port: int  # where it looks for Hugging Face: nobody, or a server of a test
 
     @property
     def url(self) -> str:
@@ -53,5 +55,10 @@ def oldest_comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 def _run(tree: Path, base: Path) -> Iterator[RunningComfyUI]:
     if not (tree / "main.py").exists():
         pytest.skip(f"no ComfyUI in {tree}: `python run.py test` puts one there")
-    with Server(Path(sys.executable), tree, base, packs={PACK: ROOT}) as server:
-        yield RunningComfyUI(server, Client(server.url), base)
+    hub_port = free_port()
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{hub_port}", "HF_HOME": str(base / "huggingface")}
+    server = Server(Path(sys.executable), tree, base, packs={PACK: ROOT})
+    with patch.dict(os.environ, environment):
+        server.start()
+    with server:
+        yield RunningComfyUI(server, Client(server.url), base, hub_port)

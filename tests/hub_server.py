@@ -24,6 +24,7 @@ class Hub:
         ranges: whether parts are given.
         announced: SHA-256 to announce in place of the true ones.
         status: of announcements.
+        pace: seconds for each 64 KiB.
         requests: (host, method, path, headers) of all that were asked for.
     """
 
@@ -34,7 +35,7 @@ class Hub:
         self.ranges = True
         self.announced: str | None = None
         self.status = 200
-        self.pace = 0.0  # seconds for each 64 KiB
+        self.pace = 0.0
         self.requests: list[tuple[str, str, str, dict[str, str]]] = []
         self.url = self.store = ""
         self.leaving = threading.Event()
@@ -45,9 +46,10 @@ class Hub:
 
 
 @contextmanager
-def running_hub():
+def running_hub(port=0):
+    """The hub at a port, 0 for any, and the second host."""
     hub = Hub()
-    servers = [_server(hub, "hub"), _server(hub, "store")]
+    servers = [_server(hub, "hub", port), _server(hub, "store", 0)]
     hub.url, hub.store = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     for server in servers:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
@@ -60,12 +62,12 @@ def running_hub():
             server.server_close()
 
 
-def _server(hub: Hub, host: str) -> ThreadingHTTPServer:
+def _server(hub: Hub, host: str, port: int) -> ThreadingHTTPServer:
     class Handler(_Handler):
         pass
 
     Handler.hub, Handler.host = hub, host
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
     return server
 

@@ -41,13 +41,14 @@ class Server:
     ) -> None:
         self.python, self.tree, self.base = python, tree, base.resolve()
         self.packs, self.arguments = dict(packs or {}), list(arguments)
-        self.port = port or _free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = self.base / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Server":
-        self.start()
+        if not self.is_running:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -132,7 +133,8 @@ def _write_settings(user: Path) -> None:
         settings.write_text(json.dumps(SETTINGS, indent=4), encoding="utf-8")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
