@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exvideo_core.checkpoint.detect import Kind  # noqa: E402 (found by the line above)
-from exvideo_core.hub.catalog import FILES, SVD_XT, T5_XXL  # noqa: E402
+from exvideo_core.checkpoint.detect import Kind
+from exvideo_core.hub.catalog import FILES, SVD_XT, T5_XXL
 
 TYPES = {
     Kind.EXTENSION: "exvideo",
