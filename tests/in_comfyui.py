@@ -1,17 +1,28 @@
 """What the tests of the nodes share: files for a server, and a model with conditioning inside of ComfyUI."""
 
+import itertools
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import narrow_cogvideox
+import numpy as np
 import torch
 from narrow_svd import TINY, fill, save_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from exvideo_core.hub.catalog import (
+    COGVIDEOX_TRANSFORMER,
+    COGVIDEOX_VAE,
+    EXVIDEO_COGVIDEOX,
+    EXVIDEO_SVD,
+    SVD_XT,
+    T5_XXL,
+)
 from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
-from host.graph import nodes_of, read_graph
+from exvideo_core.video import save_video
+from host.graph import nodes_of, read_graph, to_prompt
 
 WORKFLOWS = sorted((Path(__file__).resolve().parents[1] / "workflows").glob("*.json"))
 SVD_WORKFLOW, COGVIDEOX_WORKFLOW = (
@@ -23,6 +34,7 @@ SMALL = {
     "ExVideoCogVideoXLatent": {"width": 48, "height": 32, "frames": 9},
     "ExVideoSampler": {"steps": 2},
 }
+VIDEO_FRAMES = 10  # of the video that a workflow starts from
 TABLE = 12  # frames the narrow extension knows
 
 
@@ -34,18 +46,96 @@ def save_narrow_files(folder):
 
 def place_files(base, workflows):
     """The files that the workflows name, narrow, where their notes say they go; and their pictures."""
-    for folder in ("models/checkpoints", "models/exvideo", "input"):
-        (base / folder).mkdir(parents=True, exist_ok=True)
+    for folder in ("checkpoints", "exvideo", "frame_interpolation", "upscale_models"):
+        (base / "models" / folder).mkdir(parents=True, exist_ok=True)
     checkpoint, extension = save_narrow_files(base)
-    shutil.move(checkpoint, base / "models" / "checkpoints" / "svd_xt.safetensors")
-    shutil.move(extension, base / "models" / "exvideo" / "model.fp16.safetensors")
+    shutil.move(checkpoint, base / "models" / SVD_XT.folder / SVD_XT.name)
+    shutil.move(extension, base / "models" / EXVIDEO_SVD.folder / EXVIDEO_SVD.name)
     nodes = [node for path in workflows for node in read_graph(path)["nodes"]]
-    for node in nodes:
-        if node["type"] == "LoadImage":
-            picture = Image.linear_gradient("L").convert("RGB").resize((160, 140))
-            picture.save(base / "input" / node["widgets_values"][0])
+    place_inputs(base / "input", nodes)
     if any(node["type"] == "ExVideoCogVideoXLoader" for node in nodes):
         place_cogvideox_files(base, PUBLISHED)
+    for node in nodes:
+        for model in node["properties"].get("models", []):
+            file = base / "models" / model["directory"] / model["name"]
+            if not file.exists():
+                STOCK[node["type"]](file)
+
+
+def place_inputs(folder, nodes):
+    """Pictures and videos of the names that the workflows have."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = Image.linear_gradient("L").convert("RGB").resize((160, 140))
+    for node in nodes:
+        if node["type"] == "LoadImage":
+            picture.save(folder / node["widgets_values"][0])
+        if node["type"] == "LoadVideo":
+            small_ones = (picture.rotate(9 * i).resize((64, 48)) for i in range(VIDEO_FRAMES))
+            turned = [torch.tensor(np.asarray(frame)) / 255 for frame in small_ones]
+            save_video(torch.stack(turned), folder / node["widgets_values"][0], 8)
+
+
+def save_interpolation(path):
+    """RIFE in its published form and as narrow as ComfyUI takes it, random."""
+    head, width = 4, 8
+    weights = {"encode.cnn0": (16, 3, 3, 3), "encode.cnn1": (16, 16, 3, 3), "encode.cnn2": (16, 16, 3, 3)}
+    weights["encode.cnn3"] = (16, head, 4, 4)
+    for i in range(5):
+        incoming = 7 + 2 * head if i == 0 else 8 + 4 + 8 + 2 * head
+        weights[f"block{i}.conv0.0.0"] = (width // 2, incoming, 3, 3)
+        weights[f"block{i}.conv0.1.0"] = (width, width // 2, 3, 3)
+        weights[f"block{i}.lastconv.0"] = (width, 4 * 13, 4, 4)
+        weights |= {f"block{i}.convblock.{k}.conv": (width, width, 3, 3) for k in range(8)}
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"{name}.weight": torch.randn(shape, generator=generator) / 30 for name, shape in weights.items()}
+    for name, (outgoing, incoming, *_) in weights.items():
+        is_transposed = "cnn3" in name or "lastconv" in name
+        tensors[f"{name}.bias"] = torch.zeros(incoming if is_transposed else outgoing)
+    tensors |= {f"block{i}.convblock.{k}.beta": torch.ones(1, width, 1, 1) for i in range(5) for k in range(8)}
+    save_file(tensors, path)
+
+
+def save_upscaler(path, width=8, growth=32):
+    """Real-ESRGAN for four times the size in its published form, of one narrow block, random."""
+    shapes = {"conv_first": (width, 3), "conv_last": (3, width)}
+    shapes |= dict.fromkeys(("conv_body", "conv_up1", "conv_up2", "conv_hr"), (width, width))
+    for dense, k in itertools.product((1, 2, 3), range(1, 6)):
+        shapes[f"body.0.rdb{dense}.conv{k}"] = (growth if k < 5 else width, width + growth * (k - 1))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"{name}.weight": torch.randn(*shape, 3, 3, generator=generator) / 8 for name, shape in shapes.items()}
+    biases = {f"{name}.bias": torch.full(shape[:1], 0.5 * (name == "conv_last")) for name, shape in shapes.items()}
+    save_file(tensors | biases, path)
+
+
+# What stands for models that others publish, by the node that loads them.
+STOCK = {
+    "FrameInterpolationModelLoader": save_interpolation,
+    "UpscaleModelLoader": save_upscaler,
+    "CheckpointLoaderSimple": Path.touch,  # only listed; see `without_drawing`
+}
+
+
+def small(path, info):
+    """A workflow as a prompt that is quick on the narrow models."""
+    prompt = to_prompt(read_graph(path), info)
+    change(prompt, SMALL)
+    for node in nodes_of(prompt, "ExVideoSVDConditioning"):
+        if "keyframes" in node["inputs"]:
+            node["inputs"]["keyframe_indices"] = "0, 5"
+    return without_drawing(prompt)
+
+
+def without_drawing(prompt):
+    """A given picture in place of one that Stable Diffusion draws: its file has 2 GB and no narrow form."""
+    drawn = [node_id for node_id, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple"]
+    if not drawn:
+        return prompt
+    stock = ("CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "PreviewImage")
+    (picture,) = nodes_of(prompt, "PreviewImage")
+    source = picture["inputs"]["images"]
+    kept = {node_id: node for node_id, node in prompt.items() if node["class_type"] not in stock}
+    kept[source[0]] = {"class_type": "LoadImage", "inputs": {"image": "example.png"}, "_meta": {"title": ""}}
+    return kept
 
 
 def change(prompt, values):
@@ -116,13 +206,8 @@ def save_random_lora(path, rank=2, blocks=2, width=narrow_cogvideox.TINY.transfo
     return path
 
 
-# The names that the example workflow has: those of the files as they are published.
-PUBLISHED = {
-    "diffusion_models": "diffusion_pytorch_model-00001-of-00002.safetensors",
-    "text_encoders": "t5xxl_fp16.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "loras": "ExVideo-CogVideoX-LoRA-129f-v1.safetensors",
-}
+# The names that the example workflows have.
+PUBLISHED = {file.folder: file.name for file in (COGVIDEOX_TRANSFORMER[0], T5_XXL, COGVIDEOX_VAE, EXVIDEO_COGVIDEOX)}
 
 
 def place_cogvideox_files(base, names=None):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from in_comfyui import COGVIDEOX_WORKFLOW, WORKFLOWS, change
+from in_comfyui import SVD_WORKFLOW, change
 from PIL import Image
 
 from exvideo_core.training.demo_cogvideox.measure import PROMPTS, look_at
@@ -16,7 +16,7 @@ from run import DEMOS, PICTURE, PROMPT, demo_prompt
 pytestmark = pytest.mark.comfyui
 
 SVD_FRAMES, COGVIDEOX_FRAMES = 32, 33  # fewer than the demos', for speed
-SVD_WORKFLOWS = [path for path in WORKFLOWS if path != COGVIDEOX_WORKFLOW]
+SVD_WORKFLOWS = [SVD_WORKFLOW, SVD_WORKFLOW.with_name("exvideo_svd_upscale_1024.json")]
 
 
 @pytest.mark.parametrize("path", SVD_WORKFLOWS, ids=lambda path: path.stem)
