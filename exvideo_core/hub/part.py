@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from ..errors import DownloadError
 from .waiting import Tick
 
@@ -80,6 +78,8 @@ class Part:
 @contextmanager
 def turn(target: Path, tick: Tick) -> Iterator[None]:
     """Wait until no other process brings the same file; the system frees the lock of one that was killed."""
+    from filelock import FileLock, Timeout  # slow to import
+
     path = Path(f"{target}.lock")
     lock = FileLock(path)
     try:

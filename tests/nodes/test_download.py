@@ -164,6 +164,20 @@ def test_lists_in_the_page_say_what_files_are_and_choose_plain_names(page, tmp_p
 
 
 @pytest.mark.browser
+def test_the_new_kind_of_nodes_gets_labels_by_option_and_drawn_ones_by_their_menu(page):
+    open_list(page, "ExVideoSVDLoader", "extension")
+    page.page.keyboard.press("Escape")
+    label = """is_new => { const before = LiteGraph.vueNodesMode;
+      LiteGraph.vueNodesMode = is_new;
+      const { getOptionLabel } = app.graph._nodes[0].widgets.find(widget => widget.name === "checkpoint").options;
+      LiteGraph.vueNodesMode = before;
+      return getOptionLabel ? getOptionLabel("demo svd") : null }"""
+
+    assert page.page.evaluate(label, True) == "demo svd - SVD checkpoint, fp16"
+    assert page.page.evaluate(label, False) is None  # the menu would lose its search field
+
+
+@pytest.mark.browser
 def test_downloads_in_the_page_say_their_size(page):
     entries = open_list(page, "ExVideoDownload", "model")
 
