@@ -1,12 +1,18 @@
 """The repository as a package, as an entry of ComfyUI's registry, and as something to read."""
 
+import json
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pathspec
 import pytest
+from packaging.requirements import Requirement
+
+from host.comfyui_trees import NEWEST, OLDEST
+from host.environment import Environment
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 NOT_OURS = {"output", "build", "dist", "__pycache__"}
 MAX_LINES = 400
+MAX_ARCHIVE = 60e6  # bytes
 # Things of the machine on which somebody wrote, in what everybody reads. The slashes are apart from the words, so that
 # this list is not among its own findings.
 PRIVATE_FOLDERS = ("home", "root", "work", "tmp", "Users", "opt")
@@ -60,6 +67,63 @@ def test_changelog_has_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
     assert re.search(rf"^## \[{re.escape(PROJECT['project']['version'])}\]", changelog, re.MULTILINE)
+
+
+def archive():
+    """What `comfy node pack` puts into the registry's archive: tracked files, without what .comfyignore names."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines())
+    files = [ROOT / name for name in listed.stdout.split("\0") if name and not ignored.match_file(name)]
+    return [path for path in files if path.is_file()]
+
+
+def test_registry_archive_is_small_and_has_what_people_see():
+    files = archive()
+    folders = {path.relative_to(ROOT).parts[0] for path in files}
+
+    assert not folders & {"tests", "benchmarks", "docs", ".ci", "output", "run.py"}
+    seen = {"web", "locales", "subgraphs", "workflows", "samples", "nodes", "exvideo_core"}
+    assert folders >= {name for name in seen if (ROOT / name).exists()} | {"README.md", "installation.py", "LICENSE"}
+    compressed = sum(len(zlib.compress(path.read_bytes())) for path in files)
+    assert compressed < MAX_ARCHIVE, f"{compressed / 1e6:.1f} MB"
+
+
+def test_file_names_are_the_same_on_every_system():
+    for name in (path.relative_to(ROOT).as_posix() for path in archive()):
+        assert re.fullmatch(r"[\w. /-]+", name, re.ASCII), name  # Windows forbids :, ?, * and others
+        assert not re.search(r"[. ](/|$)", name), name  # and cuts these off
+        assert len(name) < 120, name
+
+
+def test_no_two_files_differ_only_in_case():
+    names = [path.relative_to(ROOT).as_posix().lower() for path in archive()]
+
+    assert len(set(names)) == len(names)
+
+
+def test_requirements_change_nothing_where_comfyui_and_they_are_installed(tmp_path):
+    # pip needs no index for what is there; what is not, or would be replaced, it would look for, and fail
+    report = tmp_path / "report.json"
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-index", "--report", str(report)]
+    done = subprocess.run([*command, "-r", "requirements.txt"], cwd=ROOT, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text(encoding="utf-8"))["install"] == []
+
+
+@pytest.mark.parametrize("comfyui", [OLDEST, NEWEST], ids=lambda comfyui: comfyui.version)
+def test_requirements_ask_for_nothing_newer_than_comfyui_does(comfyui):
+    listed = Environment(ROOT).tree(comfyui) / "requirements.txt"
+    if not listed.exists():
+        pytest.skip(f"no {listed}: `python run.py test` puts it there")
+    theirs = {asked.name.lower(): asked for asked in map(Requirement, requirements(listed))}
+    for line in requirements("requirements.txt"):
+        ours = Requirement(line)
+        assert [bound.operator for bound in ours.specifier] == [">="], f"{line}: what is newer must do as well"
+        for bound in theirs.get(ours.name.lower(), ours).specifier:
+            assert ours.specifier.contains(bound.version), f"{line} and ComfyUI's {bound}"
 
 
 def test_registry_archive_has_the_pack_and_not_its_tests():
