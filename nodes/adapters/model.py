@@ -168,7 +168,8 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
         return None
     places = list(window.index_list)
     anchor = getattr(window, "causal_anchor_index", None)  # one frame before the window, dropped from the result
-    if anchor is not None and anchor >= 0:
+    is_anchored = anchor is not None and anchor >= 0
+    if is_anchored:
         places.insert(0, anchor)
     if table is None:
         return list(range(len(places)))
@@ -178,8 +179,8 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
     first = min(places[0], table - 1 - max(offsets))
     if first < 0:
         raise ClipError(
-            f"the context windows have {max(offsets) + 1} frames, but this extension was trained for {table}. "
-            f"Set the context length to {table} or less."
+            f"the context windows have {max(offsets) + 1} frames{', one of them before each' * is_anchored}, but this "
+            f"extension was trained for {table}. Set the context length to {table - is_anchored} or less."
         )
     return [first + offset for offset in offsets]
 

@@ -149,7 +149,7 @@ def check(model: ModelPatcher, latents: Tensor) -> None:
     if table is not None and frames > table and "context_handler" not in model.model_options:
         raise ClipError(
             f"{frames} frames were asked for, but this extension was trained for {table}. Set frames to {table} or "
-            f"fewer, or put Context Windows (Manual) with a context length of {table} or less after the loader."
+            f"fewer, or put Context Windows (Manual) with a context length of {table - 1} or less after the loader."
         )
 
 

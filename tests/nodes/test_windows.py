@@ -44,6 +44,9 @@ def test_windows_longer_than_the_table_are_refused(pack):
     with pytest.raises(pack.errors.ClipError, match="context length to 12"):
         pack.adapters.model.window_frame_ids(window(list(range(13)), 24), 12)
 
+    with pytest.raises(pack.errors.ClipError, match=r"one of them before each, .* context length to 11"):
+        pack.adapters.model.window_frame_ids(window(list(range(12, 24)), 24, anchor=11), 12)
+
 
 def windowed(model, length, overlap):
     """What the node Context Windows (Manual) makes."""
