@@ -103,7 +103,7 @@ def look_for(folder: str, name: str) -> Path | None:
         return _DEMO_FOLDER / _DEMO_FILES[folder][name]
     if part := _diffusers_parts(folder).get(name):
         return part
-    if path := folder_paths.get_full_path(folder, name):
+    if path := folder_paths.get_full_path(folder, name.replace("\\", "/")):  # as Windows saves it; it takes both
         return Path(path)
     file = catalog.find(name, folder)
     return find_published(file) if file else None
@@ -181,6 +181,11 @@ VIDEO_FORMATS = {
 }
 
 
+_IS_WINDOWS = os.name == "nt"
+_WINDOWS_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
+_LONGEST_NAME = 200  # bytes; file systems take 255, and a number and an ending follow
+
+
 @dataclass(frozen=True)
 class OutputFile:
     """A new file in the output folder; `subfolder` is how the page asks for it."""
@@ -191,6 +196,7 @@ class OutputFile:
 
 def check_prefix(prefix: str) -> None:
     """Raise VideoError if files with this prefix would not lie in the output folder, or cannot be written there."""
+    _check_names(prefix)
     output = Path(folder_paths.get_output_directory()).resolve()
     folder = (output / prefix).parent.resolve()
     if not folder.is_relative_to(output):
@@ -202,6 +208,18 @@ def check_prefix(prefix: str) -> None:
         folder = folder.parent
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise VideoError(f"cannot write to {folder}. Choose another filename prefix, or free the folder.")
+
+
+def _check_names(prefix: str) -> None:
+    forbidden = re.search(r'[\x00-\x1f<>:"|?*]' if _IS_WINDOWS else r"[\x00-\x1f]", prefix)
+    if forbidden:
+        raise VideoError(f"filename prefix {prefix!r} holds {forbidden[0]!r}, which file names cannot. Leave it out.")
+    *folders, name = re.split(r"[/\\]", prefix)
+    device = next(filter(_WINDOWS_DEVICE.fullmatch, folders), None)
+    if _IS_WINDOWS and device:
+        raise VideoError(f"filename prefix {prefix!r}: Windows allows no folder {device}. Choose another name.")
+    if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in (*folders, name)):
+        raise VideoError(f"filename prefix {prefix!r} is too long: at most {_LONGEST_NAME} bytes for each name in it.")
 
 
 def new_output(prefix: str, suffix: str, width: int, height: int) -> OutputFile:
@@ -218,4 +236,9 @@ def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str
     if args.disable_metadata:
         return None
     content = {**(extra_pnginfo or {}), **({} if prompt is None else {"prompt": prompt})}
-    return {name: json.dumps(value) for name, value in content.items()}
+    return {name: _without_braces_in_strings(json.dumps(value)) for name, value in content.items()}
+
+
+def _without_braces_in_strings(text: str) -> str:
+    """The same JSON for a reader that only counts braces to find its end, as the page does in webm files."""
+    return re.sub(r'"(?:\\.|[^"\\])*"', lambda string: string[0].replace("{", "\\u007b").replace("}", "\\u007d"), text)

@@ -70,7 +70,8 @@ class ExVideoSave(io.ComfyNode):
                     "filename_prefix",
                     default="exvideo/clip",
                     tooltip="Folder in ComfyUI's output folder, and start of the file's name; a number follows. "
-                    "%year%, %month%, %day%, %hour%, %minute%, %second%, %width% and %height% are filled in.",
+                    "%year%, %month%, %day%, %hour%, %minute%, %second%, %width%, %height%, "
+                    "%date:yyyy-MM-dd% and %Title of a node.seed% are filled in.",
                 ),
                 io.Audio.Input(
                     "audio",

@@ -93,7 +93,7 @@ CONTAINERS = {
     ".mkv": Container(muxer="matroska", codecs=("h264", "h265", "vp9", "av1"), audio=_OPUS, has_tags=True),
     ".webm": Container(muxer="webm", codecs=("vp9", "av1"), audio=_OPUS, has_tags=True),
     ".gif": Container(muxer="gif", codecs=("gif",), options=("-loop", "0")),
-    ".webp": Container(muxer="webp", codecs=("webp",), options=("-loop", "0")),
+    ".webp": Container(muxer="webp", codecs=("webp",), options=("-loop", "0"), has_tags=True),
 }
 
 CODECS = {

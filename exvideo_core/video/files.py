@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import VideoError
-from . import codecs, ffmpeg
+from . import codecs, ffmpeg, webp_tags
 from .codecs import CODECS, Container, Quality
 from .frames import to_uint8, to_uint16
 from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_input
@@ -78,9 +78,13 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     source = _Source(frames, job, progress)
     with work_folder(job.path) as folder:
         finished = folder / f"finished{job.path.suffix.lower()}"
-        tags = tag_input(metadata, folder) if metadata else []
+        tags = tag_input(metadata, folder) if metadata and job.codec != "webp" else []
         if job.codec == "gif":
             _write_gif(source, job, folder, finished)
+        elif job.codec == "webp":
+            _write_pictures(source, job, finished, [])
+            if metadata:
+                webp_tags.add_tags(finished, metadata)
         elif audio is None:
             _write_pictures(source, job, finished, tags)
         else:

@@ -19,7 +19,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from ..errors import VideoError
-from . import ffmpeg
+from . import ffmpeg, webp_tags
 from .tags_and_sound import read_tags
 
 
@@ -66,7 +66,8 @@ def probe(path: str | Path) -> VideoInfo:
         num_frames += 1
         height, width = frame_HWC.shape[:2]
     if _is_animation(path):
-        fps, codec, audio_codec, tags = _animation_rate(path), path.suffix.lower()[1:], None, {}
+        fps, codec, audio_codec = _animation_rate(path), path.suffix.lower()[1:], None
+        tags = webp_tags.read_tags(path) if codec == "webp" else {}
     else:
         fps, codec, audio_codec = _stream_facts(path)
         tags = read_tags(path)

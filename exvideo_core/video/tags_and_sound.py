@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import VideoError
 from . import ffmpeg
 from .codecs import Container
+from .webp_tags import MOST_TAGS
 
 Audio = str | Path | tuple[Tensor, int]  # a file, or waveform [channels, samples] in [-1, 1] and samples per second
 
@@ -22,12 +23,15 @@ def check_metadata(metadata: Mapping[str, str] | None, container: Container, pat
     Raises:
         VideoError: the container has no tags.
         TypeError: a name or a text is no string.
-        ValueError: a name is empty, something holds a NUL character, or ends in a backslash.
+        ValueError: a name is empty, something holds a NUL character or ends in a backslash, or there are more than webp
+            holds.
     """
     if not metadata:
         return
     if not container.has_tags:
         raise VideoError(f"{path.name}: {container.muxer} files cannot hold a workflow or other tags. Use mp4 or webm.")
+    if container.muxer == "webp" and (len(metadata) > MOST_TAGS or any(":" in name for name in metadata)):
+        raise ValueError(f"webp holds at most {MOST_TAGS} tags, whose names are without colons; not {list(metadata)}")
     for name, text in metadata.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise TypeError(f"metadata maps strings to strings; {name!r} is {type(text).__name__}")

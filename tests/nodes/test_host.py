@@ -1,6 +1,8 @@
 """Folders, lists of files, names of outputs, and the version of ComfyUI."""
 
+import json
 import os
+import re
 import sys
 from types import SimpleNamespace
 
@@ -20,6 +22,33 @@ def test_prefixes_in_the_output_folder_pass(pack, output, prefix):
     pack.host.check_prefix(prefix)
 
     assert pack.video.ExVideoSave.validate_inputs(filename_prefix=prefix) is True
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("a:b", "holds ':'"),
+        ("what?/clip", "holds '?'"),
+        ("%date:yyyy%", "holds ':'"),
+        ("com1.old/clip", "no folder com1.old"),
+        ("a\nb", "holds '\\n'"),
+        ("猫" * 67, "at most 200 bytes"),
+    ],
+)
+def test_names_that_windows_forbids_are_refused_there(pack, output, prefix, message, monkeypatch):
+    monkeypatch.setattr(pack.host, "_IS_WINDOWS", True)
+    with pytest.raises(pack.errors.VideoError, match=re.escape(message)):
+        pack.host.check_prefix(prefix)
+    pack.host.check_prefix("exvideo/Über 猫 {1}")
+
+
+def test_braces_in_texts_of_the_graph_are_written_as_escapes(pack):
+    prompt = {"1": {"text": 'a } in "quotes" \\', "{": "}}"}}
+
+    (text,) = pack.host.graph_tags(prompt, None).values()
+
+    assert json.loads(text) == prompt
+    assert (text.count("{"), text.count("}")) == (2, 2)
 
 
 @pytest.mark.parametrize("prefix", ["../clip", "a/../../clip", "/etc/clip"])

@@ -1,0 +1,76 @@
+"""Tags of WebP files, which ffmpeg does not write: each as "name:text" in a string of the EXIF table, as ComfyUI does.
+
+Formats: the WebP container specification, and TIFF 6.0 for the table inside.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import VideoError
+
+MOST_TAGS = 8
+_MODEL = 0x0110  # the EXIF field that ComfyUI puts the prompt into; the others go into those before it
+_STRING, _HAS_EXIF = 2, 0x08
+
+
+def add_tags(file: Path, tags: Mapping[str, str]) -> None:
+    """Append a table of tags to a finished file.
+
+    Raises:
+        VideoError: the disk is full.
+    """
+    table = _exif_table(tags)
+    try:
+        with file.open("r+b") as stream:
+            head = stream.read(21)
+            if head[12:16] != b"VP8X":  # a single picture without a header for extras
+                stream.seek(12)
+                pictures = stream.read()
+                stream.seek(12)
+                stream.write(_extended_header(file) + pictures)
+                head = head[:20] + b"\0"
+            stream.seek(20)
+            stream.write(bytes([head[20] | _HAS_EXIF]))
+            stream.seek(0, 2)
+            stream.write(_chunk(b"EXIF", table))
+            size = stream.tell()
+            stream.seek(4)
+            stream.write(struct.pack("<I", size - 8))
+    except OSError as error:
+        raise VideoError(f"cannot write to {file.parent.parent}: {error.strerror}") from error
+
+
+def read_tags(path: Path) -> dict[str, str]:
+    """The tags of a WebP file, with names in lower case; none where there is no table."""
+    with Image.open(path) as image:
+        texts = [text for text in image.getexif().values() if isinstance(text, str) and ":" in text]
+    named = (text.encode("latin-1").decode("utf-8", errors="replace").split(":", 1) for text in texts)
+    return {name.lower(): text for name, text in named}
+
+
+def _exif_table(tags: Mapping[str, str]) -> bytes:
+    names = sorted(tags, key=lambda name: name != "prompt")  # it comes first
+    strings = [f"{name}:{tags[name]}".encode("utf-8", errors="replace") + b"\0" for name in names]
+    position = 8 + 2 + 12 * len(strings) + 4
+    entries, texts = [], b""
+    for i, string in enumerate(strings):
+        value = struct.pack("<I", position + len(texts)) if len(string) > 4 else string.ljust(4, b"\0")
+        texts += string if len(string) > 4 else b""
+        entries.append(struct.pack("<HHI", _MODEL - i, _STRING, len(string)) + value)
+    table = struct.pack("<H", len(entries)) + b"".join(reversed(entries)) + bytes(4)  # in ascending order
+    return b"II*\0" + struct.pack("<I", 8) + table + texts
+
+
+def _extended_header(file: Path) -> bytes:
+    with Image.open(file) as image:
+        width, height = image.size
+    return _chunk(b"VP8X", bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
