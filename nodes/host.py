@@ -103,7 +103,8 @@ def look_for(folder: str, name: str) -> Path | None:
         return _DEMO_FOLDER / _DEMO_FILES[folder][name]
     if part := _diffusers_parts(folder).get(name):
         return part
-    if path := folder_paths.get_full_path(folder, name.replace("\\", "/")):  # as Windows saves it; it takes both
+    on_windows = name.replace("\\", "/")  # a workflow saved there; it takes both itself
+    if path := folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(folder, on_windows):
         return Path(path)
     file = catalog.find(name, folder)
     return find_published(file) if file else None
