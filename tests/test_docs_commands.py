@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 
 import docs_rules
 import docs_sandbox
@@ -30,14 +31,15 @@ def test_command_works(command, sandbox, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=lambda path: path.name)
-def test_python_of_a_page_runs_from_its_first_block_to_its_last(page, sandbox, monkeypatch):
+def test_python_of_a_page_runs_from_its_first_block_to_its_last(page, sandbox, monkeypatch, tmp_path):
     monkeypatch.chdir(sandbox)
     docs_sandbox.make_small(monkeypatch)
-    names = {"__name__": "__main__"}
+    names, script = {}, tmp_path / f"{page.stem}.py"
     for snippet in snippets(page):
         if snippet.kind == "python":
             code = "\n" * (snippet.line - 1) + re.sub(r"\bcuda(:\d)?\b", "cpu", snippet.text)
-            exec(compile(code, str(page), "exec"), names)
+            script.write_text(code, encoding="utf-8")
+            names = runpy.run_path(str(script), init_globals=names, run_name="__main__")
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=str)
