@@ -13,6 +13,7 @@ pytestmark = [
 
 LANGUAGES = sorted(folder.name for folder in LOCALES.iterdir())
 NODES = sorted(read_locale("en"))
+EMPTY_PLACE = (900, 1150)  # of the canvas, with the nodes where they are put
 ADD = """types => { app.graph.clear(); types.forEach((type, i) => {
   const node = LiteGraph.createNode(type); app.graph.add(node);
   node.pos = [(i % 4) * 450, Math.floor(i / 4) * 520] }) }"""
@@ -72,6 +73,15 @@ def test_tooltip_is_of_the_language(page, tmp_path):
     tooltip = read_locale(page.language)["ExVideoCogVideoXLatent"]["inputs"]["frames"]["tooltip"]
     page.page.get_by_text(tooltip).wait_for(timeout=5_000)
     page.page.screenshot(path=tmp_path / "tooltip.png")
+
+
+def test_search_words_find_nodes(page):
+    page.page.mouse.dblclick(*EMPTY_PLACE)
+    page.page.wait_for_function("document.activeElement?.tagName === 'INPUT'", timeout=10_000)
+    page.page.keyboard.type("图生视频")  # whatever the language of the page
+    title = read_locale(page.language)["ExVideoSVDConditioning"]["display_name"]
+    page.page.get_by_role("option").filter(has_text=title).first.wait_for(timeout=10_000)
+    page.page.keyboard.press("Escape")
 
 
 def test_saved_names_and_values_are_not_translated(page, comfyui):
