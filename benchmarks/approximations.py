@@ -1,6 +1,6 @@
 """What each approximation costs in exactness and saves in time, on the embedded demo models, as tables in Markdown.
 
-    python benchmarks/approximations.py [reuse] [fp8] [steps]
+    python benchmarks/approximations.py [reuse] [fp8] [steps] [presets]
 
 Error is the distance of the sampled latents from the exact ones, as a part of their size; PSNR is of the frames.
 Time is this process's CPU time for the whole clip, decoding included, as a part of the exact run's.
@@ -108,7 +108,19 @@ def steps() -> None:
                 table.add(f"{count} {method}", partial(clip, num_inference_steps=count, method=method))
 
 
-TABLES = {"reuse": reuse, "fp8": fp8, "steps": steps}
+def presets() -> None:
+    """ExVideo Sampler's "fast" beside its parts; "quality" is what it is compared with."""
+    for title, clip in (
+        ("SVD, guidance 2: to 50 steps", svd(2.0)),
+        ("CogVideoX, guidance 3: to 50 steps", cogvideox()),
+    ):
+        table = Table(title, clip)
+        for count, threshold in ((25, None), (25, 0.05), (25, 0.08), (25, 0.12), (50, 0.08)):
+            reuse = None if threshold is None else Reuse(threshold=threshold)
+            table.add(f"{count} steps, reuse {threshold}", partial(clip, num_inference_steps=count, reuse=reuse))
+
+
+TABLES = {"reuse": reuse, "fp8": fp8, "steps": steps, "presets": presets}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
