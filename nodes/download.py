@@ -8,7 +8,7 @@ from collections.abc import Callable
 from comfy_api.latest import io
 
 from ..exvideo_core.hub.catalog import CHOICES, SOURCES, size
-from ..exvideo_core.hub.download import fetch_all
+from ..exvideo_core.hub.download import check_whole, fetch_all
 from ..exvideo_core.hub.missing import NODE
 from . import host
 
@@ -61,7 +61,7 @@ class ExVideoDownload(io.ComfyNode):
         missing = {file: host.main_folder(file.folder) for file, path in found.items() if path is None}
         report = _Report(cls.hidden.unique_id, host.progress(1))
         fetched = fetch_all(missing, _SOURCES[source], progress=report)
-        paths = [*filter(None, found.values()), *fetched]
+        paths = [*map(check_whole, filter(None, found.values())), *fetched]
         text = "\n".join(map(str, paths))
         host.show_text(cls.hidden.unique_id, f"{len(fetched)} of {len(found)} fetched:\n{text}")
         return io.NodeOutput(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..errors import DownloadError
 from ..hub.catalog import FILES, GROUPS, HUGGING_FACE, SOURCES, PublishedFile, choose, keys, size
-from ..hub.download import check_room, fetch, locate
+from ..hub.download import check_room, check_whole, fetch, locate
 from .progress import Bar
 
 _ENDING = """\
@@ -53,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> int:
         if path is None:
             with Bar(file.name, "B", scaled=True) as bar:
                 path = fetch(file, folder, arguments.source, progress=bar)
-        print(path)
+        print(check_whole(path))
     return 0
 
 

@@ -22,7 +22,7 @@ from .catalog import HUGGING_FACE, SOURCES, PublishedFile
 from .part import DamagedError, Part, check_free, disk_sentence, turn
 from .sources import Announcement, announce
 from .waiting import in_thread, pause
-from .web import PassingError, Patience, StatusError, read, request
+from .web import PassingError, Patience, StatusError, host_of, read, request
 
 # Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
 Progress = Callable[[int, int], None]
@@ -36,6 +36,15 @@ def locate(file: PublishedFile, paths: Iterable[Path]) -> Path | None:
         if path.name == file.name or _is(path, file):
             return path
     return None
+
+
+def check_whole(path: Path) -> Path:
+    """The same path; raises DownloadError if what lies there is cut off, or no weights at all."""
+    try:
+        read_header(path)
+    except CheckpointError as error:
+        raise DownloadError(f"{path} is there already, but is no whole file: {error} Delete it first.") from error
+    return path
 
 
 def fetch_all(
@@ -81,7 +90,7 @@ def fetch(
     """
     target = folder / file.name
     if target.exists():
-        return _checked(target)
+        return check_whole(target)
     download = _Download(file, target, source, progress, patience or Patience())
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +216,8 @@ def _pieces(announced: Announcement, start: int, etag: str | None, silence: floa
     except StatusError as error:
         if error.status == 416:
             raise DamagedError("the server knows no bytes after those that are there") from error
+        if error.status == 403 and error.host != host_of(announced.url):  # an address that is valid for a while only
+            raise PassingError(str(error)) from error
         raise
     position, length = 0, answer.headers.get("Content-Length", "")
     if answer.status == 206:
@@ -233,14 +244,6 @@ def _is(path: Path, file: PublishedFile) -> bool:
         return identify(open_weights(path).shapes).kind is file.kind
     except CheckpointError:
         return False
-
-
-def _checked(target: Path) -> Path:
-    try:
-        read_header(target)
-    except CheckpointError as error:
-        raise DownloadError(f"{target} is there already, but is no whole file: {error} Delete it first.") from error
-    return target
 
 
 def _refusal(error: StatusError, file: PublishedFile, source: str) -> str:

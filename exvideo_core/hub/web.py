@@ -48,7 +48,7 @@ class StatusError(Exception):
 
     def __init__(self, status: int, url: str) -> None:
         super().__init__(f"{host_of(url)} answers {status}")
-        self.status = status
+        self.status, self.host = status, host_of(url)
 
 
 class _Stay(HTTPRedirectHandler):

@@ -51,6 +51,13 @@ def test_a_file_that_a_browser_has_fetched_is_not_fetched_again(hub, tmp_path, c
     assert not hub.requests
 
 
+def test_half_a_file_that_is_there_is_not_called_done(hub, tmp_path, capsys):
+    (tmp_path / SVD_XT.name).write_bytes(CONTENT[:500])
+
+    assert main(["download", "svd-xt"]) == 2
+    assert "svd_xt.safetensors is there already, but is no whole file" in capsys.readouterr().err
+
+
 def test_the_list_names_all_there_is_and_asks_nobody(hub, capsys):
     assert main(["download", "--list"]) == 0
     listed = capsys.readouterr().out

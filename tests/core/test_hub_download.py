@@ -112,6 +112,13 @@ def test_a_passing_refusal_is_waited_for(hub, folder, status):
     assert_whole(folder)
 
 
+def test_an_address_that_has_expired_is_asked_for_again(hub, folder):
+    hub.answers = ["drop", 403]
+    get(folder)
+
+    assert_whole(folder)
+
+
 @pytest.mark.parametrize("fault", ["stall", 500])
 def test_attempts_that_bring_nothing_end_in_a_sentence(hub, folder, fault):
     hub.answers, hub.after = [fault] * 9, 0
