@@ -55,9 +55,9 @@ class ExVideoSave(io.ComfyNode):
                 io.Combo.Input(
                     "format",
                     options=list(host.VIDEO_FORMATS),
-                    tooltip="Kind of file, and codec. mp4, h264 plays everywhere. h265, vp9 and av1 are smaller and "
-                    "take longer to write; prores is for editing, gif and webp are for web pages. The page shows what "
-                    "the browser can play: not prores, mkv and mostly not h265.",
+                    tooltip="Kind of file, and codec. mp4, h264 plays everywhere. h265, vp9 and av1 are smaller, and "
+                    "h265 takes longest to write; prores is for editing, gif and webp are for web pages. The page "
+                    "shows what the browser can play: not prores, mkv and mostly not h265.",
                 ),
                 io.Combo.Input(
                     "quality",

@@ -9,8 +9,8 @@ from .. import demo_models
 from ..lora import apply_lora
 from ..pipelines.cogvideox import load_cogvideox
 from ..pipelines.svd import load_svd
-from ..video import check_target
 from . import generate, generate_cogvideox
+from .output import check_output
 
 _PROMPT = "a red circle swings on white"  # of the kind that the model was trained on
 
@@ -50,7 +50,7 @@ def _add_svd(parser: argparse.ArgumentParser) -> None:
 
 
 def _make_svd(arguments: argparse.Namespace) -> None:
-    check_target(arguments.output)
+    check_output(arguments)
     image = generate.read_picture(arguments.image)
     pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION)
     generate.make_clip(pipeline, image, arguments)

@@ -12,9 +12,10 @@ from ..errors import ClipError, VideoError
 from ..formats import FORMATS
 from ..models.svd.vae import SCALE
 from ..pipelines.svd import METHODS, SVDPipeline, load_svd
-from ..video import check_target, load_frames, save_video
+from ..video import load_frames
 from . import estimate, generate_cogvideox
 from .loading import add_loading, add_reuse, make_faster
+from .output import add_output, check_output, write_output
 from .progress import Bar
 
 
@@ -36,9 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Options that any clip has, whichever the model files."""
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
-    )
+    add_output(parser)
     parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
     parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
     parser.add_argument("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
@@ -71,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.estimate:
         print(estimate.of_svd(arguments))
         return 0
-    check_target(arguments.output)
+    check_output(arguments)
     image = read_picture(arguments.image)
     pipeline = load_svd(
         arguments.checkpoint,
@@ -113,9 +112,7 @@ def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Nam
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
         )
-    with Bar("writing", "frame") as writing:
-        path = save_video(result.frames, arguments.output, fps, progress=writing)
-    print(path)
+    write_output(result.frames, fps, arguments)
 
 
 def read_picture(path: Path) -> Image.Image:

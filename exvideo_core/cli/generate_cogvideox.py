@@ -23,10 +23,11 @@ from ..pipelines.inputs import check_init_video
 from ..sampling import rising_guidance
 from ..sampling.samplers import Callback
 from ..training.ranks import joined
-from ..video import check_target, load_frames, save_video
+from ..video import load_frames
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
 from . import estimate
 from .loading import add_loading, add_reuse, make_faster
+from .output import add_output, check_output, write_output
 from .progress import Bar
 
 
@@ -50,9 +51,7 @@ def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Options that any clip has, whichever the model files."""
     parser.add_argument("--negative", default="", help="what to keep away from")
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
-    )
+    add_output(parser)
     parser.add_argument("--frames", type=int, default=129, help="length, 8 k + 1 (%(default)s)")
     parser.add_argument("--width", type=int, default=720, help="pixels, a multiple of 16 (%(default)s)")
     parser.add_argument("--height", type=int, default=480, help="pixels, a multiple of 16 (%(default)s)")
@@ -142,7 +141,7 @@ def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None
 
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
     """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
-    check_target(arguments.output)
+    check_output(arguments)
     check_cogvideox_size(arguments.width, arguments.height)
     check_cogvideox_frames(arguments.frames)
     check_steps(arguments.steps, arguments.denoise)
@@ -161,9 +160,7 @@ def make_clip(pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, argu
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
         )
-    with Bar("writing", "frame") as writing:
-        path = save_video(result.frames, arguments.output, arguments.fps, progress=writing)
-    print(path)
+    write_output(result.frames, arguments.fps, arguments)
 
 
 def _clip(

@@ -95,9 +95,9 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     return job.path
 
 
-def check_target(path: str | Path, codec: str | None = None) -> None:
+def check_target(path: str | Path, codec: str | None = None, bit_depth: int | None = None) -> None:
     """Raise VideoError now if `save_video` could not write there: for use before hours of work."""
-    job = _plan(Path(path), 30, codec, None, None)
+    job = _plan(Path(path), 30, codec, None, bit_depth)
     with work_folder(job.path):
         pass
 
@@ -169,7 +169,8 @@ class _Source:
             self._progress(self.num_frames, self._total)
 
     def _pixels(self, frame: Frame) -> Pixels:
-        frame = torch.from_numpy(frame) if isinstance(frame, np.ndarray) else frame
+        if isinstance(frame, np.ndarray):
+            frame = torch.from_numpy(frame if frame.flags.writeable else frame.copy())  # PIL's are not
         if not isinstance(frame, Tensor):
             raise TypeError(f"frame {self.num_frames} is {type(frame).__name__}, not a tensor or array")
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.numel() == 0:

@@ -49,6 +49,17 @@ def test_generate_makes_as_many_frames_as_the_extension_knows(files, tmp_path, c
     assert str(target) in capsys.readouterr().out
 
 
+def test_the_file_may_be_of_another_codec_with_more_bits(files, tmp_path, capsys, monkeypatch):
+    av, target = pytest.importorskip("av"), tmp_path / "clip.webm"
+
+    assert _generate(files, target, "--codec", "vp9", "--bit-depth", "10", "--quality", "best") == 0
+    with av.open(str(target)) as file:
+        assert [frame.format.name for frame in file.decode(video=0)] == 5 * ["yuv420p10le"]
+    monkeypatch.setattr(generate, "load_svd", None)  # refused before that
+    assert _generate(files, tmp_path / "clip.mp4", "--bit-depth", "10") == 2
+    assert "h264 is not written in 10 bits" in capsys.readouterr().err
+
+
 def test_two_devices_and_streaming_are_for_the_asking(files, tmp_path, monkeypatch):
     pipelines, load = [], generate.load_svd
     monkeypatch.setattr(generate, "load_svd", lambda *a, **k: pipelines.append(load(*a, **k)) or pipelines[-1])

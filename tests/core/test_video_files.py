@@ -95,6 +95,11 @@ def test_every_kind_of_frames_makes_the_same_file(tmp_path: Path) -> None:
     assert len(set(files)) == 1
 
 
+def test_frames_of_pil_are_taken_without_a_warning(tmp_path: Path) -> None:
+    picture = np.asarray(Image.new("RGB", (48, 32), "red"))
+    assert probe(save_video([picture] * 2, tmp_path / "clip.mp4")).num_frames == 2
+
+
 def test_frames_are_taken_one_by_one(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
 
