@@ -19,6 +19,7 @@ LOADERS = {
 }
 OURS = {model["name"]: model for model in workflow_models(FILES)}
 DEMO = "exvideo_demo"
+BLUEPRINTS = sorted((WORKFLOWS[0].parents[1] / "subgraphs").glob("*.json"))
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 
@@ -43,6 +44,19 @@ def test_its_loaders_offer_their_files_and_the_note_says_where_they_go(path):
                 assert model == OURS[model["name"]]
             else:
                 assert model["url"].endswith(f"/{model['name']}")
+
+
+@pytest.mark.parametrize("path", BLUEPRINTS, ids=lambda path: path.stem)
+def test_loaders_of_a_blueprint_offer_their_files(path):
+    (subgraph,) = read_graph(path)["definitions"]["subgraphs"]
+    loaders = [node for node in subgraph["nodes"] if node["type"] in LOADERS]
+
+    assert loaders
+    for node in loaders:
+        models = node["properties"]["models"]
+        assert [model["directory"] for model in models] == LOADERS[node["type"]]
+        assert models == [OURS[model["name"]] for model in models]
+        assert all(model["name"] in node["widgets_values"] or "00002-of" in model["name"] for model in models)
 
 
 def test_the_demo_needs_no_file_but_comfyuis_own_picture():
