@@ -69,16 +69,20 @@ def save(page, comfyui, **choices):
     before = set(output.rglob("*.*"))
     assert page.load(graph_of(next(IDS), **choices)) == []
     sent = page.prompt()
+
+    def new():
+        return set(output.rglob("*.*")) - before
+
     page.page.evaluate("app.queuePrompt(0)")
+    wait_until(lambda: new() and not any(comfyui.client.get("/queue").values()), comfyui.server)
+    return sent, {path.suffix[1:]: path for path in new()}
+
+
+def wait_until(is_so, server):
     end = time.monotonic() + 60
-    while not (new := set(output.rglob("*.*")) - before) or is_busy(comfyui.client):
-        assert time.monotonic() < end, comfyui.server.read_log()[-2000:]
+    while not is_so():
+        assert time.monotonic() < end, server.read_log()[-2000:]
         time.sleep(0.1)
-    return sent, {path.suffix[1:]: path for path in new}
-
-
-def is_busy(client):
-    return any(client.get("/queue").values())
 
 
 @pytest.mark.parametrize(("kind", "sound", "dropped"), KINDS, ids=str)
