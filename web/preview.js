@@ -63,9 +63,9 @@ function removePicture(node) {
 }
 
 function show({ display_node, image }) {
-  nodesOfRun.add(String(display_node));
   const node = nodeOnScreen(display_node);
-  if (!node) return;
+  if (!node || node.isSubgraphNode?.()) return; // a closed subgraph has no place for widgets of its own
+  nodesOfRun.add(String(display_node));
   const widget = widgetOf(node) ?? addPicture(node);
   widget.element.src = image;
   app.canvas.setDirty(true, true);
