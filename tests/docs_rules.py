@@ -328,14 +328,7 @@ def _takes(arguments: list[str]) -> bool:
     return True
 
 
-VERBS = (
-    ["generate", "svd"],
-    ["generate", "cogvideox"],
-    ["eval"],
-    ["train"],
-    ["demo"],
-    ["demo", "--model", "cogvideox"],
-)
+VERBS = (["generate", "svd"], ["generate", "cogvideox"], ["train"], ["eval", "clip.mp4"], ["download"])
 
 RULES: tuple[tuple[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]], ...] = (
     (r"exvideo ", exvideo),

@@ -30,7 +30,14 @@ SMALL = {
     "cogvideox": {"width": 96, "height": 64, "num_frames": 9, "num_inference_steps": 2},
 }
 LORAS = ("ExVideo-CogVideoX-LoRA-129f-v1.safetensors", "my_lora.safetensors", "style.safetensors")
-EXTENSIONS = ("model.fp16.safetensors", "my_extension.safetensors")
+EXTENSIONS = ("ExVideo-SVD-128f-v1.fp16.safetensors", "model.fp16.safetensors", "my_extension.safetensors")
+# what `exvideo download` calls the parts of CogVideoX-5b
+FETCHED = {
+    "transformer/diffusion_pytorch_model-00001-of-00002": "CogVideoX-5b-transformer-00001-of-00002",
+    "transformer/diffusion_pytorch_model-00002-of-00002": "CogVideoX-5b-transformer-00002-of-00002",
+    "text_encoder/model": "t5xxl_fp16",
+    "vae/diffusion_pytorch_model": "CogVideoX-5b-vae",
+}
 PICTURES = ("cat.png", "first.png", "middle.png", "last.png")
 VIDEOS = ("cat.mp4", "boat.mp4", "clip.mp4")
 # words that stand for something of the reader's own, as one of the files below
@@ -81,6 +88,7 @@ def _save_cogvideox(folder: Path) -> None:
         file = folder / f"{name}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, file)
+        shutil.copy(file, folder.parent / f"{FETCHED[name]}.safetensors")
     (folder / "model_index.json").write_text('{"_class_name": "CogVideoXPipeline"}', encoding="utf-8")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 
@@ -10,7 +9,9 @@ import docs_rules
 import docs_sandbox
 import pytest
 import yaml
-from docs_pages import PAGES, all_snippets, snippets
+from docs_pages import PAGES, ROOT, all_snippets, snippets
+
+from exvideo_core.training.config import parse_config, write_template
 
 COMMANDS = all_snippets("shell")
 OPTIONS = all_snippets("option")
@@ -47,6 +48,16 @@ def test_option_is_known_to_a_program(option):
     assert docs_rules.is_known(option.text)
 
 
-@pytest.mark.parametrize("block", all_snippets("yaml", "json"), ids=str)
-def test_block_of_settings_can_be_read(block):
-    assert {"yaml": yaml.safe_load, "json": json.loads}[block.kind](block.text)
+@pytest.mark.parametrize("block", all_snippets("yaml"), ids=str)
+def test_block_of_settings_is_part_of_a_training_configuration(block):
+    parse_config({"target": "svd", **yaml.safe_load(block.text)})
+
+
+def test_settings_that_the_page_about_training_names_exist():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:run|model|data|objective|optimizer)\.\w+)", page))
+    templates = [yaml.safe_load(write_template(target)) for target in ("svd", "cogvideox")]
+    sections = [section for template in templates for section in template.items() if isinstance(section[1], dict)]
+
+    assert named
+    assert named <= {f"{name}.{key}" for name, settings in sections for key in settings}

@@ -1,0 +1,58 @@
+"""What the READMEs say about memory and operations is what is counted, and both say the same."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from docs_pages import ROOT, snippets
+
+from exvideo_core.estimate import Clip, Place, estimate_cogvideox, estimate_svd
+from exvideo_core.models.cogvideox.config import TransformerConfig
+from exvideo_core.models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
+from exvideo_core.models.svd.config import UNetConfig, VAEConfig
+
+ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+ROW = re.compile(
+    r"\| (?P<model>SVD|CogVideoX)\W+(?P<frames>\d+)\D+(?P<width>\d+)x(?P<height>\d+)\D*?(?P<steps>\d*)\D*?"
+    r"\| (?P<resident>[\d.]+) GB \| (?P<streamed>[\d.]+) GB \| (?P<operations>[\d.]+) PFLOP \|"
+)
+
+
+def rows(page):
+    return [row.groupdict() for row in ROW.finditer(page.read_text(encoding="utf-8"))]
+
+
+def estimate(row, is_streamed):
+    """Of a row's clip, in 16 bits, with guidance."""
+    size = {name: int(row[name]) for name in ("frames", "width", "height")}
+    clip = Clip(**size, steps=int(row["steps"] or 50))
+    place = Place(device=torch.device("cpu"), dtype=torch.bfloat16, is_streamed=is_streamed)
+    if row["model"] == "SVD":
+        return estimate_svd(UNetConfig(extension_frames=128), VAEConfig(), clip, place)
+    return estimate_cogvideox(TransformerConfig(), CogVideoXVAEConfig(), clip, place)
+
+
+def cases():
+    """The rows that people look at first; the others take some seconds each, too."""
+    for row in rows(ENGLISH):
+        is_usual = row["width"] in ("512", "720") and row["frames"] != "64"
+        name = f"{row['model']} {row['frames']} {row['width']}"
+        yield pytest.param(row, id=name, marks=[] if is_usual else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("row", list(cases()))
+def test_the_readme_says_what_is_counted(row):
+    resident, streamed = (estimate(row, is_streamed) for is_streamed in (False, True))
+
+    assert float(row["resident"]) == pytest.approx(resident.peak / 1e9, abs=0.06)
+    assert float(row["streamed"]) == pytest.approx(streamed.peak / 1e9, abs=0.06)
+    assert float(row["operations"]) == pytest.approx(resident.work.flops / 1e15, rel=0.05)
+
+
+def test_both_languages_have_the_same_numbers_and_commands():
+    assert len(rows(ENGLISH)) == 5
+    assert rows(ENGLISH) == rows(CHINESE)
+    english, chinese = ([(s.kind, s.text) for s in snippets(page)] for page in (ENGLISH, CHINESE))
+    assert sorted(english) == sorted(chinese)
