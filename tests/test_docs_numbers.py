@@ -1,7 +1,8 @@
-"""What the READMEs say about memory and operations is what is counted, and both say the same."""
+"""What the READMEs say: memory and operations as counted, the nodes as named; and the same in both languages."""
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -56,3 +57,18 @@ def test_both_languages_have_the_same_numbers_and_commands():
     assert rows(ENGLISH) == rows(CHINESE)
     english, chinese = ([(s.kind, s.text) for s in snippets(page)] for page in (ENGLISH, CHINESE))
     assert sorted(english) == sorted(chinese)
+
+
+@pytest.mark.parametrize(("page", "language"), [(ENGLISH, "en"), (CHINESE, "zh")], ids=["en", "zh"])
+def test_every_node_is_in_the_table_under_its_name(page, language):
+    names = json.loads((ROOT / "locales" / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    text = page.read_text(encoding="utf-8")
+
+    assert [node["display_name"] for node in names.values() if f"\n| {node['display_name']} |" not in text] == []
+
+
+def test_every_template_is_named_in_both():
+    templates = {path.stem for path in (ROOT / "workflows").glob("*.json")}
+
+    for page in (ENGLISH, CHINESE):
+        assert templates == set(re.findall(r"\*\*(exvideo_\w+)\*\*", page.read_text(encoding="utf-8")))
