@@ -6,7 +6,7 @@ from .pipelines.cogvideox import CogVideoXPipeline, CogVideoXResult, load_cogvid
 from .pipelines.svd import SVDPipeline, SVDResult, load_svd
 from .video import save_video
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
     "CheckpointError",
     "ClipError",

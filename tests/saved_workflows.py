@@ -3,8 +3,7 @@
 import shutil
 from pathlib import Path
 
-from in_comfyui import save_cogvideox_files, save_narrow_files, save_random_lora, split
-from PIL import Image
+from in_comfyui import STOCK, place_inputs, save_cogvideox_files, save_narrow_files, save_random_lora, split
 
 from host.graph import read_graph
 
@@ -22,17 +21,20 @@ _FOLDERS = {
 
 
 def place_files(base, paths):
-    """Narrow files under the names that the saved workflows have, and their pictures."""
+    """Narrow files under the names that the saved workflows have, and their pictures and videos."""
     (base / "narrow").mkdir(exist_ok=True)
     checkpoint, extension = save_narrow_files(base / "narrow")
     transformer, text_encoder, vae = save_cogvideox_files(base / "narrow")
     lora = save_random_lora(base / "narrow" / "lora.safetensors")
     narrow = {"checkpoints": checkpoint, "exvideo": extension, "diffusion_models": transformer}
     narrow |= {"text_encoders": text_encoder, "vae": vae, "loras": lora}
-    picture = Image.linear_gradient("L").convert("RGB").resize((160, 140))
-    for node in (node for path in paths for node in read_graph(path)["nodes"]):
-        if node["type"] == "LoadImage":
-            picture.save(base / "input" / node["widgets_values"][0])
+    nodes = [node for path in paths for node in read_graph(path)["nodes"]]
+    place_inputs(base / "input", nodes)
+    for node in nodes:
+        for model in node["properties"].get("models", []) if node["type"] in STOCK else []:
+            there = base / "models" / model["directory"] / model["name"]
+            there.parent.mkdir(parents=True, exist_ok=True)
+            STOCK[node["type"]](there)
         for folder, name in zip(_FOLDERS.get(node["type"], ()), node.get("widgets_values", ()), strict=False):
             there = base / "models" / folder / name
             if not there.exists() and not name.startswith("demo"):

@@ -11,6 +11,7 @@ import pathspec
 import pytest
 from packaging.requirements import Requirement
 
+import exvideo_core
 from host.comfyui_trees import NEWEST, OLDEST
 from host.environment import Environment
 
@@ -61,6 +62,10 @@ def test_tested_versions_satisfy_the_dependencies():
     pinned = {line.partition("==")[0] for line in requirements("tests/host/requirements.txt")}
 
     assert {re.split(r"[^\w-]", line)[0] for line in requirements("requirements.txt")} <= pinned
+
+
+def test_the_package_says_its_version():
+    assert exvideo_core.__version__ == PROJECT["project"]["version"]
 
 
 def test_changelog_has_the_version():

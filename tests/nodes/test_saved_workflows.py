@@ -6,7 +6,7 @@
 import json
 
 import pytest
-from in_comfyui import SMALL, change
+from in_comfyui import small
 from saved_workflows import PROMPT, RELEASES, SAVED, place_files
 
 from host.browser import find_chromium, open_page
@@ -53,8 +53,7 @@ def test_saved_values_mean_the_same_and_it_runs(server, info, path):
     prompt = to_prompt(read_graph(path), info)
     assert changes(path, prompt) == {}
 
-    change(prompt, SMALL)
-    assert server.client.run(prompt).files
+    assert server.client.run(small(path, info)).files
 
 
 @pytest.fixture(scope="module")
