@@ -84,7 +84,8 @@ import sys
 from exvideo_core.video import contact_sheet
 contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
 """
-WORKERS = ("-n", "2", "--dist", "loadfile")  # a file's tests share their server and models
+# a file's tests share their server and models; in this order the last files are short ones
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +17,11 @@ import narrow_cogvideox
 import narrow_svd
 import yaml
 from safetensors.torch import save_file
+
+# DeepSpeed compiles a part of itself at first use, under a lock that a killed run leaves behind for ever: each session
+# has its own.
+_EXTENSIONS = tempfile.TemporaryDirectory(prefix="torch_extensions_")
+os.environ.setdefault("TORCH_EXTENSIONS_DIR", _EXTENSIONS.name)
 
 # forked from a server that has imported everything: a run starts in no time
 _CONTEXT = multiprocessing.get_context("forkserver") if os.name == "posix" else multiprocessing.get_context()

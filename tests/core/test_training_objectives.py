@@ -1,5 +1,6 @@
 """The published training script's loss, in its own arithmetic and in ours."""
 
+import importlib.machinery
 import importlib.util
 from pathlib import Path
 
@@ -98,7 +99,8 @@ def test_lognormal_sigmas_stay_in_the_samplers_range():
 @pytest.fixture(scope="module")
 def published_scheduler():
     """DiffSynth-Studio's, from its one file: the package as a whole imports half of the world."""
-    package = importlib.util.find_spec("diffsynth")
+    # not by find_spec: the parity tests may have put a package of this name in its place
+    package = importlib.machinery.PathFinder.find_spec("diffsynth")
     if package is None or package.origin is None:
         pytest.skip("diffsynth is not installed: `python run.py test` installs it")
     spec = importlib.util.spec_from_file_location(
