@@ -8,7 +8,8 @@ Shapes: D channels of a head, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, wraps
 
 import torch
@@ -22,6 +23,17 @@ def fuse(on: bool = True) -> None:
     """Compile chains from now on, in this process; each takes some seconds when it is first used."""
     global _is_fused  # how to compute, not what
     _is_fused = on
+
+
+@contextmanager
+def fusing() -> Iterator[None]:
+    """Compile chains inside of this, and after it as before."""
+    before = _is_fused
+    fuse()
+    try:
+        yield
+    finally:
+        fuse(before)
 
 
 def is_fused() -> bool:

@@ -24,6 +24,7 @@ from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
 from ...exvideo_core.video.frames import check_cogvideox_size
 from . import compat, memory, speed
+from .compiling import chains_instead
 from .model import HostAttention, Options, fill, running_with, wrapped
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
@@ -143,6 +144,10 @@ class CogVideoXModel(model_base.BaseModel):
         super().__init__(config, model_base.ModelType.V_PREDICTION, device=device, unet_model=HostedTransformer)
         self.sizes = config.sizes
         self.model_sampling = CogVideoXSampling(config)
+
+    def _apply_model(self, *args: Any, **conditions: Any) -> Tensor:
+        with chains_instead(self):
+            return super()._apply_model(*args, **conditions)
 
     def extra_conds(self, **conditions: Any) -> dict[str, Any]:
         check_latents(self.sizes, conditions["noise"])

@@ -29,6 +29,7 @@ from ...exvideo_core.models.svd.unet import SVDUNet
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
 from . import compat, memory, speed
+from .compiling import chains_instead
 
 # Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
 # piece that is worked on (counted on the meta device, tests/nodes/test_memory.py).
@@ -206,6 +207,10 @@ class SVDModel(model_base.BaseModel):
     def __init__(self, config: SVDModelConfig, device: Any = None) -> None:
         super().__init__(config, model_base.ModelType.V_PREDICTION_EDM, device=device, unet_model=HostedUNet)
         self.sizes = config.sizes
+
+    def _apply_model(self, *args: Any, **conditions: Any) -> Tensor:
+        with chains_instead(self):
+            return super()._apply_model(*args, **conditions)
 
     def encode_adm(self, **conditions: Any) -> Tensor:
         """The sinusoids of fps - 1, motion bucket and noise augmentation, [1, 3 x id_dim]."""
