@@ -73,7 +73,9 @@ def test_running_prompt_can_be_interrupted(comfyui):
     prompt_id = comfyui.client.queue(prompt)
     while not comfyui.client.get("/queue")["queue_running"]:
         time.sleep(0.02)
-    comfyui.client.interrupt()
+    while comfyui.client.get("/queue")["queue_running"]:
+        comfyui.client.interrupt()  # one that comes before the prompt has begun is lost
+        time.sleep(0.2)
 
     run = comfyui.client.wait(prompt_id, timeout=60)
     assert run.status == "interrupted"
