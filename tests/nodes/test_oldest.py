@@ -53,8 +53,13 @@ def test_cogvideox_runs(oldest_comfyui):
     place_cogvideox_files(oldest_comfyui.base)
     time.sleep(1.1)  # ComfyUI looks again when a folder's time has changed
 
-    (file,) = oldest_comfyui.client.run(cogvideox_prompt()).files
+    prompt = cogvideox_prompt()
+    prompt["save"]["inputs"] |= {"format": "webm, vp9", "bit_depth": "10 bit", "poster": True}
+
+    (file,) = oldest_comfyui.client.run(prompt).files
     assert b"class_type" in oldest_comfyui.client.fetch(file)
+    poster = {**file, "filename": file["filename"].replace(".webm", ".png")}
+    assert oldest_comfyui.client.fetch(poster).startswith(b"\x89PNG")
 
 
 def test_our_objects_inside_of_it():
