@@ -47,11 +47,10 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
 ) -> Path:
     """Write a clip; the file appears when it is complete, and replaces one of the same name.
 
-    Frames go through one by one, so a generator may decode while this writes. What can be refused is refused
-    before the first frame is asked for. Values are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec
-    that writes 10. In formats with
-    halved colour (all but gif and webp), an odd width or height grows by one pixel, a copy of the last. gif times
-    are rounded to 1/100 s; webp, shown as long, may store a run of equal frames as one.
+    Frames go through one by one, so a generator may decode while this writes. What can be refused is refused before
+    the first frame is asked for. Values are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec that
+    writes 10. In formats with halved colour (all but gif and webp), an odd width or height grows by one pixel, a
+    copy of the last. gif times are rounded to 1/100 s; webp, shown as long, may store a run of equal frames as one.
 
     Args:
         frames: [T, H, W, 3], or an iterable of [H, W, 3]; float in [0, 1] (clipped) or uint8.
