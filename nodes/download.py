@@ -33,7 +33,7 @@ class ExVideoDownload(io.ComfyNode):
                     "model",
                     options=list(CHOICES),
                     tooltip="picture to video: SVD and ExVideo's extension (11 GB). sentence to video: CogVideoX-5B's "
-                    "parts and ExVideo's LoRA (22 GB). Or one of the files.",
+                    "parts and ExVideo's LoRA (over 21 GB). Or one of the files.",
                     extra_dict={"exvideo_labels": sizes},
                 ),
                 io.Combo.Input(

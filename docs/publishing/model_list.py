@@ -32,7 +32,7 @@ def entries() -> list[dict[str, str]]:
             "reference": file.page(),
             "filename": file.name,
             "url": file.url,
-            "size": f"{file.num_bytes / 1e9:.2f}GB",
+            "size": f"{file.num_bytes / 1e9:.2f}GB" if file.num_bytes else "unknown",
         }
         for file in FILES
         if file not in (SVD_XT, T5_XXL)

@@ -73,11 +73,11 @@ def _listing() -> str:
     rows = []
     for group in GROUPS:
         files = ", ".join(file.key for file in group.files)
-        rows.append(f"{group.key:<{width}} {size(*group.files):>7}  {group.title}: {files}")
+        rows.append(f"{group.key:<{width}} {size(*group.files):>12}  {group.title}: {files}")
     for file in FILES:
         rows += [
             "",
-            f"{file.key:<{width}} {size(file):>7}  {file.what}",
-            f"{'':<{width}} {'':>7}  {file.folder}/{file.name}, from {file.page()}",
+            f"{file.key:<{width}} {size(file):>12}  {file.what}",
+            f"{'':<{width}} {'':>12}  {file.folder}/{file.name}, from {file.page()}",
         ]
     return "\n".join(rows)

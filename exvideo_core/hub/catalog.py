@@ -31,7 +31,7 @@ class PublishedFile:
         folder: of ComfyUI's models folder.
         path: within the repositories.
         repositories: by source; the same file, byte for byte.
-        num_bytes: about; the source announces the exact size.
+        num_bytes: about, 0 where nobody has said it; the source announces the exact size.
         license_to_accept: Hugging Face gives it only to people who have accepted its licence.
     """
 
@@ -42,7 +42,7 @@ class PublishedFile:
     folder: str
     path: str
     repositories: dict[str, str] = field(hash=False)
-    num_bytes: int
+    num_bytes: int = 0
     license_to_accept: bool = False
 
     @property
@@ -146,7 +146,6 @@ EXVIDEO_COGVIDEOX = PublishedFile(
     folder="loras",
     path="ExVideo-CogVideoX-LoRA-129f-v1.safetensors",
     repositories=dict.fromkeys(SOURCES, "ECNU-CILab/ExVideo-CogVideoX-LoRA-129f-v1"),
-    num_bytes=1_000_000_000,
 )
 
 FILES = (SVD_XT, EXVIDEO_SVD, *COGVIDEOX_TRANSFORMER, COGVIDEOX_VAE, T5_XXL, EXVIDEO_COGVIDEOX)
@@ -205,7 +204,10 @@ def find(name: str, folder: str | None = None) -> PublishedFile | None:
 
 def size(*files: PublishedFile) -> str:
     """Of all of them together, as the sources write it: 1 GB is 10^9 bytes."""
-    return f"{sum(file.num_bytes for file in files) / 1e9:.1f} GB"
+    known = [file.num_bytes for file in files if file.num_bytes]
+    if not known:
+        return "size unknown"
+    return f"{'over ' * (len(known) < len(files))}{sum(known) / 1e9:.1f} GB"
 
 
 def workflow_models(files: Sequence[PublishedFile] = FILES) -> list[dict[str, str]]:

@@ -123,7 +123,7 @@ class _Download:
     def __init__(self, file: PublishedFile, target: Path, source: str, progress: Progress, patience: Patience) -> None:
         self.file, self.target, self.source = file, target, source
         self.progress, self.patience = progress, patience
-        self.done, self.total = 0, file.num_bytes
+        self.done, self.total = 0, file.num_bytes or 1  # bars divide by it, and it is known soon
         self.etag: str | None = None  # of what has arrived in this call
 
     def tick(self) -> None:

@@ -59,3 +59,9 @@ def test_workflows_name_files_as_they_are_called_on_disk():
             "directory": "exvideo",
         }
     ]
+
+
+def test_size_that_nobody_has_said_is_not_made_up():
+    assert catalog.size(catalog.EXVIDEO_COGVIDEOX) == "size unknown"
+    assert catalog.size(catalog.COGVIDEOX_VAE) == "0.4 GB"
+    assert catalog.size(catalog.COGVIDEOX_VAE, catalog.EXVIDEO_COGVIDEOX) == "over 0.4 GB"
