@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ..exvideo_core.hub.catalog import PublishedFile
 from ..exvideo_core.hub.download import locate
 from ..exvideo_core.hub.missing import not_there, nothing_there
 from ..exvideo_core.video.codecs import CONTAINERS
+from ..exvideo_core.video.files import move, work_folder
 
 EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -188,11 +190,59 @@ _LONGEST_NAME = 200  # bytes; file systems take 255, and a number and an ending 
 
 
 @dataclass(frozen=True)
-class OutputFile:
-    """A new file in the output folder; `subfolder` is how the page asks for it."""
+class Output:
+    """Where new files go that belong together.
 
-    path: Path
+    Attributes:
+        prefix: folder in the output folder and start of the name, with all that is to be filled in.
+        folder: where that is.
+        name: the start of the name.
+        subfolder: how the page asks for the folder.
+    """
+
+    prefix: str
+    folder: Path
+    name: str
     subfolder: str
+
+    @contextmanager
+    def work_folder(self) -> Iterator[Path]:
+        """A hidden folder beside them, on the same disk, that disappears with all it holds."""
+        with work_folder(self.folder / self.name) as folder:
+            yield folder
+
+    def take_in(self, finished: Sequence[Path]) -> list[Path]:
+        """Move files to the next number that is free, numbered as ComfyUI numbers its own; return where they are.
+
+        The number is chosen only here: hours may lie between the start and the end of a clip, and another server may
+        have saved one of the same name meanwhile.
+        """
+        counter = _next_number(self.prefix)[2]
+        while not _claim(targets := [self.folder / f"{self.name}_{counter:05}_{file.suffix}" for file in finished]):
+            counter += 1
+        for index, (file, target) in enumerate(zip(finished, targets, strict=True)):
+            try:
+                move(file, target)
+            except VideoError:
+                _release(targets[index:])
+                raise
+        return targets
+
+
+def _claim(paths: Sequence[Path]) -> bool:
+    """Make empty files, of which nobody else can make one as well; False, and none, if there is one already."""
+    for index, path in enumerate(paths):
+        try:
+            path.touch(exist_ok=False)
+        except FileExistsError:
+            _release(paths[:index])
+            return False
+    return True
+
+
+def _release(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def check_prefix(prefix: str) -> None:
@@ -223,13 +273,18 @@ def _check_names(prefix: str) -> None:
         raise VideoError(f"filename prefix {prefix!r} is too long: at most {_LONGEST_NAME} bytes for each name in it.")
 
 
-def new_output(prefix: str, suffix: str, width: int, height: int) -> OutputFile:
-    """The next free name with this prefix, numbered as ComfyUI numbers its own files."""
+def new_output(prefix: str, width: int, height: int) -> Output:
+    """A place for new files with this prefix; the size is for prefixes that name it."""
     check_prefix(prefix)
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        prefix, folder_paths.get_output_directory(), width, height
-    )
-    return OutputFile(Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder)
+    folder, name, _, subfolder, filled = _next_number(prefix, width, height)
+    return Output(filled, Path(folder), name, subfolder)
+
+
+def _next_number(prefix: str, width: int = 0, height: int = 0) -> tuple[str, str, int, str, str]:
+    """Folder, name, number, folder in the output folder, and prefix, as ComfyUI finds them; makes the folder."""
+    output = folder_paths.get_output_directory()
+    found: tuple[str, str, int, str, str] = folder_paths.get_save_image_path(prefix, output, width, height)
+    return found
 
 
 def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str] | None:

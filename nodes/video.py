@@ -131,23 +131,28 @@ class ExVideoSave(io.ComfyNode):
         poster: bool = False,
     ) -> io.NodeOutput:
         suffix, codec = host.VIDEO_FORMATS[format]
-        file = host.new_output(filename_prefix, suffix, images.shape[2], images.shape[1])
+        output = host.new_output(filename_prefix, images.shape[2], images.shape[1])
         tags = host.graph_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        save_video(
-            images[..., :3],
-            file.path,
-            fps,
-            codec=codec,
-            quality=quality,
-            bit_depth=_BIT_DEPTHS[bit_depth],
-            audio=(audio["waveform"][0], audio["sample_rate"]) if audio else None,
-            metadata=tags if CONTAINERS[suffix].has_tags else None,
-            progress=host.progress(len(images)),
-        )
-        if poster:
-            save_poster(images[0, ..., :3], file.path.with_suffix(".png"), tags)
+        with output.work_folder() as folder:
+            file = folder / f"{output.name}{suffix}"
+            save_video(
+                images[..., :3],
+                file,
+                fps,
+                codec=codec,
+                quality=quality,
+                bit_depth=_BIT_DEPTHS[bit_depth],
+                audio=(audio["waveform"][0], audio["sample_rate"]) if audio else None,
+                metadata=tags if CONTAINERS[suffix].has_tags else None,
+                progress=host.progress(len(images)),
+            )
+            finished = [file]
+            if poster:
+                finished.append(file.with_suffix(".png"))
+                save_poster(images[0, ..., :3], finished[-1], tags)
+            clip, *_ = output.take_in(finished)
         components = Types.VideoComponents(images=images, audio=audio, frame_rate=frame_rate(fps, codec))
-        saved = ui.SavedResult(file.path.name, file.subfolder, io.FolderType.output)
+        saved = ui.SavedResult(clip.name, output.subfolder, io.FolderType.output)
         # the page plays as a video what is called animated, and knows only webp as an exception
         shown = {"images": [saved], "animated": (suffix != ".gif",)}
         return io.NodeOutput(InputImpl.VideoFromComponents(components), ui=shown)

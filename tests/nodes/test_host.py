@@ -55,7 +55,7 @@ def test_braces_in_texts_of_the_graph_are_written_as_escapes(pack):
 def test_prefixes_outside_are_refused(pack, output, prefix):
     assert "leads out of the output folder" in pack.video.ExVideoSave.validate_inputs(filename_prefix=prefix)
     with pytest.raises(pack.errors.VideoError):
-        pack.host.new_output(prefix, ".mp4", 8, 8)
+        pack.host.new_output(prefix, 8, 8)
 
 
 def test_a_file_in_the_way_of_the_folder_is_refused(pack, output):
@@ -64,13 +64,50 @@ def test_a_file_in_the_way_of_the_folder_is_refused(pack, output):
     assert "cannot write to" in pack.video.ExVideoSave.validate_inputs(filename_prefix="exvideo/clip")
 
 
-def test_names_count_up_over_all_formats(pack, output):
-    first = pack.host.new_output("exvideo/clip", ".mp4", 8, 8)
-    first.path.write_text("x")
+def save_text(output, *suffixes, before=lambda: None):
+    """Files of these endings by way of the work folder; returns the names they got."""
+    with output.work_folder() as folder:
+        files = [folder / f"{output.name}{suffix}" for suffix in suffixes]
+        for file in files:
+            file.write_text(file.name)
+        before()
+        return [path.relative_to(output.folder).as_posix() for path in output.take_in(files)]
 
-    assert first.path == output / "exvideo" / "clip_00001_.mp4"
-    assert first.subfolder == "exvideo"
-    assert pack.host.new_output("exvideo/clip", ".webm", 8, 8).path.name == "clip_00002_.webm"
+
+def test_names_count_up_over_all_formats(pack, output):
+    first = pack.host.new_output("exvideo/clip", 8, 8)
+
+    assert (first.folder, first.subfolder) == (output / "exvideo", "exvideo")
+    assert save_text(first, ".mp4", ".png") == ["clip_00001_.mp4", "clip_00001_.png"]
+    assert save_text(pack.host.new_output("exvideo/clip", 8, 8), ".webm") == ["clip_00002_.webm"]
+
+
+def test_what_somebody_saved_meanwhile_under_the_same_name_is_kept(pack, output):
+    def other():
+        (output / "clip_00001_.mp4").write_text("of another server")
+
+    assert save_text(pack.host.new_output("clip", 8, 8), ".mp4", before=other) == ["clip_00002_.mp4"]
+    assert (output / "clip_00001_.mp4").read_text() == "of another server"
+
+
+def test_of_two_that_find_the_same_number_free_one_takes_the_next(pack, output, monkeypatch):
+    find = pack.host._next_number
+    monkeypatch.setattr(pack.host, "_next_number", lambda *given: (*find(*given)[:2], 1, *find(*given)[3:]))
+    (output / "clip_00001_.png").write_text("of another server")
+
+    assert save_text(pack.host.new_output("clip", 8, 8), ".mp4", ".png") == ["clip_00002_.mp4", "clip_00002_.png"]
+    assert sorted(path.name for path in output.iterdir()) == ["clip_00001_.png", "clip_00002_.mp4", "clip_00002_.png"]
+
+
+def test_a_name_that_was_taken_for_nothing_is_given_back(pack, output, monkeypatch):
+    def refuse(_finished, path):
+        raise pack.errors.VideoError(f"cannot replace {path}")
+
+    monkeypatch.setattr(pack.host, "move", refuse)
+    with pytest.raises(pack.errors.VideoError):
+        save_text(pack.host.new_output("clip", 8, 8), ".mp4", ".png")
+
+    assert not list(output.iterdir())
 
 
 def test_tags_are_each_json_once_and_can_be_switched_off(pack, monkeypatch):
