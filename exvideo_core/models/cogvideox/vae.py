@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ...out_of_memory import pieces_kept, with_less
 from ...pieces import PIECE_BYTES
 from ...tiling import Axis, blend_weight, tiles
 from ..layers import Ops
@@ -64,6 +65,10 @@ class CogVideoXVAE(nn.Module):
         height, width = video_BCFHW.shape[-2:]
         if height % CELL or width % CELL:
             raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
+        with pieces_kept(self):
+            return with_less(self, lambda: self._encode(video_BCFHW, progress))
+
+    def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         past: Past = {}
         latents = []
         spans = list(pieces(video_BCFHW.shape[2], _FRAME_PIECE))
@@ -77,6 +82,9 @@ class CogVideoXVAE(nn.Module):
     def decode(self, latents_BCTHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
         """Frames of a clip, two latent frames at a time.
 
+        Where memory ends it starts again in smaller pieces, which changes nothing but rounding: to go on from where it
+        was, it would have to keep twice what the convolutions remember.
+
         Args:
             latents_BCTHW: [B, 16, T, h, w], raw.
             progress: called with the number of pieces done and in all; may raise to stop.
@@ -86,9 +94,12 @@ class CogVideoXVAE(nn.Module):
         Returns:
             [B, 3, F, 8 h, 8 w] float32 on the CPU, about [-1, 1]; F is 4 T - 3 for odd T, else 4 T.
         """
+        with pieces_kept(self):
+            return with_less(self, lambda: self._decode(latents_BCTHW, progress, tile))
+
+    def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
-        if tile is None:
-            tile = max(height, width)
+        tile = tile or max(height, width)
         axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (height, width)]
         lengths = (CELL * height, CELL * width)
         total_BCFHW = torch.zeros(len(latents_BCTHW), 3, frames_of(frames), *lengths)

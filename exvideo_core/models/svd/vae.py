@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from ...out_of_memory import pieces_kept, with_less
 from ...pieces import PIECE_BYTES
 from ...tiling import Axis, blend_weight, tiles
 from ..group_norm import norm_silu
@@ -58,44 +60,54 @@ class VAE(nn.Module):
         if height % CELL or width % CELL:
             raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
         latents = []
-        for frame_CHW in video_TCHW:
-            moments = self.encoder(self.to_network(frame_CHW[None]), self.piece_bytes)
-            if self.quant_conv is not None:
-                moments = self.quant_conv(moments)
-            latents.append(moments[:, : self.config.latent_channels])
-            if progress:
-                progress(len(latents), len(video_TCHW))
+        with pieces_kept(self):
+            for frame_CHW in video_TCHW:
+                latents.append(with_less(self, partial(self._encode_frame, frame_CHW)))
+                if progress:
+                    progress(len(latents), len(video_TCHW))
         return torch.cat(latents)
 
-    def decode(self, latents_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
+    def _encode_frame(self, frame_CHW: Tensor) -> Tensor:
+        moments = self.encoder(self.to_network(frame_CHW[None]), self.piece_bytes)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        return moments[:, : self.config.latent_channels]
+
+    def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
         """Blend of windows of 8 frames, 4 apart (and of tiles above 1024 pixels).
 
-        The windows are part of the definition: the pictures do not depend on how much memory is free.
+        The windows are part of the definition: the pictures do not depend on how much memory is free. Where it ends,
+        they are computed in smaller pieces, which changes nothing but rounding.
 
         Args:
             latents_TCHW: [T, 4, h, w], raw.
             progress: called with the number of windows done and in all; may raise to stop.
+            tile: side of the tiles in latent cells, below 128, in less memory and not quite the same; None is exact.
 
         Returns:
             [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
         """
         frames, _, height, width = latents_TCHW.shape
-        axes = [Axis(n, a.size, a.stride) for n, a in ((frames, _WINDOW), (height, _TILE), (width, _TILE))]
+        cut = _TILE if tile is None else Axis(length=0, size=tile, stride=max(1, tile * 3 // 4))
+        axes = [Axis(n, a.size, a.stride) for n, a in ((frames, _WINDOW), (height, cut), (width, cut))]
         lengths = (frames, CELL * height, CELL * width)
         total_TCHW = torch.zeros(frames, 3, *lengths[1:])
         weights_THW = torch.zeros(lengths)
         windows = list(tiles(axes))
-        for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
-            window_TCHW = self.to_network(latents_TCHW[t0:t1, :, h0:h1, w0:w1])
-            part_TCHW = self.decoder(window_TCHW, self.piece_bytes).float().cpu()
-            spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
-            weight_THW = blend_weight(spans, lengths)
-            place = tuple(slice(*span) for span in spans)
-            total_TCHW[place[0], :, place[1], place[2]] += part_TCHW.mul_(weight_THW[:, None])
-            weights_THW[place] += weight_THW
-            if progress:
-                progress(done, len(windows))
+        with pieces_kept(self):
+            for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
+                part_TCHW = with_less(self, partial(self._decode_window, latents_TCHW[t0:t1, :, h0:h1, w0:w1]))
+                spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
+                weight_THW = blend_weight(spans, lengths)
+                place = tuple(slice(*span) for span in spans)
+                total_TCHW[place[0], :, place[1], place[2]] += part_TCHW.mul_(weight_THW[:, None])
+                weights_THW[place] += weight_THW
+                if progress:
+                    progress(done, len(windows))
         return total_TCHW.div_(weights_THW[:, None])
+
+    def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
+        return self.decoder(self.to_network(latents_TCHW), self.piece_bytes).float().cpu()
 
     def to_network(self, x: Tensor) -> Tensor:
         """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
