@@ -110,11 +110,18 @@ def check_room(folders: Mapping[PublishedFile, Path]) -> None:
         while not there.exists():
             there = there.parent
         if not (folder / file.name).exists():
-            parts = sum(part.stat().st_size for part in folder.glob(f"{file.name}.*.part"))
+            parts = sum(map(_size, folder.glob(f"{file.name}.*.part")))
             disk = there.stat().st_dev
             missing[disk] = there, missing.get(disk, (there, 0))[1] + max(file.num_bytes - parts, 0)
     for folder, num_bytes in missing.values():
         check_free(folder, num_bytes, "the files take")
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except FileNotFoundError:  # another process has just finished it
+        return 0
 
 
 class _Download:

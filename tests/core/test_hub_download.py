@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 import torch
@@ -329,6 +330,12 @@ def test_a_disk_that_fills_up_keeps_the_part(hub, folder, monkeypatch):
         get(folder)
 
     assert_nothing_whole(folder)
+
+
+def test_a_part_that_another_process_has_just_finished_is_no_error(folder, monkeypatch):
+    monkeypatch.setattr(Path, "glob", lambda *_: iter([folder / f"{EXVIDEO_SVD.name}.gone.part"]))
+
+    download.check_room({EXVIDEO_SVD: folder})
 
 
 @pytest.mark.skipif(os.name == "nt", reason="made with a file in the folder's place")
