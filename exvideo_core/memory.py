@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from .out_of_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 _WORKING_SPACE = 2**30  # bytes a visitor has for its activations
 
@@ -27,7 +32,7 @@ def free_bytes(device: torch.device) -> float:
 
 @contextmanager
 def visiting(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
-    """Have a network's weights on a device for a while, if there is room; afterwards they are where they were.
+    """Have a network's weights on a device for a while, if they find room; afterwards they are where they were.
 
     Where they were nothing is copied back, so memory mapped from a file stays so.
 
@@ -41,11 +46,23 @@ def visiting(module: nn.Module, device: torch.device, free: float) -> Iterator[N
         return
     homes = [(weight, weight.data) for weight in (*module.parameters(), *module.buffers())]
     try:
-        for weight, home in homes:
-            weight.data = home.to(device)
+        _move(homes, device)
         yield
     finally:
         for weight, home in homes:
             weight.data = home
         if device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def _move(homes: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
+    """Bring all weights to a device, or none where memory ends after all: another program may have taken it."""
+    try:
+        for weight, home in homes:
+            weight.data = home.to(device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.warning("ExVideo: memory ended. The encoder computes where it is, more slowly.")
+        for weight, home in homes:
+            weight.data = home

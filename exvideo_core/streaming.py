@@ -209,8 +209,9 @@ class _Belt:
     def _bring(self, index: int, place: int) -> None:
         memory = self.memories[index]
         target, source = self.places[place][: memory.num_bytes], memory.memory[: memory.num_bytes]
-        self.holds[place] = index
+        self.holds[place] = None  # in case the copy fails
         self.is_there[place] = self.lane.copy(target, source, self.is_free[place])
+        self.holds[place] = index
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ..checkpoint.detect import FileKind, Kind, Shapes, identify
 from ..errors import CheckpointError
+from ..out_of_memory import explained
 from .files import LoRA, LoRAPair, read_lora
 from .names import layer_name
 
@@ -141,6 +143,8 @@ def _misfit(lora: LoRA, model: FileKind, unfit: set[str], complaints: list[str])
 # merging
 
 
+_ADVICE = "The model is as it was before. Load it with stream=True (--stream), or attach fewer LoRAs."
+
 # What `merge` leaves on a module so that it can be undone: the weights it replaced, by name. A plain attribute, so no
 # state_dict has it, and copies of the module keep their own.
 _ORIGINALS = "_weights_before_loras"
@@ -154,7 +158,7 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
     GeneralLoRAFromPeft), so that results are the same bits; fp8 weights pass through float32. Memory mapped from
     files is not written to: a changed weight is a new tensor, and the one it replaces is kept (in main memory, if it
     was on a GPU), so a merge costs memory of the size of the changed weights. If it is interrupted or runs out of
-    memory, the module is left without any LoRA.
+    memory, the module is as it was before.
 
     Args:
         module: a transformer with our names.
@@ -163,19 +167,21 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
 
     Raises:
         CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
+        DeviceMemoryError: memory ended; nothing was changed.
     """
     weights = dict(module.named_parameters())
     fitted = fit_lora(lora, {name: tuple(weight.shape) for name, weight in weights.items()})
-    originals: dict[str, Tensor] = vars(module).setdefault(_ORIGINALS, {})
+    originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
+    before: dict[str, Tensor] = {}
     try:
-        for name, pair in fitted.items():
-            weight = weights[name].data
-            if name not in originals:
-                originals[name] = weight.cpu()
-            weights[name].data = _changed(weight, pair, strength)
+        with explained(f"{lora.source} was merged", _ADVICE):
+            for name, pair in fitted.items():
+                before[name] = weights[name].data.cpu()
+                weights[name].data = _changed(weights[name].data, pair, strength)
     except BaseException:  # also Cancel: half a LoRA is worse than none
-        remove_loras(module)
+        _put_back(weights, before)
         raise
+    vars(module)[_ORIGINALS] = before | originals
     return LoRAReport.of(lora, strength)
 
 
@@ -189,7 +195,15 @@ def _changed(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
 @torch.inference_mode(False)
 def remove_loras(module: nn.Module) -> None:
     """Give every weight back exactly what it was before the first `merge`, wherever the module is now."""
-    originals: dict[str, Tensor] = vars(module).pop(_ORIGINALS, {})
-    weights = dict(module.named_parameters())
-    for name, original in originals.items():
-        weights[name].data = original.to(weights[name].device, weights[name].dtype)
+    originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
+    _put_back(dict(module.named_parameters()), originals)
+    vars(module).pop(_ORIGINALS, None)  # only now are they not needed any more
+
+
+def _put_back(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        weight = weights[name]
+        if (value.device, value.dtype) == (weight.device, weight.dtype):
+            weight.data = value
+        else:
+            weight.data.copy_(value)  # in its own memory, as there may be no other left

@@ -130,6 +130,7 @@ def _store(layer: nn.Module) -> None:
     peak = weight.abs().flatten(1).amax(dim=1).float()
     scale = torch.exp2((peak / _LARGEST).log2().ceil())
     scale = torch.where(peak > 0, scale, torch.ones_like(scale)).view(-1, *[1] * (weight.ndim - 1))
-    layer.__class__ = _STORED[type(layer)]
-    layer.weight = nn.Parameter((weight.float() / scale).to(_FORMAT), requires_grad=False)
+    rounded = (weight.float() / scale).to(_FORMAT)
+    layer.__class__ = _STORED[type(layer)]  # from here on nothing needs memory, so no layer is half of one kind
+    layer.weight = nn.Parameter(rounded, requires_grad=False)
     layer.register_buffer("scale", scale)

@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from ..out_of_memory import InPieces, pieces_kept, with_less
 from ..streaming import WeightStream
 
 N = TypeVar("N", bound=nn.Module)
 Given = Sequence[Any]  # tensors, and what else a prediction needs
+Predict = Callable[..., Tensor]  # of a network and what is given
 
 
 class Branches(Protocol):
     """A network, ready to predict for both branches.
 
     Attributes:
-        network: for a step without guidance.
+        network: of the positive branch.
         devices: of the positive and of the negative branch.
     """
 
     network: Any
     devices: tuple[torch.device, torch.device]
 
-    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
+    def one(self, predict: Predict, positive: Given) -> Tensor:
+        """The same for a step without guidance."""
+
+    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
         """predict(network, *given) of what each branch is given; both results on the first device."""
 
 
@@ -37,8 +43,11 @@ class InTurn:
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network, self.devices = network, (device, device)
 
-    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
-        return predict(self.network, *positive), predict(self.network, *negative)
+    def one(self, predict: Predict, positive: Given) -> Tensor:
+        return _tried(predict, self.network, positive)
+
+    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
+        return self.one(predict, positive), self.one(predict, negative)
 
 
 class AtTheSameTime:
@@ -53,19 +62,29 @@ class AtTheSameTime:
         self.network, self.twin = networks
         self.devices, self.pool = devices, pool
 
-    def both(self, predict: Callable[..., Tensor], positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
+    def one(self, predict: Predict, positive: Given) -> Tensor:
+        return _tried(predict, self.network, positive)
+
+    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
         there = self.devices[1]
         # copied by this thread and before it goes on: a copy stands in line with what its devices were told to do
         moved = [each.to(there) if isinstance(each, Tensor) else each for each in negative]
-        pending = self.pool.submit(_run, predict, (self.twin, *moved), there, torch.is_inference_mode_enabled())
-        here = predict(self.network, *positive)
+        pending = self.pool.submit(_run, predict, self.twin, moved, there, torch.is_inference_mode_enabled())
+        here = self.one(predict, positive)
         return here, pending.result().to(here.device)
 
 
-def _run(predict: Callable[..., Tensor], given: Sequence[Any], device: torch.device, is_inference: bool) -> Tensor:
+def _run(predict: Predict, network: nn.Module, given: Given, device: torch.device, is_inference: bool) -> Tensor:
     # both settings are each thread's own
     with torch.inference_mode(is_inference), _current(device):
-        return predict(*given)
+        return _tried(predict, network, given)
+
+
+def _tried(predict: Predict, network: nn.Module, given: Given) -> Tensor:
+    """A prediction, in smaller pieces from where memory ends on."""
+    if dist.is_available() and dist.is_initialized():  # those who compute together would no longer be in step
+        return predict(network, *given)
+    return with_less(cast(InPieces, network), lambda: predict(network, *given))
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -85,6 +104,7 @@ def branches(network: nn.Module, devices: Sequence[torch.device], stream: Weight
     """
     first, last = devices[0], devices[-1]
     with ExitStack() as stack:
+        stack.enter_context(pieces_kept(cast(InPieces, network)))
         if stream:
             stream.pack(network)
         networks = [network, *([twin(network, first, last)] if len(devices) > 1 else [])]

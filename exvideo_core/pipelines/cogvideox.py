@@ -25,6 +25,7 @@ from ..models.cogvideox.config import TransformerConfig, VAEConfig
 from ..models.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from ..models.cogvideox.transformer import CogVideoXTransformer
 from ..models.cogvideox.vae import CELL, SCALE, STRIDE, CogVideoXVAE, Progress
+from ..out_of_memory import in_smaller_tiles
 from ..sampling import (
     alpha_levels,
     ddim,
@@ -42,6 +43,7 @@ from ..sampling.samplers import Callback, NoiseSource
 from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
+from . import advice
 from .branches import Branches, branches
 from .inputs import (
     Picture,
@@ -119,6 +121,7 @@ class CogVideoXPipeline:
         return next(self.transformer.parameters()).dtype
 
     @torch.inference_mode()
+    @advice.sampling
     def __call__(  # noqa: PLR0913  every one is a setting that users know
         self,
         prompt: str | None = None,
@@ -237,7 +240,7 @@ class CogVideoXPipeline:
             told, untold = cache.branches(2) if cache else (None, None)
             scale = scales[int(timestep)]
             if scale == 1:
-                return self._predict(transformers.network, x_BCTHW, timestep, context, told)
+                return transformers.one(self._predict, (x_BCTHW, timestep, context, told))
             both = transformers.both(
                 self._predict, (x_BCTHW, timestep, context, told), (x_BCTHW, timestep, *negative, untold)
             )
@@ -250,9 +253,13 @@ class CogVideoXPipeline:
     ) -> Tensor:
         return transformer(x_BCTHW.to(self.dtype), timestep, context_BLD, memory=memory).float()
 
+    @advice.decoding
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
         check_finite(latents_BCTHW, self.dtype)
-        video_BCFHW = self.vae.decode(latents_BCTHW / SCALE, progress, tile)
+        largest = tile or max(latents_BCTHW.shape[-2:])
+        video_BCFHW = in_smaller_tiles(
+            lambda side: self.vae.decode(latents_BCTHW / SCALE, progress, side or tile), largest
+        )
         return CogVideoXResult(
             frames=pixels_to_frames(rearrange(video_BCFHW, "1 C F H W -> F C H W")),
             latents=latents_BCTHW.float().cpu(),
@@ -294,6 +301,7 @@ def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[in
     return dict(zip(timesteps.tolist(), scales, strict=True))
 
 
+@advice.loading
 def load_cogvideox(
     transformer: str | Path,
     *,

@@ -21,7 +21,8 @@ from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
 from ..models.svd.skips import OnHost
 from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import CELL, SCALE, VAE, Progress
+from ..models.svd.vae import CELL, LARGEST_TILE, SCALE, VAE, Progress
+from ..out_of_memory import in_smaller_tiles
 from ..sampling import (
     dpmpp_2m_sigmas,
     euler,
@@ -37,6 +38,7 @@ from ..sampling.samplers import Callback
 from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
+from . import advice
 from .branches import Branches, branches
 from .inputs import (
     Picture,
@@ -173,6 +175,7 @@ class SVDPipeline:
         return next(self.unet.parameters()).dtype
 
     @torch.inference_mode()
+    @advice.sampling
     def __call__(  # noqa: PLR0913  every one is a setting that users know
         self,
         image: Picture,
@@ -287,7 +290,7 @@ class SVDPipeline:
         def velocity(x_TCHW: Tensor, timestep: Tensor) -> Tensor:
             told, untold = cache.branches(2) if cache else (None, None)
             if not is_guided:
-                return self._predict(unets.network, told, x_TCHW, timestep, *positive)
+                return unets.one(self._predict, (told, x_TCHW, timestep, *positive))
             both = unets.both(self._predict, (told, x_TCHW, timestep, *positive), (untold, x_TCHW, timestep, *negative))
             return guide(*both, scale_T111)
 
@@ -306,9 +309,11 @@ class SVDPipeline:
         both = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
         return unet(both, timestep, embedding, ids, memory=memory).float()
 
+    @advice.decoding
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
         check_finite(latents_TCHW, self.dtype)
-        pixels = self.vae.decode(latents_TCHW / SCALE, progress)
+        side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
+        pixels = in_smaller_tiles(lambda tile: self.vae.decode(latents_TCHW / SCALE, progress, tile), side)
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
 
     def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
@@ -340,6 +345,7 @@ def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
         raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")
 
 
+@advice.loading
 def load_svd(
     checkpoint: str | Path,
     extension: str | Path | None = None,

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from exvideo_core import CogVideoXPipeline, ExVideoError, SVDPipeline, apply_lora
+from exvideo_core.pieces import PIECE_BYTES
 from exvideo_core.pipelines.branches import branches, twin
 from exvideo_core.pipelines.inputs import chosen_devices
 
@@ -93,6 +94,13 @@ def test_a_lora_is_on_both_devices(tmp_path: Path) -> None:
     assert not torch.equal(after, before)
 
 
+def linear(width: int) -> nn.Module:
+    """A network that has a budget as the real ones."""
+    network = nn.Linear(width, width)
+    network.piece_bytes = PIECE_BYTES
+    return network
+
+
 def test_both_branches_run_at_the_same_time() -> None:
     meeting = threading.Barrier(2, timeout=20)
 
@@ -101,7 +109,7 @@ def test_both_branches_run_at_the_same_time() -> None:
         assert torch.is_inference_mode_enabled()
         return network(x)
 
-    network = nn.Linear(2, 2)
+    network = linear(2)
     with torch.inference_mode(), branches(network, TWO, None) as pair:
         positive, negative = pair.both(predict, [torch.ones(2)], [torch.zeros(2)])
 
@@ -119,7 +127,7 @@ def test_an_error_in_either_branch_is_raised_and_the_other_ends(failing: float) 
         done.append(float(x))
         return x
 
-    with pytest.raises(CancelError), branches(nn.Linear(1, 1), TWO, None) as pair:
+    with pytest.raises(CancelError), branches(linear(1), TWO, None) as pair:
         pair.both(predict, [torch.tensor(1.0)], [torch.tensor(0.0)])
 
     assert done == [1.0 - failing]

@@ -28,7 +28,8 @@ CELL = 8  # pixels along one side of a latent cell
 # The decoder sees a few frames at a time and its norms depend on which: these are the reference's
 # (DiffSynth-Studio 1.1.9, svd_vae_decoder.py), so its pictures come out whatever memory there is.
 _WINDOW = Axis(length=0, size=8, stride=4)
-_TILE = Axis(length=0, size=128, stride=32)
+LARGEST_TILE = 128  # latent cells; larger pictures are cut
+_TILE = Axis(length=0, size=LARGEST_TILE, stride=32)
 
 Progress = Callable[[int, int], None]  # done, total
 
