@@ -218,29 +218,43 @@ class Output:
         have saved one of the same name meanwhile.
         """
         counter = _next_number(self.prefix)[2]
-        while not _claim(targets := [self.folder / f"{self.name}_{counter:05}_{file.suffix}" for file in finished]):
+        while not _named(
+            targets := [self.folder / f"{self.name}_{counter:05}_{file.suffix}" for file in finished], finished
+        ):
             counter += 1
-        for index, (file, target) in enumerate(zip(finished, targets, strict=True)):
-            try:
-                move(file, target)
-            except VideoError:
-                _release(targets[index:])
-                raise
         return targets
 
 
-def _claim(paths: Sequence[Path]) -> bool:
-    """Make empty files, of which nobody else can make one as well; False, and none, if there is one already."""
-    for index, path in enumerate(paths):
-        try:
-            path.touch(exist_ok=False)
-        except FileExistsError:
-            _release(paths[:index])
+def _named(targets: Sequence[Path], finished: Sequence[Path]) -> bool:
+    """Give all files their names; False, and none has one, where another file has it already."""
+    try:
+        return _all_or_none(targets, lambda index: os.link(finished[index], targets[index]))
+    except OSError:  # a file system without links, such as exFAT: empty files keep the names until their content comes
+        if not _all_or_none(targets, lambda index: targets[index].touch(exist_ok=False)):
             return False
+    for index, (file, target) in enumerate(zip(finished, targets, strict=True)):
+        try:
+            move(file, target)
+        except VideoError:
+            _remove(targets[index:])
+            raise
     return True
 
 
-def _release(paths: Sequence[Path]) -> None:
+def _all_or_none(paths: Sequence[Path], make: Callable[[int], None]) -> bool:
+    """Make each of the files by its index, which has to fail if there is one already."""
+    for index in range(len(paths)):
+        try:
+            make(index)
+        except OSError as error:
+            _remove(paths[:index])
+            if isinstance(error, FileExistsError):
+                return False
+            raise
+    return True
+
+
+def _remove(paths: Sequence[Path]) -> None:
     for path in paths:
         path.unlink(missing_ok=True)
 

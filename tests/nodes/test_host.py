@@ -1,5 +1,6 @@
 """Folders, lists of files, names of outputs, and the version of ComfyUI."""
 
+import errno
 import json
 import os
 import re
@@ -74,6 +75,17 @@ def save_text(output, *suffixes, before=lambda: None):
         return [path.relative_to(output.folder).as_posix() for path in output.take_in(files)]
 
 
+@pytest.fixture(params=["with links", "without links"])
+def file_system(request, pack, monkeypatch):
+    def link(*_paths):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if request.param == "without links":
+        monkeypatch.setattr(pack.host.os, "link", link)
+    return request.param
+
+
+@pytest.mark.usefixtures("file_system")
 def test_names_count_up_over_all_formats(pack, output):
     first = pack.host.new_output("exvideo/clip", 8, 8)
 
@@ -82,6 +94,7 @@ def test_names_count_up_over_all_formats(pack, output):
     assert save_text(pack.host.new_output("exvideo/clip", 8, 8), ".webm") == ["clip_00002_.webm"]
 
 
+@pytest.mark.usefixtures("file_system")
 def test_what_somebody_saved_meanwhile_under_the_same_name_is_kept(pack, output):
     def other():
         (output / "clip_00001_.mp4").write_text("of another server")
@@ -90,6 +103,7 @@ def test_what_somebody_saved_meanwhile_under_the_same_name_is_kept(pack, output)
     assert (output / "clip_00001_.mp4").read_text() == "of another server"
 
 
+@pytest.mark.usefixtures("file_system")
 def test_of_two_that_find_the_same_number_free_one_takes_the_next(pack, output, monkeypatch):
     find = pack.host._next_number
     monkeypatch.setattr(pack.host, "_next_number", lambda *given: (*find(*given)[:2], 1, *find(*given)[3:]))
@@ -99,6 +113,8 @@ def test_of_two_that_find_the_same_number_free_one_takes_the_next(pack, output, 
     assert sorted(path.name for path in output.iterdir()) == ["clip_00001_.png", "clip_00002_.mp4", "clip_00002_.png"]
 
 
+@pytest.mark.parametrize("file_system", ["without links"], indirect=True)
+@pytest.mark.usefixtures("file_system")
 def test_a_name_that_was_taken_for_nothing_is_given_back(pack, output, monkeypatch):
     def refuse(_finished, path):
         raise pack.errors.VideoError(f"cannot replace {path}")
