@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol, TypeVar
 
 import torch
@@ -108,3 +108,12 @@ def free_unused() -> None:
     """Give memory back that PyTorch keeps for later, which may lie in pieces too small to use."""
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        forget_error()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
+def forget_error() -> None:
+    """CUDA reports its last error once more at the next launch, whatever that is."""
+    with suppress(RuntimeError):
+        torch.zeros(1, device="cuda")

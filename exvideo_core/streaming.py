@@ -10,11 +10,13 @@ import logging
 import mmap
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+
+from .out_of_memory import forget_error
 
 log = logging.getLogger(__name__)
 
@@ -148,15 +150,9 @@ def _lock(memory: Tensor) -> None:
     code = int(cuda.cudaHostRegister(begin, memory.numel(), _PORTABLE))
     if code:
         log.warning("%d bytes of weights could not be page-locked (CUDA error %d): slower", memory.numel(), code)
-        _forget_error()
+        forget_error()
         return
     weakref.finalize(memory, cuda.cudaHostUnregister, begin).atexit = False
-
-
-def _forget_error() -> None:
-    """CUDA reports its last error once more at the next launch, whatever that is."""
-    with suppress(RuntimeError):
-        torch.zeros(1, device="cuda")
 
 
 # the device

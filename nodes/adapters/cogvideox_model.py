@@ -122,9 +122,9 @@ class HostedTransformer(CogVideoXTransformer):
         if control is not None:
             raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
         options = transformer_options or {}
-        self.piece_bytes = memory.piece_bytes(options)
+        forward, text, reuse = super().forward, self._checked(context), speed.memory_of(options)
         with running_with(options):
-            return super().forward(x, timesteps, self._checked(context), memory=speed.memory_of(options))
+            return memory.within(self, options, lambda: forward(x, timesteps, text, memory=reuse))
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim

@@ -5,28 +5,26 @@ Shapes: T latent frames, F frames, H and W height and width (pixels, or latent c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from comfy import model_management
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.models.cogvideox.config import Shapes, VAEConfig
 from ...exvideo_core.models.cogvideox.vae import CELL, STRIDE, CogVideoXVAE
 from ...exvideo_core.models.layers import Ops
+from ...exvideo_core.out_of_memory import SMALLEST_TILE, in_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from . import compat
-from .vae import CoreVAE, Placed
+from .vae import CoreVAE, Placed, decoding, encoding
 
 # Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
 # tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.
 _LIVE_DECODING = 55
 _LIVE_ENCODING = 40
-_SMALLEST_TILE = 16  # latent cells
 
 
 class HostedVAE(Placed, CogVideoXVAE):
@@ -50,29 +48,21 @@ class CogVAE(CoreVAE):
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
         return HostedVAE(VAEConfig.from_shapes(shapes), layers)
 
+    @decoding
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
         """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
         _check(samples_in, self.latent_channels)
         side = max(samples_in.shape[-2:])
-        while True:
-            try:
-                return self._decode(samples_in, side)
-            except RuntimeError as error:
-                if not compat.is_out_of_memory(error) or side <= _SMALLEST_TILE:
-                    raise
-            side = max(_SMALLEST_TILE, (side + 1) // 2)  # only here are the tensors of the first try free
-            model_management.soft_empty_cache()
-            logging.warning(
-                "ExVideo: memory ended while decoding. Trying again in tiles of %d pixels, whose seams may show.",
-                side * CELL,
-            )
+        return in_smaller_tiles(lambda tile: self._decode(samples_in, tile or side), side)
 
+    @decoding
     def decode_tiled(
         self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, *_overlaps: Any, **_tiles: Any
     ) -> Tensor:
         """The same in overlapping tiles of so many latent cells, in height and width only."""
         _check(samples, self.latent_channels)
-        return self._decode(samples, max(tile_x or 0, tile_y or 0, _SMALLEST_TILE))
+        side = min(max(tile_x or 0, tile_y or 0, SMALLEST_TILE), max(samples.shape[-2:]))
+        return in_smaller_tiles(lambda smaller: self._decode(samples, smaller or side), side)
 
     def _decode(self, latents_BCTHW: Tensor, side: int) -> Tensor:
         height, width = (min(length, side) for length in latents_BCTHW.shape[-2:])
@@ -84,6 +74,7 @@ class CogVAE(CoreVAE):
             clips.append(pixels_to_frames(video_CFHW.transpose(0, 1)))
         return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
 
+    @encoding
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """Frames [F, H, W, 3] in [0, 1] to raw latents [1, 16, T, h, w]; sides are cut to multiples of 8 pixels."""
         frames = self.vae_encode_crop_pixels(pixel_samples)

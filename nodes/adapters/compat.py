@@ -55,14 +55,6 @@ def intermediate_dtype() -> torch.dtype:
     return dtype
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether the device ran out of memory; newer versions know more of its ways to say so."""
-    from comfy import model_management
-
-    known = getattr(model_management, "is_oom", None)
-    return bool(known(error)) if known else isinstance(error, torch.cuda.OutOfMemoryError)
-
-
 @contextmanager
 def without_warning(start: str) -> Iterator[None]:
     """Keep one of ComfyUI's warnings, known by its first words, out of the log."""

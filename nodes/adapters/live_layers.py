@@ -20,9 +20,10 @@ class _Told:
         if lent[0] is None and not hasattr(self, "_v"):
             return weight, bias
         # in memory that the next layer's weights go to, or that dynamic VRAM holds until it is given back
-        own = weight.clone(), None if bias is None else bias.clone()
-        comfy.ops.uncast_bias_weight(self, weight, bias, lent)
-        return own
+        try:
+            return weight.clone(), None if bias is None else bias.clone()
+        finally:
+            comfy.ops.uncast_bias_weight(self, weight, bias, lent)
 
 
 class _Untold:

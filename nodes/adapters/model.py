@@ -26,6 +26,7 @@ from ...exvideo_core.models.layers import sinusoid
 from ...exvideo_core.models.svd.config import UNetConfig
 from ...exvideo_core.models.svd.skips import OnHost, stay
 from ...exvideo_core.models.svd.unet import SVDUNet
+from ...exvideo_core.out_of_memory import explained
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
 from . import compat, memory, speed
@@ -130,10 +131,9 @@ class HostedUNet(SVDUNet):
         ids = window_frame_ids(options, self.config.extension_frames)
         cells = len(x) * x.shape[-2] * x.shape[-1]
         self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device, options) else stay
-        self.piece_bytes = memory.piece_bytes(options)
-        frames = len(ids) if ids else num_video_frames
+        frames, reuse = len(ids) if ids else num_video_frames, speed.memory_of(options)
         with running_with(options):
-            return self.denoise(x, timesteps, context, y, frames, ids, speed.memory_of(options))
+            return memory.within(self, options, lambda: self.denoise(x, timesteps, context, y, frames, ids, reuse))
 
 
 def live_bytes(
@@ -325,7 +325,8 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, *, is_dy
     module.requires_grad_(False).eval()
     if not is_dynamic:
         types = _declared_types(module)
-        weights = {name: weight.to(types.get(name) or weight.dtype) for name, weight in weights.items()}
+        with explained(f"{source} was loaded", "Choose a smaller weight type, such as fp16, or end other programs."):
+            weights = {name: weight.to(types.get(name) or weight.dtype) for name, weight in weights.items()}
     assign_weights(module, weights, source)
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ...exvideo_core.models.layers import Ops
 from ...exvideo_core.models.svd.config import Shapes, VAEConfig
-from ...exvideo_core.models.svd.vae import CELL, VAE
+from ...exvideo_core.models.svd.vae import CELL, LARGEST_TILE, VAE
+from ...exvideo_core.out_of_memory import explained, in_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from . import compat
@@ -29,7 +30,13 @@ _BESIDE_WINDOW = 1.5  # maps
 _KEPT_PIECES = 4  # of a second window; what is more is computed again
 _ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
 _WINDOW = 8  # frames that are decoded at once
-_LARGEST_TILE = 128 * 128  # latent cells; the core cuts larger pictures
+
+decoding = explained(
+    "the clip was decoded, even in small tiles",
+    "Nothing is lost: ComfyUI keeps the latents. End what else uses the card and queue again, or start ComfyUI with "
+    "--cpu-vae.",
+)
+encoding = explained("pictures were encoded, even in small pieces", "Lower width and height.")
 
 
 class Placed:
@@ -104,17 +111,24 @@ class SVDVAE(CoreVAE):
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
         return HostedVAE(VAEConfig.from_shapes(shapes), "quant_conv.weight" in weights, layers)
 
+    @decoding
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]."""
+        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
         latents_TCHW = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
-        self._load(self._decode_memory(latents_TCHW.shape, self.vae_dtype))
-        video_TCHW = self.first_stage_model.decode(latents_TCHW, host.progress(1))
+        side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
+        return in_smaller_tiles(lambda tile: self._decode(latents_TCHW, tile), side)
+
+    def _decode(self, latents_TCHW: Tensor, tile: int | None) -> Tensor:
+        sides = (min(side, tile or side) for side in latents_TCHW.shape[-2:])
+        self._load(self._decode_memory((*latents_TCHW.shape[:2], *sides), self.vae_dtype))
+        video_TCHW = self.first_stage_model.decode(latents_TCHW, host.progress(1), tile)
         return pixels_to_frames(video_TCHW).to(self.output_device, compat.intermediate_dtype())
 
     def decode_tiled(self, samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
         """The same as `decode`."""
         return self.decode(samples)
 
+    @encoding
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """Frames [T, H, W, 3] in [0, 1] to raw latents [T, 4, h, w]; sides are cut to multiples of 8 pixels."""
         frames = self.vae_encode_crop_pixels(pixel_samples)
@@ -128,7 +142,7 @@ class SVDVAE(CoreVAE):
         return self.encode(pixel_samples)
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        frame = self._map(min(shape[-2] * shape[-1], _LARGEST_TILE) * CELL * CELL, dtype)
+        frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * CELL * CELL, dtype)
         piece, window = self.first_stage_model.piece_bytes, _WINDOW * frame
         return window + _BESIDE_WINDOW * frame + min(window, _KEPT_PIECES * piece) + piece
 

@@ -253,7 +253,7 @@ def test_pages_that_cannot_be_locked_are_said(
     monkeypatch: pytest.MonkeyPatch, blocks: list[Block], caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "cudart", lambda: Cudart(code=2))
-    monkeypatch.setattr(streaming, "_forget_error", lambda: None)
+    monkeypatch.setattr(streaming, "forget_error", lambda: None)
     with caplog.at_level(logging.WARNING):
         BlockMemory(blocks[0], None, is_locked=True)
 

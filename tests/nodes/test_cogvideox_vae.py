@@ -114,7 +114,7 @@ def test_memory_that_ends_leads_to_smaller_tiles(vae, monkeypatch, caplog):
 
     assert vae.decode(latents).shape == (1, 9, 32, 576, 3)
     assert sides == [72, 36, 18]
-    assert "tiles of 144 pixels" in caplog.text
+    assert "tiles of 18 latent cells" in caplog.text
 
 
 def test_other_errors_are_not_taken_for_it(vae, monkeypatch):
