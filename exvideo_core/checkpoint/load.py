@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..models.finite import is_finite
 from .detect import Kind, identify, require
 from .files import Shape, WeightFile, open_weights
 from .keymaps import (
@@ -218,18 +218,12 @@ _AGAIN = "download it again, or save it again from its training."
 
 def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError, with a count and the first name, if tensors have NaN or infinity."""
-    broken = [name for name, weight in weights.items() if not _is_finite(weight)]
+    broken = [name for name, weight in weights.items() if not is_finite(weight)]
     if broken:
         raise CheckpointError(
             f"{source} has values that are not numbers (NaN or infinity) in {len(broken)} of {len(weights)} tensors "
             f"(first: {broken[0]}); {_AGAIN}"
         )
-
-
-def _is_finite(weight: Tensor) -> bool:
-    # both ends are NaN if any value is; 30 times faster than isfinite().all(), and without a mask in memory
-    ends = torch.aminmax(weight if weight.dtype.itemsize > 1 else weight.half())
-    return bool(torch.isfinite(ends.min) & torch.isfinite(ends.max))
 
 
 def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:

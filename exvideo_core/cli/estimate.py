@@ -14,8 +14,8 @@ from ..models.cogvideox.config import TransformerConfig
 from ..models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
 from ..models.svd.config import UNetConfig, VAEConfig
 from ..pipelines.cogvideox import check_steps
-from ..pipelines.inputs import chosen_devices, shapes_of
-from ..pipelines.svd import PLAIN, check_num_frames, extended_defaults
+from ..pipelines.inputs import check_num_frames, chosen_devices, shapes_of
+from ..pipelines.svd import PLAIN, extended_defaults
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size, check_svd_size
 
 

@@ -26,10 +26,10 @@ def fuse(on: bool = True) -> None:
 
 
 @contextmanager
-def fusing() -> Iterator[None]:
-    """Compile chains inside of this, and after it as before."""
+def fusing(on: bool = True) -> Iterator[None]:
+    """Compile chains inside of this, or not, and after it as before."""
     before = _is_fused
-    fuse()
+    fuse(on)
     try:
         yield
     finally:

@@ -25,6 +25,7 @@ from ..models.cogvideox.config import TransformerConfig, VAEConfig
 from ..models.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from ..models.cogvideox.transformer import CogVideoXTransformer
 from ..models.cogvideox.vae import CELL, SCALE, STRIDE, CogVideoXVAE, Progress
+from ..models.finite import check_given, checked
 from ..out_of_memory import in_smaller_tiles
 from ..sampling import (
     alpha_levels,
@@ -33,6 +34,7 @@ from ..sampling import (
     dpmpp_2m_sde,
     guide,
     linspace_timesteps,
+    naming_steps,
     noised,
     num_timesteps,
     trailing_timesteps,
@@ -169,8 +171,8 @@ class CogVideoXPipeline:
 
         Raises:
             ClipError: frames, size or steps that the model cannot make.
-            ExVideoError: a prompt or its encoder is missing, the transformer is the image-to-video one, or the latents
-                came out as NaN or infinity.
+            NumberError: NaN or infinity came up; says in which step and layer, and what to do.
+            ExVideoError: a prompt or its encoder is missing, or the transformer is the image-to-video one.
         """
         self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
         way = named("method", method, METHODS)
@@ -191,7 +193,7 @@ class CogVideoXPipeline:
         devices = (self.devices or [self.device])[: 1 + is_guided]
         with branches(self.transformer, devices, self.stream) as transformers:
             cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
-            denoiser = self._denoiser(transformers, contexts, scales, cache)
+            denoiser = naming_steps(self._denoiser(transformers, contexts, scales, cache), alphas)
             result = way.solver(draw)(denoiser, start, alphas, callback)
         return self._decode(result, decode_progress, decode_tile)
 
@@ -210,6 +212,7 @@ class CogVideoXPipeline:
         for context in contexts:
             if context.ndim != 3 or len(context) != 1 or context.shape[2] != width:
                 raise ValueError(f"an embedding has the shape {list(context.shape)}; [1, tokens, {width}] is needed")
+            check_given({"the prompt's embedding": context})
         return [context.to(self.device, self.dtype) for context in contexts]
 
     def _encode_text(self, sentences: Sequence[str]) -> Tensor:
@@ -251,11 +254,13 @@ class CogVideoXPipeline:
     def _predict(
         self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor, memory: Branch | None
     ) -> Tensor:
-        return transformer(x_BCTHW.to(self.dtype), timestep, context_BLD, memory=memory).float()
+        compute = partial(transformer, x_BCTHW.to(self.dtype), timestep, context_BLD)
+        given = {"the noisy latents": x_BCTHW, "the prompt's embedding": context_BLD}
+        return checked(compute(memory=memory), transformer, compute, given).float()
 
     @advice.decoding
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
-        check_finite(latents_BCTHW, self.dtype)
+        check_finite(latents_BCTHW)
         largest = tile or max(latents_BCTHW.shape[-2:])
         video_BCFHW = in_smaller_tiles(
             lambda side: self.vae.decode(latents_BCTHW / SCALE, progress, side or tile), largest

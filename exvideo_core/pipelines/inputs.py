@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..attention import BACKENDS, Attention
 from ..attention.backends import PACKAGES, package_of
-from ..errors import ClipError, ExVideoError
+from ..errors import ClipError, ExVideoError, NumberError
+from ..models.finite import described, is_finite
 from ..sampling.samplers import NoiseSource
 
 T = TypeVar("T")
@@ -50,6 +51,16 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
         )
 
 
+def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
+    """Raise ClipError with the nearest valid number unless the model can make so many frames."""
+    nearest = max(num_frames, 2)
+    if extension_frames:
+        nearest = min(nearest, extension_frames)
+    if num_frames != nearest:
+        upper = f" to {extension_frames}, the length of this extension's position table" if extension_frames else ""
+        raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")
+
+
 def named(what: str, name: str, choices: Mapping[str, T]) -> T:
     """What the name stands for.
 
@@ -61,12 +72,13 @@ def named(what: str, name: str, choices: Mapping[str, T]) -> T:
     return choices[name]
 
 
-def check_finite(latents: Tensor, dtype: torch.dtype) -> None:
-    """Raise ExVideoError if a run came out as NaN or infinity."""
-    if not bool(latents.isfinite().all()):
-        raise ExVideoError(
-            f"the sampled latents are not finite: {dtype} overflowed or a weight file is damaged. "
-            "Load the model with dtype=torch.bfloat16 or torch.float32, or check the files with 'exvideo inspect'."
+def check_finite(latents: Tensor) -> None:
+    """Raise NumberError if what is done after the last step has made NaN or infinity of a network's numbers."""
+    if not is_finite(latents):
+        raise NumberError(
+            f"after the last step the latents hold {described(latents)}, though all that the network gave were "
+            f"numbers. The guidance scale or the contrast is too large, or all cells of a frame are alike, which "
+            f"cannot be normalised: choose smaller ones, or turn normalising off."
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from ..attention import Attention, sdpa
 from ..checkpoint.load import SVDWeights, assign_weights, read_svd
 from ..errors import ClipError
 from ..memory import free_bytes, visiting
+from ..models.finite import checked
 from ..models.svd.blocks import Upsample
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import ImageEncoder, fill_buffers
@@ -29,6 +31,7 @@ from ..sampling import (
     frame_guidance,
     guide,
     karras_sigmas,
+    naming_steps,
     normalize_frames,
     pin_frames,
     start,
@@ -46,6 +49,7 @@ from .inputs import (
     attention_named,
     check_finite,
     check_init_video,
+    check_num_frames,
     checked_noise,
     chosen_devices,
     draw_noise,
@@ -231,7 +235,8 @@ class SVDPipeline:
 
         Raises:
             ClipError: frames or size that the model cannot make.
-            ExVideoError: there is no such method, or the latents came out as NaN or infinity.
+            NumberError: NaN or infinity came up; says in which step and layer, and what to do.
+            ExVideoError: there is no such method.
         """
         default, solver = self.defaults, named("method", method, METHODS)
         num_frames = default.num_frames if num_frames is None else num_frames
@@ -270,7 +275,8 @@ class SVDPipeline:
         is_guided = bool((scale != 1).any())
         with branches(self.unet, (self.devices or [self.device])[: 1 + is_guided], self.stream) as unets:
             cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
-            denoiser = pin_frames(self._denoiser(unets, conditioning, scale, cache), pinned, noise)
+            denoiser = naming_steps(self._denoiser(unets, conditioning, scale, cache), sigmas)
+            denoiser = pin_frames(denoiser, pinned, noise)
             result = solver(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
         if default.normalize if normalize is None else normalize:
             result = normalize_frames(result)
@@ -307,11 +313,13 @@ class SVDPipeline:
         ids: Tensor,
     ) -> Tensor:
         both = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
-        return unet(both, timestep, embedding, ids, memory=memory).float()
+        compute = partial(unet, both, timestep, embedding, ids)
+        given = {"the noisy latents": both, "the picture's embedding": embedding}
+        return checked(compute(memory=memory), unet, compute, given).float()
 
     @advice.decoding
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
-        check_finite(latents_TCHW, self.dtype)
+        check_finite(latents_TCHW)
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
         pixels = in_smaller_tiles(lambda tile: self.vae.decode(latents_TCHW / SCALE, progress, tile), side)
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
@@ -333,16 +341,6 @@ class SVDPipeline:
         check_init_video(init_video, num_frames, denoise)
         if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
             raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")
-
-
-def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
-    """Raise ClipError with the nearest valid number unless the model can make so many frames."""
-    nearest = max(num_frames, 2)
-    if extension_frames:
-        nearest = min(nearest, extension_frames)
-    if num_frames != nearest:
-        upper = f" to {extension_frames}, the length of this extension's position table" if extension_frames else ""
-        raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")
 
 
 @advice.loading
@@ -386,9 +384,8 @@ def load_svd(
 def blocks_of(unet: SVDUNet) -> list[nn.Module]:
     """What the UNet calls one after the other: nearly all of its weights."""
     layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
-    return [
-        layer for layer in layers if not isinstance(layer, Upsample)
-    ]  # small, and called piece by piece by the next
+    # an upsampling is small, and called piece by piece by the next
+    return [layer for layer in layers if not isinstance(layer, Upsample)]
 
 
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:

@@ -1,6 +1,6 @@
 """Sampling: noise levels, denoisers, guidance and solvers. Knows no network."""
 
-from .denoisers import noised, pin_frames, start, v_prediction, zero_snr_v_prediction
+from .denoisers import naming_steps, noised, pin_frames, start, v_prediction, zero_snr_v_prediction
 from .guidance import frame_guidance, guide, rising_guidance
 from .postprocess import normalize_frames
 from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
@@ -24,6 +24,7 @@ __all__ = [
     "guide",
     "karras_sigmas",
     "linspace_timesteps",
+    "naming_steps",
     "noised",
     "normalize_frames",
     "num_timesteps",

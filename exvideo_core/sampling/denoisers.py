@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ..errors import NumberError
 from .schedules import zero_snr_alphas
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -61,6 +62,19 @@ def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: 
         return denoiser(x_TCHW, sigma)
 
     return denoise if keyframes else denoiser
+
+
+def naming_steps(denoiser: Denoiser, levels: Tensor) -> Denoiser:
+    """A denoiser whose NumberError says at which of all the levels of a run it came up."""
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        try:
+            return denoiser(x, level)
+        except NumberError as error:
+            step = int((levels == level.to(levels.device)).nonzero()[0]) + 1
+            raise error.at(f"step {step} of {len(levels) - 1}") from error
+
+    return denoise
 
 
 def start(noise: Tensor, sigma: Tensor, clean: Tensor | None = None) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
+from ..finite import checked
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -119,8 +120,13 @@ class TextEncoder(nn.Module):
         return self.t5.shared.weight.dtype
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        # no attention mask: CogVideoX has learned to read the padding's embeddings too
-        return self.t5(self.tokenizer(prompts).to(self.device)).last_hidden_state
+        ids = self.tokenizer(prompts).to(self.device)
+
+        def encoded() -> Tensor:
+            # no attention mask: CogVideoX has learned to read the padding's embeddings too
+            return self.t5(ids).last_hidden_state
+
+        return checked(encoded(), self.t5, encoded, {})
 
     def to(self, *args: Any, **kwargs: Any) -> TextEncoder:  # noqa: ANN401  those of nn.Module
         """Move and convert; in float16, the last layers of the feed-forwards remain float32.

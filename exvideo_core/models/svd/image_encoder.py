@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..finite import checked
 from .config import ImageEncoderConfig
 
 if TYPE_CHECKING:
@@ -30,8 +31,12 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         weight = self.clip.visual_projection.weight
-        pixels_BCHW = clip_pixels(image_BCHW.to(weight.device), self.config.image_size)
-        return self.clip(pixels_BCHW.to(weight.dtype)).image_embeds
+        pixels_BCHW = clip_pixels(image_BCHW.to(weight.device), self.config.image_size).to(weight.dtype)
+
+        def embedded() -> Tensor:
+            return self.clip(pixels_BCHW).image_embeds
+
+        return checked(embedded(), self.clip, embedded, {"the picture": pixels_BCHW})
 
 
 def fill_buffers(clip: CLIPVisionModelWithProjection) -> None:
