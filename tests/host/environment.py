@@ -18,14 +18,12 @@ from .errors import HostError
 
 HERE = Path(__file__).resolve().parent
 
-# Without their dependencies, so that pip keeps the torch of requirements.txt: torchvision and torchaudio for that
-# torch, and DiffSynth, a reference that tests compare with and whose models need nothing more.
-HOST_WITHOUT_DEPENDENCIES = ("torchvision==0.28.0", "torchaudio==2.11.0")
-TESTS_WITHOUT_DEPENDENCIES = ("diffsynth==1.1.9",)
-# DeepSpeed is built from source, by a script that imports the torch it is for; nothing of it is compiled here. Its
-# tests are skipped where it is not.
-TESTS_BUILT_HERE = ("deepspeed==0.19.8",) if sys.platform == "linux" else ()
+# lock.py writes these; they are installed in this order, and what is built needs the others
+TORCH_CPU, SERVER, CUDA, TESTS, BUILT = (
+    f"requirements{kind}.lock" for kind in ("-torch-cpu", "", "-cuda", "-test", "-built")
+)
 
+_ASKS_FOR_CUDA = "import importlib.metadata as m; print(any('nvidia' in each for each in m.requires('torch') or ()))"
 _IMPORT_TORCH_COMPANIONS = "import torchvision.transforms, torchvision.ops, torchvision.models.optical_flow, torchaudio"
 
 
@@ -82,22 +80,29 @@ class Environment:
         return {"python": _python_version()}
 
     def _install_server(self) -> None:
-        self._pip("-r", str(HERE / "requirements.txt"))
-        self._pip("--no-deps", *HOST_WITHOUT_DEPENDENCIES)
+        self._install(TORCH_CPU, if_offered=True)
+        self._install(SERVER)
+        if self.python_output(_ASKS_FOR_CUDA) == "True":
+            self._install(CUDA)
         self._make_torch_companions_import()
         fetch_tree(NEWEST, self.tree(NEWEST), self.python)
 
     def _install_tests(self) -> None:
-        self._pip("-r", str(HERE / "requirements-test.txt"), "-c", str(HERE / "requirements.txt"))
-        self._pip("--no-deps", *TESTS_WITHOUT_DEPENDENCIES)
-        if TESTS_BUILT_HERE:
-            self._pip("--no-deps", "--no-build-isolation", *TESTS_BUILT_HERE)
+        self._install(TESTS)
+        self._install(BUILT, build=True)
         fetch_tree(OLDEST, self.tree(OLDEST), self.python)
 
-    def _pip(self, *arguments: str) -> None:
-        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", "-q", *arguments]
+    def _install(self, lock: str, *, build: bool = False, if_offered: bool = False) -> None:
+        """Install all of a lock. What has another hash is refused, and what it does not name is not added.
+
+        Wheels, of which nothing runs while they are installed, unless it is to `build`; `if_offered`, it may be that
+        pip finds none.
+        """
+        command = [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
+        command += ["--no-build-isolation"] if build else ["--only-binary", ":all:"]
+        command += ["--require-hashes", "-r", str(HERE / lock)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
+        if done.returncode and not (if_offered and "No matching distribution" in done.stdout):
             raise HostError(f"failed: {' '.join(command)}\n{done.stdout[-4000:]}")
 
     def _make_torch_companions_import(self) -> None:
@@ -132,11 +137,9 @@ def _python_version() -> str:
 
 def _recipe(part: str) -> str:
     """Changes when anything about the installation changes."""
-    files, rest = ["requirements.txt"], [_python_version(), HOST_WITHOUT_DEPENDENCIES, NEWEST]
-    if part == "tests":
-        files, rest = [*files, "requirements-test.txt"], [*rest, TESTS_WITHOUT_DEPENDENCIES, TESTS_BUILT_HERE, OLDEST]
+    files, tree = ([TORCH_CPU, SERVER, CUDA], NEWEST) if part == "server" else ([SERVER, TESTS, BUILT], OLDEST)
     content = "".join((HERE / file).read_text(encoding="utf-8") for file in files)
-    return hashlib.sha256(f"{content}{rest}".encode()).hexdigest()
+    return hashlib.sha256(f"{content}{_python_version()}{tree}".encode()).hexdigest()
 
 
 def _say(message: str) -> None:
