@@ -49,17 +49,10 @@ def checked(result: Tensor, network: nn.Module, again: Callable[[], object], giv
     raise NumberError(_search(network, again) or _VANISHED)
 
 
-def checked_frames(what: str, network: nn.Module, compute: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-    """What an autoencoder computes from frames; else the error says of which.
-
-    Args:
-        what: begins the error.
-        network: for the names of its layers.
-        compute: is called again for the search.
-        frames: or their latents.
-    """
+def checked_part(what: str, part: Tensor, network: nn.Module, again: Callable[[], Tensor], given: Tensor) -> Tensor:
+    """What an autoencoder has made of some frames; an error begins with what that is."""
     try:
-        return checked(compute(frames), network, lambda: compute(frames), {"what goes in": frames})
+        return checked(part, network, again, {"what goes in": given})
     except NumberError as error:
         raise error.at(what) from error
 

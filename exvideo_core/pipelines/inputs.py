@@ -13,7 +13,6 @@ from ..attention import BACKENDS, Attention
 from ..attention.backends import PACKAGES, package_of
 from ..errors import ClipError, ExVideoError, NumberError
 from ..models.finite import described, is_finite
-from ..sampling.samplers import NoiseSource
 
 T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
@@ -25,10 +24,20 @@ def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
     return noise_source(shape, seed)()
 
 
-def noise_source(shape: Sequence[int], seed: int) -> NoiseSource:
+class noise_source:  # noqa: N801  called like a function, and is one for those who use it
     """A function that draws new unit noise at each call, the first being `draw_noise`."""
-    generator = torch.Generator().manual_seed(seed)
-    return lambda: torch.randn(tuple(shape), generator=generator)
+
+    def __init__(self, shape: Sequence[int], seed: int) -> None:
+        self._shape, self._generator = tuple(shape), torch.Generator().manual_seed(seed)
+
+    def __call__(self) -> Tensor:
+        return torch.randn(self._shape, generator=self._generator)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"generator": self._generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self._generator.set_state(state["generator"])
 
 
 def checked_noise(name: str, noise: Tensor, shape: Sequence[int]) -> Tensor:
@@ -73,12 +82,12 @@ def named(what: str, name: str, choices: Mapping[str, T]) -> T:
 
 
 def check_finite(latents: Tensor) -> None:
-    """Raise NumberError if what is done after the last step has made NaN or infinity of a network's numbers."""
+    """Raise NumberError if what is done after a network, in the last step and behind it, has ended in no numbers."""
     if not is_finite(latents):
         raise NumberError(
-            f"after the last step the latents hold {described(latents)}, though all that the network gave were "
-            f"numbers. The guidance scale or the contrast is too large, or all cells of a frame are alike, which "
-            f"cannot be normalised: choose smaller ones, or turn normalising off."
+            f"after the last step the latents hold {described(latents)}. The guidance scale or the contrast is too "
+            f"large, or all cells of a frame are alike and cannot be normalised (turn that off). With a model that was "
+            f"not loaded by ExVideo, float16 may have overflowed: load it in bf16 or fp32."
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...exvideo_core.checkpoint.load import SVDWeights
 from ...exvideo_core.errors import CheckpointError
+from ...exvideo_core.models.finite import checked
 from ...exvideo_core.models.svd.config import ImageEncoderConfig
 from ...exvideo_core.models.svd.image_encoder import clip_pixels
 from . import compat
@@ -51,6 +52,10 @@ def embed_picture(clip_vision: Any, image_BCHW: Tensor) -> Tensor:
     """Embedding of pictures in [-1, 1], [B, D]; resized as SVD was trained, not as `CLIPVisionEncode` does."""
     model_management.load_models_gpu([clip_vision.patcher])
     pixels_BCHW = clip_pixels(image_BCHW.to(clip_vision.load_device), clip_vision.image_size)
+
+    def embed() -> Tensor:
+        return clip_vision.model(pixel_values=pixels_BCHW, intermediate_output=-2)[2]
+
     with torch.no_grad():
-        embedding_BD = clip_vision.model(pixel_values=pixels_BCHW, intermediate_output=-2)[2]
+        embedding_BD = checked(embed(), clip_vision.model, embed, {"the picture": pixels_BCHW})
     return embedding_BD.to(model_management.intermediate_device())

@@ -6,6 +6,7 @@ That is 226 tokens, padded or cut, all of them attended to. ComfyUI itself can d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import T5TokenizerFast
 
 from ...exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS, TextEncoderConfig
+from ...exvideo_core.models.finite import checked
 from .model import fill
 
 _NAME = "t5xxl"  # by which ComfyUI's LoRA loaders and CLIPSave know a T5
@@ -74,6 +76,13 @@ class TextModel(sd1_clip.SDClipModel):
             zero_out_masked=False,
             model_options={**options, "model_name": _NAME},
         )
+
+    def forward(self, tokens: Any) -> Any:
+        """As ComfyUI's; an embedding that is not all numbers is an error that names the layer."""
+        encode = partial(super().forward, tokens)
+        encoded = encode()
+        checked(encoded[0], self.transformer, lambda: encode()[0], {})
+        return encoded
 
 
 class PromptModel(sd1_clip.SD1ClipModel):

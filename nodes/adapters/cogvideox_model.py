@@ -6,6 +6,7 @@ Shapes: B clips, C channels, T latent frames, H and W latent height and width, L
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,7 @@ from ...exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.models.cogvideox.vae import CELL, SCALE, STRIDE
 from ...exvideo_core.video.frames import check_cogvideox_size
-from . import compat, memory, speed
+from . import compat, memory, numbers
 from .compiling import chains_instead
 from .model import HostAttention, Options, fill, running_with, wrapped
 
@@ -122,9 +123,10 @@ class HostedTransformer(CogVideoXTransformer):
         if control is not None:
             raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
         options = transformer_options or {}
-        forward, text, reuse = super().forward, self._checked(context), speed.memory_of(options)
+        text = self._checked(context)
+        compute, given = partial(super().forward, x, timesteps, text), {"the noisy latents": x, "the prompt": text}
         with running_with(options):
-            return memory.within(self, options, lambda: forward(x, timesteps, text, memory=reuse))
+            return numbers.computed(self, options, compute, given)
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -29,7 +30,7 @@ from ...exvideo_core.models.svd.unet import SVDUNet
 from ...exvideo_core.out_of_memory import explained
 from ...exvideo_core.pieces import PIECE_BYTES
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
-from . import compat, memory, speed
+from . import compat, memory, numbers
 from .compiling import chains_instead
 
 # Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
@@ -131,9 +132,10 @@ class HostedUNet(SVDUNet):
         ids = window_frame_ids(options, self.config.extension_frames)
         cells = len(x) * x.shape[-2] * x.shape[-1]
         self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device, options) else stay
-        frames, reuse = len(ids) if ids else num_video_frames, speed.memory_of(options)
+        compute = partial(self.denoise, x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
+        given = {"the noisy latents": x[:, :4], "the picture's latents": x[:, 4:], "the picture's embedding": context}
         with running_with(options):
-            return memory.within(self, options, lambda: self.denoise(x, timesteps, context, y, frames, ids, reuse))
+            return numbers.computed(self, options, compute, given)
 
 
 def live_bytes(

@@ -20,6 +20,7 @@ from torch import Tensor
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.models.cogvideox.vae import frames_of
 from ...exvideo_core.pipelines.cogvideox import check_steps
+from ...exvideo_core.pipelines.inputs import check_finite
 from ...exvideo_core.pipelines.svd import PLAIN, SVDDefaults, extended_defaults
 from ...exvideo_core.sampling import (
     frame_guidance,
@@ -30,6 +31,7 @@ from ...exvideo_core.sampling import (
     trailing_timesteps,
 )
 from ...exvideo_core.video.frames import check_cogvideox_frames
+from . import numbers
 from .cogvideox_model import CogVideoXModel, check_latents
 from .model import SVDModel
 
@@ -81,6 +83,7 @@ def sample(
         method: a name in `METHODS`.
         watch: told the plan before the first step.
     """
+    numbers.check_inputs(positive, negative, latent)
     plans = cogvideox_plan if isinstance(model.model, CogVideoXModel) else svd_plan
     plan = plans(model, latent["samples"], steps=steps, guidance=guidance, denoise=denoise, method=method)
     on_step = None if watch is None else watch(plan)
@@ -232,12 +235,9 @@ def finish(model: ModelPatcher, latent: dict[str, Any], is_normalized: bool | No
     latents = latent["samples"].float()
     if default.normalize if is_normalized is None else is_normalized:
         latents = _normalized(latents)
-    if not torch.isfinite(latents).all():
-        raise ExVideoError(
-            "the model returned values that are not numbers. Load it with weight type bf16 or fp32: fp16 may have "
-            "overflowed."
-        )
-    return {**latent, "samples": latents * (contrast or default.contrast)}
+    latents = latents * (contrast or default.contrast)
+    check_finite(latents)
+    return {**latent, "samples": latents}
 
 
 def _normalized(latents: Tensor) -> Tensor:

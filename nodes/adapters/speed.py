@@ -61,14 +61,14 @@ def memory_of(options: Mapping[str, Any]) -> Branch | None:
     cache = options.get(_NAME)
     if not isinstance(cache, StepCache):
         return None
-    cache.begin(_step(options["sample_sigmas"], options["sigmas"]))
+    cache.begin(step_of(options["sample_sigmas"], options["sigmas"]))
     window = options.get("context_window")
     # whether both prompts go together depends on the free memory
     return cache.branch((*options["uuids"], None if window is None else tuple(window.index_list)))
 
 
-def _step(levels: Tensor, now: Tensor) -> int:
-    """Number of the step that a noise level belongs to; solvers also look between the levels."""
+def step_of(levels: Tensor, now: Tensor) -> int:
+    """Number of the step, from 0, that a noise level belongs to; solvers also look between the levels."""
     return int((levels.to(now.device) >= now.max() * (1 - 1e-5)).sum()) - 1
 
 

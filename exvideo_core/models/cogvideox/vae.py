@@ -7,7 +7,8 @@ Shapes: B clips, C channels, F frames, T latent frames, H W height and width (pi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from ...out_of_memory import pieces_kept, with_less
 from ...pieces import PIECE_BYTES
 from ...tiling import Axis, blend_weight, tiles
+from ..finite import checked_part
 from ..layers import Ops
 from .causal import CausalConv3d, Downsample, Past, ResBlock, Upsample, laid_out, parts_within, taken
 from .config import VAEConfig
@@ -69,11 +71,10 @@ class CogVideoXVAE(nn.Module):
             return with_less(self, lambda: self._encode(video_BCFHW, progress))
 
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
-        past: Past = {}
         latents = []
         spans = list(pieces(video_BCFHW.shape[2], _FRAME_PIECE))
-        for start, end in spans:
-            moments = self.encoder(self.to_network(video_BCFHW[:, :, start:end]), past, self.piece_bytes)
+        names = [f"encoding frames {start} to {end - 1}" for start, end in spans]
+        for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_PIECE):
             latents.append(moments[:, : self.config.latent_channels])
             if progress:
                 progress(len(latents), len(spans))
@@ -122,9 +123,24 @@ class CogVideoXVAE(nn.Module):
         return total_BCFHW.div_(weights_HW)
 
     def _decode_pieces(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
+        frames = latents_BCTHW.shape[2]
+        ends = [STRIDE * end - (STRIDE - 1) * (frames % 2) for _, end in pieces(frames, _LATENT_PIECE)]
+        names = [f"decoding frames {start} to {end - 1}" for start, end in pairwise([0, *ends])]
+        return self._checked(names, self.decoder, latents_BCTHW, _LATENT_PIECE)
+
+    def _checked(self, names: Sequence[str], coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
+        """What a half of the network makes of each piece; an error about its numbers begins with the piece's name."""
+        for index, part in enumerate(self._pieces(coder, x_BCTHW, size)):
+
+            def again(index: int = index) -> Tensor:  # from the start, for a piece needs what those before left
+                return next(islice(self._pieces(coder, x_BCTHW, size), index, None))
+
+            yield checked_part(names[index], part, self, again, x_BCTHW)
+
+    def _pieces(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         past: Past = {}
-        for start, end in pieces(latents_BCTHW.shape[2], _LATENT_PIECE):
-            yield self.decoder(self.to_network(latents_BCTHW[:, :, start:end]), past, self.piece_bytes)
+        for start, end in pieces(x_BCTHW.shape[2], size):
+            yield coder(self.to_network(x_BCTHW[:, :, start:end]), past, self.piece_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
         """To the device and type the network computes in; hosts that offload weights know it better than a weight."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...out_of_memory import pieces_kept, with_less
 from ...pieces import PIECE_BYTES
 from ...tiling import Axis, blend_weight, tiles
+from ..finite import checked_part
 from ..group_norm import norm_silu
 from ..layers import Ops
 from .config import VAEConfig
@@ -62,8 +63,9 @@ class VAE(nn.Module):
             raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
         latents = []
         with pieces_kept(self):
-            for frame_CHW in video_TCHW:
-                latents.append(with_less(self, partial(self._encode_frame, frame_CHW)))
+            for index, frame_CHW in enumerate(video_TCHW):
+                encode = partial(with_less, self, partial(self._encode_frame, frame_CHW))
+                latents.append(checked_part(f"encoding frame {index}", encode(), self, encode, frame_CHW))
                 if progress:
                     progress(len(latents), len(video_TCHW))
         return torch.cat(latents)
@@ -97,7 +99,9 @@ class VAE(nn.Module):
         windows = list(tiles(axes))
         with pieces_kept(self):
             for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
-                part_TCHW = with_less(self, partial(self._decode_window, latents_TCHW[t0:t1, :, h0:h1, w0:w1]))
+                window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
+                decode = partial(with_less, self, partial(self._decode_window, window_TCHW))
+                part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
                 spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
                 weight_THW = blend_weight(spans, lengths)
                 place = tuple(slice(*span) for span in spans)
