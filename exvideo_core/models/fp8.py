@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ExVideoError
+from ..out_of_memory import explained
 from .folding import Weights
 
 _FORMAT = torch.float8_e4m3fn
@@ -90,6 +91,7 @@ class _MultipliedLinear(_Linear):
 _STORED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d}
 
 
+@explained("the weights were rounded to 8 bits", "Load with stream=True (--stream), and do it again.")
 def store_in_fp8(network: nn.Module) -> None:
     """Round the weights of the large layers to 8 bits, in place; each is spread out again when it is used.
 

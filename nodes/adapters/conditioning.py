@@ -19,6 +19,7 @@ from ...exvideo_core.pipelines.inputs import draw_noise
 from ...exvideo_core.pipelines.svd import condition as conditioning_of
 from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
 from .clip_vision import embed_picture
+from .vae import encoding
 
 Conditioning = list[list[Any]]
 
@@ -52,6 +53,7 @@ def check_parts(clip_vision: Any, vae: Any) -> None:
         )
 
 
+@encoding
 def condition(
     clip_vision: Any,
     vae: Any,

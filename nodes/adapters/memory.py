@@ -19,7 +19,7 @@ _NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
 # Runs in which memory has ended, known by their noise levels, and the pieces that then found room.
 _lowered: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
 
-_explained = explained(
+explained_sampling = explained(
     "the clip was sampled, even in small pieces",
     "Choose ExVideo Sampler's preset low memory; then lower width and height, then frames.",
 )
@@ -44,7 +44,7 @@ def piece_bytes(options: Mapping[str, Any]) -> int:
     return SMALL_PIECE_BYTES if is_saving(options) else PIECE_BYTES
 
 
-@_explained
+@explained_sampling
 def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
     """A forward pass, in the pieces of this run; in smaller ones from where memory ends on, for the rest of the run.
 

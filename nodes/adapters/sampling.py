@@ -33,6 +33,7 @@ from ...exvideo_core.sampling import (
 from ...exvideo_core.video.frames import check_cogvideox_frames
 from . import numbers
 from .cogvideox_model import CogVideoXModel, check_latents
+from .memory import explained_sampling
 from .model import SVDModel
 
 COGVIDEOX_GUIDANCE = 7.0  # of the ExVideo project's own example
@@ -62,6 +63,7 @@ OnStep = Callable[[int, Tensor], None]  # number of a step that is done, from 0,
 Watch = Callable[[Plan], OnStep | None]
 
 
+@explained_sampling
 def sample(
     model: ModelPatcher,
     positive: Any,
