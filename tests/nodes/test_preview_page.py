@@ -162,3 +162,34 @@ def test_a_person_sees_it_move_on_the_node_and_the_graph_stays_as_it_was(comfyui
         assert saved_height - height < 100 < page.evaluate(f"{SAMPLER}.size[1]") - saved_height  # the text adds some
         assert page.evaluate(STOCK) == ["save"]
         assert opened.errors == []
+
+
+# What the server says in thirty runs of twenty pictures each.
+THIRTY_RUNS = """([id, image]) => { const api = comfyAPI.api.api;
+  for (let run = 0; run < 30; run++) {
+    api.dispatchCustomEvent('execution_start', { prompt_id: String(run), timestamp: 0 });
+    api.dispatchCustomEvent('executing', id);
+    for (let step = 0; step < 20; step++)
+      api.dispatchCustomEvent('exvideo.preview', { display_node: id, image });
+  } }"""
+HELD = f"""() => [document.querySelectorAll('img[alt="the clip so far"]').length,
+  {SAMPLER}.widgets.length, [...{SAMPLER}.size]]"""
+DOT = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium is installed")
+def test_a_page_that_stays_open_holds_one_picture_after_thirty_runs(comfyui):
+    with open_page(comfyui.url) as opened:
+        page = opened.page
+        page.evaluate("prompt => app.loadApiJson(prompt, 'preview')", clip_prompt("cogvideox"))
+        number = page.evaluate(f"String({SAMPLER}.id)")
+        page.evaluate(THIRTY_RUNS, [number, DOT])
+        page.wait_for_timeout(500)
+        held = page.evaluate(HELD)
+        page.evaluate(THIRTY_RUNS, [number, DOT])
+        page.wait_for_timeout(500)
+
+        assert held[0] == 1
+        assert page.evaluate(HELD) == held
+        assert opened.errors == []
