@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -57,6 +58,9 @@ class _Computed:
     signal: Tensor  # a sample of what the first block added
     rest: Tensor  # what the others added
 
+    def tensors(self) -> dict[str, Tensor]:
+        return {"step": torch.tensor(self.step), "signal": self.signal, "rest": self.rest}
+
 
 class StepCache:
     """Memory of one run.
@@ -75,6 +79,7 @@ class StepCache:
         self._in_a_row = 0
         self._is_reused: bool | None = None  # of the current step, once a branch has decided
         self._branches: dict[Hashable, Branch] = {}
+        self._restored: dict[str, Tensor] = {}  # what branches take when they are first asked for
         self._lock = threading.Lock()  # branches may run in a thread for each GPU
 
     def begin(self, step: int | None = None) -> None:
@@ -88,7 +93,11 @@ class StepCache:
 
     def branch(self, name: Hashable) -> Branch:
         """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
-        return self._branches.setdefault(name, Branch(self, name))
+        with self._lock:
+            if name not in self._branches:
+                self._branches[name] = Branch(self, name)
+                self._branches[name].restore(self._restored)
+            return self._branches[name]
 
     def branches(self, count: int) -> list[Branch]:
         """Start the next step, which sees so many inputs."""
@@ -108,6 +117,20 @@ class StepCache:
         is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
         return is_inside and self._in_a_row < reuse.in_a_row
 
+    def state(self) -> dict[str, Tensor]:
+        """All that is remembered between two steps, for `restore` in another process."""
+        counts = torch.tensor([self.step, self.reused_steps, self._in_a_row, bool(self._is_reused)])
+        state = {**self._restored, "counts": counts}
+        for branch in self._branches.values():
+            state |= branch.state()
+        return state
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on after the step at which another cache gave this state; before any branch is asked for."""
+        self.step, self.reused_steps, self._in_a_row, is_reused = state["counts"].tolist()
+        self._is_reused = bool(is_reused)
+        self._restored = {key: item for key, item in state.items() if key != "counts"}
+
     def __str__(self) -> str:
         """For the log."""
         return f"step reuse: {self.reused_steps} of {self.steps} steps predicted"
@@ -118,6 +141,7 @@ class Branch:
 
     def __init__(self, cache: StepCache, name: Hashable) -> None:
         self._cache, self._name = cache, name
+        self._key = sha256(repr(name).encode()).hexdigest()[:16]  # names may be as long as a context window
         self._last: _Computed | None = None
         self._earlier: _Computed | None = None
         self._before: Tensor | None = None  # sample of the first block's input
@@ -127,6 +151,26 @@ class Branch:
         """Of one of several clips that a network computes one after the other."""
         return self._cache.branch((self._name, name))
 
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs, with the branch's name in every key."""
+        remembered = {"last": self._last, "earlier": self._earlier}
+        return {
+            f"{self._key}/{which}/{what}": item
+            for which, computed in remembered.items()
+            if computed is not None
+            for what, item in computed.tensors().items()
+        }
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Take what belongs to this branch out of a state."""
+
+        def take(which: str) -> _Computed | None:
+            kept = [state.pop(f"{self._key}/{which}/{what}", None) for what in ("step", "signal", "rest")]
+            step, signal, rest = kept
+            return None if step is None or signal is None or rest is None else _Computed(int(step), signal, rest)
+
+        self._last, self._earlier = take("last"), take("earlier")
+
     def enter(self, x: Tensor) -> None:
         """Note what goes into the first block, which may then change it in place."""
         self._before = _sample(x).clone()
@@ -135,7 +179,7 @@ class Branch:
         """From the first block's output to the last one's; None if the others are to be computed, and kept."""
         assert self._before is not None, "enter comes first"
         signal = _sample(first) - self._before
-        change = None if self._last is None else _relative_change(signal, self._last.signal)
+        change = None if self._last is None else _relative_change(signal, self._last.signal.to(signal.device))
         self._before = None
         if self._cache.decides(change) and self._last is not None and self._last.rest.shape == first.shape:
             return first + self._continued(first.device)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..attention import Attention, sdpa
 from ..checkpoint.cogvideox import PartWeights, read_text_encoder, read_transformer, read_vae
 from ..checkpoint.detect import Kind
-from ..checkpoint.load import assign_weights
+from ..checkpoint.load import assign_weights, sized_by
 from ..errors import ClipError, ExVideoError
 from ..memory import free_bytes, visiting
 from ..models.cogvideox.config import TransformerConfig, VAEConfig
@@ -41,7 +41,7 @@ from ..sampling import (
     zero_snr_v_prediction,
 )
 from ..sampling.denoisers import Denoiser
-from ..sampling.samplers import Callback, NoiseSource
+from ..sampling.samplers import Callback, NoiseSource, Solver
 from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
@@ -59,6 +59,7 @@ from .inputs import (
     noise_source,
     shapes_of,
 )
+from .recording import Resume, begin
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Method:
     """A way from noise to latents: which timesteps, and the solver, given where fresh noise comes from."""
 
     timesteps: Callable[[int, float], Tensor]
-    solver: Callable[[NoiseSource], Callable[[Denoiser, Tensor, Tensor, Callback | None], Tensor]]
+    solver: Callable[[NoiseSource], Solver]
 
 
 METHODS = {
@@ -145,6 +146,7 @@ class CogVideoXPipeline:
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
         decode_tile: int | None = None,
+        resume: Resume = None,
     ) -> CogVideoXResult:
         """Make a clip.
 
@@ -168,6 +170,8 @@ class CogVideoXPipeline:
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded piece with (done, all).
             decode_tile: side of the tiles to decode in, in latent cells, for little memory; None is exact.
+            resume: file to keep the state of the run in, or a `SavedRun`; a call with the same arguments that finds it
+                goes on after the step it was saved at. Delete it when the video is saved.
 
         Raises:
             ClipError: frames, size or steps that the model cannot make.
@@ -191,10 +195,12 @@ class CogVideoXPipeline:
         if init_video is not None and denoise < 1:
             start = noised(self._encode_video(init_video, width, height), start, alphas[0])
         devices = (self.devices or [self.device])[: 1 + is_guided]
+        cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+        told = {"contexts": contexts, "guidance": scales, "method": method, "reuse": reuse, "devices": devices}
+        recording = begin(resume, self.transformer, start, alphas, {"reuse": cache, "noise": draw}, **told, seed=seed)
         with branches(self.transformer, devices, self.stream) as transformers:
-            cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
             denoiser = naming_steps(self._denoiser(transformers, contexts, scales, cache), alphas)
-            result = way.solver(draw)(denoiser, start, alphas, callback)
+            result = way.solver(draw)(denoiser, start, alphas, callback, recording)
         return self._decode(result, decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
@@ -352,7 +358,7 @@ def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
 
 def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:
     """A transformer over the given weights, uncopied, in evaluation mode."""
-    with torch.device("meta"):
+    with sized_by(part.source), torch.device("meta"):
         transformer = CogVideoXTransformer(TransformerConfig.from_shapes(shapes_of(part.weights)), attention=attention)
     assign_weights(transformer, part.weights, part.source)
     return transformer.eval()
@@ -360,7 +366,7 @@ def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVide
 
 def build_vae(part: PartWeights) -> CogVideoXVAE:
     """An autoencoder over the given weights, uncopied, in evaluation mode."""
-    with torch.device("meta"):
+    with sized_by(part.source), torch.device("meta"):
         vae = CogVideoXVAE(VAEConfig.from_shapes(shapes_of(part.weights)))
     assign_weights(vae, part.weights, part.source)
     return vae.eval()
@@ -368,7 +374,7 @@ def build_vae(part: PartWeights) -> CogVideoXVAE:
 
 def build_text_encoder(part: PartWeights) -> TextEncoder:
     """A text encoder over the given weights, uncopied, in evaluation mode."""
-    with torch.device("meta"):
+    with sized_by(part.source), torch.device("meta"):
         t5 = build_t5(TextEncoderConfig.from_shapes(shapes_of(part.weights)))
     assign_weights(t5, part.weights, part.source)
     return TextEncoder(t5, Tokenizer()).eval()

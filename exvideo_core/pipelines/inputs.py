@@ -24,8 +24,13 @@ def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
     return noise_source(shape, seed)()
 
 
-class noise_source:  # noqa: N801  called like a function, and is one for those who use it
+def noise_source(shape: Sequence[int], seed: int) -> SeededNoise:
     """A function that draws new unit noise at each call, the first being `draw_noise`."""
+    return SeededNoise(shape, seed)
+
+
+class SeededNoise:
+    """See `noise_source`; it can go on where another one was."""
 
     def __init__(self, shape: Sequence[int], seed: int) -> None:
         self._shape, self._generator = tuple(shape), torch.Generator().manual_seed(seed)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import Attention, sdpa
-from ..checkpoint.load import SVDWeights, assign_weights, read_svd
+from ..checkpoint.load import SVDWeights, assign_weights, read_svd, sized_by
 from ..errors import ClipError
 from ..memory import free_bytes, visiting
 from ..models.finite import checked
@@ -37,7 +37,7 @@ from ..sampling import (
     start,
     v_prediction,
 )
-from ..sampling.samplers import Callback
+from ..sampling.samplers import Callback, Solver
 from ..step_cache import Branch, Reuse, StepCache
 from ..streaming import WeightStream
 from ..video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
@@ -56,8 +56,9 @@ from .inputs import (
     named,
     shapes_of,
 )
+from .recording import Resume, begin
 
-METHODS = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
+METHODS: dict[str, Solver] = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +207,7 @@ class SVDPipeline:
         reuse: Reuse | None = None,
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
+        resume: Resume = None,
     ) -> SVDResult:
         """Make a clip.
 
@@ -232,6 +234,8 @@ class SVDPipeline:
             reuse: when a step may be predicted from those before, faster and not exact; None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded window with (done, all).
+            resume: file to keep the state of the run in, or a `SavedRun`; a call with the same arguments that finds it
+                goes on after the step it was saved at. Delete it when the video is saved.
 
         Raises:
             ClipError: frames or size that the model cannot make.
@@ -273,11 +277,16 @@ class SVDPipeline:
         noise = noise.to(self.device, torch.float32)
         sigmas = karras_sigmas(num_inference_steps, denoise).to(self.device)
         is_guided = bool((scale != 1).any())
-        with branches(self.unet, (self.devices or [self.device])[: 1 + is_guided], self.stream) as unets:
-            cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+        devices = (self.devices or [self.device])[: 1 + is_guided]
+        cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+        first = start(noise, sigmas[0], clean)
+        told = {"conditioning": conditioning, "guidance": scale, "method": method, "reuse": reuse, "devices": devices}
+        held = {"keyframes": pinned, "noise": noise if pinned else None}
+        recording = begin(resume, self.unet, first, sigmas, {"reuse": cache}, **told, **held)
+        with branches(self.unet, devices, self.stream) as unets:
             denoiser = naming_steps(self._denoiser(unets, conditioning, scale, cache), sigmas)
             denoiser = pin_frames(denoiser, pinned, noise)
-            result = solver(denoiser, start(noise, sigmas[0], clean), sigmas, callback)
+            result = solver(denoiser, first, sigmas, callback, recording)
         if default.normalize if normalize is None else normalize:
             result = normalize_frames(result)
         result = result * (default.contrast if contrast is None else contrast)
@@ -391,8 +400,7 @@ def blocks_of(unet: SVDUNet) -> list[nn.Module]:
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:
     """The three networks over the given weights, uncopied, in evaluation mode."""
     source = " with ".join(weights.sources)
-
-    with torch.device("meta"):
+    with sized_by(source), torch.device("meta"):
         unet = SVDUNet(UNetConfig.from_shapes(shapes_of(weights.unet)), attention=attention)
         vae = VAE(VAEConfig.from_shapes(shapes_of(weights.vae)), quantised="quant_conv.weight" in weights.vae)
         image_encoder = ImageEncoder(ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder)))

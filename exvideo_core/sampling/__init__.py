@@ -4,6 +4,7 @@ from .denoisers import naming_steps, noised, pin_frames, start, v_prediction, ze
 from .guidance import frame_guidance, guide, rising_guidance
 from .postprocess import normalize_frames
 from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
+from .saved_run import SavedRun
 from .schedules import (
     alpha_levels,
     karras_sigmas,
@@ -14,6 +15,7 @@ from .schedules import (
 )
 
 __all__ = [
+    "SavedRun",
     "alpha_levels",
     "ddim",
     "dpmpp_2m",
