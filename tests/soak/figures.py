@@ -11,59 +11,69 @@ from matplotlib.figure import Figure
 
 WARM = 50  # prompts until everything has been used once
 COLOURS = {"success": "#2166ac", "interrupted": "#e08214", "error": "#b2182b", "refused": "#878787"}
+COUNTED = {"threads": "threads", "files": "open files", "children": "subprocesses"}
 NAMES = {"success": "finished", "interrupted": "cancelled", "error": "failed", "refused": "refused"}
 
 
 def summary(results):
-    """What the table says, in bytes and counts, of the prompts after warm-up."""
-    samples = results["samples"]
-    warm = samples[WARM:] if len(samples) > 2 * WARM else samples[len(samples) // 3 :]
+    """What is said of the prompts after warm-up, in bytes and counts."""
+    warm = _warm(results["samples"])
     rss = [sample["rss"] for sample in warm]
     third = max(1, len(warm) // 3)
-    first, last = mean(rss[:third]), mean(rss[-third:])
     return {
-        "outcomes": dict(Counter(sample["outcome"] for sample in samples)),
-        "seconds": sum(sample["seconds"] for sample in samples),
-        "first": rss[0],
-        "last": rss[-1],
+        "prompts": len(warm),
         "lowest": min(rss),
         "highest": max(rss),
-        "growth": last - first,
-        **{
-            name: [warm[0][name], warm[-1][name], max(s[name] for s in warm)]
-            for name in ("threads", "files", "children")
-        },
+        "growth": mean(rss[-third:]) - mean(rss[:third]),
+        **{name: [warm[0][name], warm[-1][name], max(each[name] for each in warm)] for name in COUNTED},
     }
 
 
 def table(results):
     """The summary as Markdown."""
-    found, last = summary(results), results["samples"][-1]
-    count = len(results["samples"]) - WARM
-    ends = ", ".join(f"{found['outcomes'].get(name, 0)} {NAMES[name]}" for name in NAMES)
+    samples, warm, last = results["samples"], _warm(results["alive"]), results["samples"][-1]
+    found, ends = summary(results), Counter(sample["outcome"] for sample in samples)
+    minutes = sum(sample["seconds"] for sample in samples) / 60
     rows = {
-        "prompts": f"{len(results['samples'])} in {found['seconds'] / 60:.0f} minutes: {ends}",
-        f"resident memory over the last {count}": f"{found['lowest'] / 1e6:.0f} to {found['highest'] / 1e6:.0f} MB",
-        "the last third of them against the first, on average": f"{found['growth'] / 1e6:+.1f} MB",
-        "threads: first, last, most of them": _three(found["threads"]),
-        "open files": _three(found["files"]),
-        "subprocesses": _three(found["children"]),
-        "models that ComfyUI holds": _three([each["loaded"] for each in _ends(results["alive"])]),
-        "networks alive": _three([each["objects"]["networks"] for each in _ends(results["alive"])]),
-        "tensors alive": ", ".join(f"{each['tensor_bytes'] / 1e6:.0f} MB" for each in _ends(results["alive"])),
-        "files in temp": f"{last['folders']['temp']['files']}",
+        "prompts": f"{len(samples)} in {minutes:.0f} minutes: "
+        + ", ".join(f"{ends[name]} {said}" for name, said in NAMES.items()),
+        "resident memory": f"{_mb(found['lowest'])} to {_mb(found['highest'])} MB",
+        "its mean over the last third, to that over the first": f"{_mb(found['growth']):+} MB",
+        "bytes that were asked for and not given back": _span(each["heap"]["used"] for each in warm if each["heap"]),
+        "of them tensors": _span(each["tensor_bytes"] for each in warm),
+        "threads": _counts(found["threads"]),
+        "open files": _counts(found["files"]),
+        "subprocesses": _counts(found["children"]),
+        "diffusion networks in memory": _counts([each["objects"]["networks"] for each in warm]),
+        "other files than results in the output folder": str(len(results["others"])),
+        "temp": f"{last['folders']['temp']['files']} files, {last['folders']['temp']['bytes'] / 1e6:.1f} MB",
         "log": f"{last['log'] / 1e3:.0f} kB",
     }
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return "\n".join(
+        [
+            f"| | over the last {found['prompts']} |",
+            "| --- | --- |",
+            *(f"| {name} | {said} |" for name, said in rows.items()),
+        ]
+    )
 
 
-def _ends(alive):
-    """First, last, and the one with the most."""
-    return [alive[0], alive[-1], max(alive, key=lambda each: each["tensor_bytes"])]
+def _warm(records):
+    """Those after warm-up, or of a short run the last two thirds."""
+    return [each for each in records if each["number"] > min(WARM, records[-1]["number"] // 3)]
 
 
-def _three(values):
-    return ", ".join(map(str, values))
+def _mb(size):
+    return round(size / 1e6)
+
+
+def _span(sizes):
+    found = list(sizes) or [0]
+    return f"{_mb(min(found))} to {_mb(max(found))} MB"
+
+
+def _counts(values):
+    return str(values[0]) if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 
 def draw(results, path):
@@ -78,21 +88,20 @@ def draw(results, path):
         chosen = [sample for sample in samples if sample["outcome"] == outcome]
         values = [sample["rss"] / 1e6 for sample in chosen]
         memory.scatter([s["number"] for s in chosen], values, s=14, color=colour, label=NAMES[outcome], zorder=2)
+    questions = [each for each in results["alive"] if each["heap"]]
+    used = [each["heap"]["used"] / 1e6 for each in questions]
+    memory.plot([each["number"] for each in questions], used, color="0.3", marker="_", label="asked for")
+    memory.set_ylim(0, 1.15 * max(sample["rss"] for sample in samples) / 1e6)
     if len(samples) > 2 * WARM:
         memory.axvspan(0, WARM, color="0.95", zorder=0)
-        memory.text(WARM / 2, memory.get_ylim()[1], "warm-up", ha="center", va="top", color="0.4", fontsize=9)
-    memory.set_ylim(bottom=0)
-    memory.set_ylabel("resident memory, MB")
-    memory.legend(frameon=False, ncols=4, loc="lower right", fontsize=9)
-    for name, label, style in (
-        ("threads", "threads", "-"),
-        ("files", "open files", "-"),
-        ("children", "subprocesses", "-"),
-    ):
-        counts.plot(numbers, [sample[name] for sample in samples], style, label=label)
+        memory.text(WARM / 2, memory.get_ylim()[1] * 0.98, "warm-up", ha="center", va="top", color="0.4", fontsize=9)
+    memory.set_ylabel("MB in main memory")
+    memory.legend(frameon=False, ncols=5, loc="lower right", fontsize=9)
+    for name, label in COUNTED.items():
+        counts.plot(numbers, [sample[name] for sample in samples], label=label)
     counts.set_ylim(bottom=0)
     counts.set_xlabel("prompts to one server")
-    counts.legend(frameon=False, ncols=3, loc="upper right", fontsize=9)
+    counts.legend(frameon=False, ncols=3, loc="center right", fontsize=9)
     for axes in (memory, counts):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(left=0)

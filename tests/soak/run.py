@@ -22,6 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 
+from exvideo_core.video.codecs import CONTAINERS
 from host.comfyui_trees import NEWEST, OLDEST
 from host.environment import Environment
 from host.server import Server
@@ -60,7 +61,7 @@ def soak(arguments, base):
     samples, alive = [], []
     with Server(Path(sys.executable), tree, base, packs=PACKS, arguments=more) as server:
         session = Session(server)
-        session.alive()  # the thread that answers stays from here on
+        started = session.alive()  # the thread that answers stays from here on
         for number, job in enumerate(prompts.jobs(arguments.prompts, arguments.seed), 1):
             sample = {"number": number, **session.do(job), **session.look()}
             samples.append(sample)
@@ -68,10 +69,20 @@ def soak(arguments, base):
             if number % EVERY == 0:
                 alive.append({"number": number, **session.alive()})
                 print("   ", {name: alive[-1][name] for name in SHOWN}, flush=True)
+        session.client.post("/history", {"clear": True})
         session.client.post("/free", {"unload_models": True, "free_memory": True})
         time.sleep(3)
-        emptied = {**session.alive(trim=True), **session.look()}
-    return {"setup": _setup(arguments), "samples": samples, "alive": alive, "emptied": emptied}
+        emptied = {**session.alive(), **session.look()}
+        trimmed = {**session.alive(trim=True), **session.look()}
+    ends = {"started": started, "alive": alive, "emptied": emptied, "trimmed": trimmed}
+    return {"setup": _setup(arguments), "samples": samples, **ends, "others": _others(base / "output")}
+
+
+def _others(folder):
+    """Files in the output folder that are no results."""
+    results = {".png", *CONTAINERS}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in results)
+    return sorted(path.relative_to(folder).as_posix() for path in files if path.name != prompts.IN_THE_WAY)
 
 
 def _line(sample):
