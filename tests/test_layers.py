@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "exvideo_core"
 # Lowest first. A file or folder imports its own layer and those before it.
 LAYERS = (
-    ("errors", "attention", "counting", "formats", "tiling", "pieces", "out_of_memory", "step_cache", "video"),
+    ("errors", "attention", "counting", "files", "formats", "tiling", "pieces", "out_of_memory", "step_cache", "video"),
     ("models",),
     ("checkpoint", "sampling", "lora", "memory", "streaming", "hub", "demo_models"),
     ("pipelines", "estimate"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import quoted, read_small, regular_size
 from ..hub.missing import hint
 
 Shape = tuple[int, ...]
@@ -37,7 +38,13 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format itself
+# The format allows headers of 100 MB. Whole checkpoints of SVD have 3,000 tensors and 0.4 MB; notes of trainers and
+# graphs of ComfyUI add a few MB. What is beyond this would only fill memory.
+_MAX_HEADER = 16_000_000  # bytes
+_MOST_TENSORS = 50_000
+_MOST_AXES = 8
+_LONGEST_NAME = 500  # characters; the longest of any known trainer's have 150
+_MAX_INDEX = 16_000_000  # bytes
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+)?)\.safetensors")
 _INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 
@@ -97,6 +104,17 @@ def open_weights(path: Path) -> WeightFile:
     return WeightFile(path, _parts(path))
 
 
+def read_notes(path: Path) -> dict[str, str]:
+    """What programs have noted in a safetensors file beside its tensors.
+
+    Raises:
+        CheckpointError: as `open_weights`.
+    """
+    read_header(path)  # whose limits are narrower
+    notes: dict[str, str] | None = _open(path).metadata()  # type: ignore[no-untyped-call]
+    return notes or {}
+
+
 def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
@@ -114,7 +132,7 @@ def _weights_of_folder(folder: Path) -> Path:
         raise CheckpointError(f"{folder} contains no .safetensors file; choose the file or folder that does.")
     models = sorted({re.split(r"\.|-\d{5}-of-", path.name)[0] for path in found})
     if len(models) > 1:
-        raise CheckpointError(f"{folder} contains several models ({', '.join(models)}); choose one file.")
+        raise CheckpointError(f"{folder} contains several models ({quoted(', '.join(models))}); choose one file.")
     # a variant adds a part to the name: model.safetensors, model.fp16.safetensors, model.safetensors.index.json
     return min(
         found, key=lambda p: (bool(_SHARD.fullmatch(p.name)), p.name.removesuffix(".index.json").count("."), p.name)
@@ -131,7 +149,7 @@ def _parts(path: Path) -> list[Path]:
     else:
         return [path]
     parts = [path.parent / name for name in names]
-    if missing := [part.name for part in parts if not part.exists()]:
+    if missing := [part.name for part in parts if not part.is_file()]:
         raise CheckpointError(
             f"{path.name} belongs to {len(parts)} files, and {len(missing)} of them are missing "
             f"(first: {missing[0]}); download them into the same folder."
@@ -141,12 +159,22 @@ def _parts(path: Path) -> list[Path]:
 
 def _names_in_index(path: Path) -> list[str]:
     try:
-        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted({str(name) for name in json.loads(read_small(path, _MAX_INDEX))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not an index of safetensors shards; {_AGAIN}") from error
-    if outside := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
-        raise CheckpointError(f"{path.name} names a file outside its own folder ({outside[0]!r}); do not use it.")
+    if not names:
+        raise CheckpointError(f"{path.name} names no shards; {_AGAIN}")
+    if outside := [name for name in names if not _is_shard_name(name)]:
+        raise CheckpointError(
+            f"{path.name} names a file outside its own folder, or none that can be a shard ({outside[0][:80]!a}); do "
+            f"not use it."
+        )
     return names
+
+
+def _is_shard_name(name: str) -> bool:
+    """Whether it is a plain file name, on every system: no folder, drive, stream or device."""
+    return bool(re.fullmatch(r'[^/\\:*?"<>|]+\.safetensors', name)) and name.isprintable() and len(name.encode()) <= 255
 
 
 # the header
@@ -183,7 +211,7 @@ _IMPOSTORS = (
 def read_header(path: Path) -> dict[str, Entry]:
     """Read and check the header of one safetensors file: 8 bytes of length, JSON, then the tensors without gaps."""
     try:
-        size = path.stat().st_size
+        size = regular_size(path)
         with path.open("rb") as file:
             start = file.read(64)
             length = int.from_bytes(start[:8], "little")
@@ -211,25 +239,56 @@ def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
 
 def _parse(path: Path, text: bytes) -> dict[str, Entry]:
     try:
-        entries = json.loads(text)
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
         entries.pop("__metadata__", None)
+        _check_names(path, entries)
         return {name: _entry(path, name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path.name} is not a safetensors file: its header is not readable; {_AGAIN}") from error
 
 
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object of different names: of a repeated one, another reader may take the other value."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("it repeats a name")
+    return result
+
+
+def _check_names(path: Path, names: Collection[str]) -> None:
+    if len(names) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{path.name} names {len(names):,} tensors, and no model has more than {_MOST_TENSORS:,}; {_AGAIN}"
+        )
+    if strange := [name for name in names if len(name) > _LONGEST_NAME or not name.isprintable()]:
+        raise CheckpointError(
+            f"{path.name} is damaged: {len(strange)} of its tensors have names that no program writes "
+            f"(first: {strange[0][:40]!a}); {_AGAIN}"
+        )
+
+
 def _entry(path: Path, name: str, entry: dict[str, Any]) -> Entry:
     if entry["dtype"] not in _DTYPES:
         raise CheckpointError(
-            f"{path.name} stores {name} as {entry['dtype']}, a number format this project does not read; "
-            f"get the fp16, bf16, fp32 or fp8 version."
+            f"{path.name} stores {name} as {quoted(str(entry['dtype']), 20)}, a number format this project does not "
+            f"read; get the fp16, bf16, fp32 or fp8 version."
         )
-    begin, end = map(int, entry["data_offsets"])
-    shape = tuple(map(int, entry["shape"]))
+    begin, end = map(_whole, entry["data_offsets"])
+    shape = tuple(map(_whole, entry["shape"]))
+    if len(shape) > _MOST_AXES:
+        raise ValueError("it has too many axes")
     result = Entry(_DTYPES[entry["dtype"]], shape, begin, end)
-    if min(shape, default=1) < 0 or begin < 0 or end - begin != math.prod(shape) * result.dtype.itemsize:
+    is_empty = len(shape) > 1 and 0 in shape  # notes can be empty lists, but no weight is an empty table
+    is_negative = min((begin, *shape)) < 0
+    if is_empty or is_negative or end - begin != math.prod(shape) * result.dtype.itemsize:
         raise CheckpointError(f"{path.name} is damaged: the size of {name} contradicts its shape; {_AGAIN}")
     return result
+
+
+def _whole(number: object) -> int:
+    if type(number) is not int or abs(number) >= 2**63:
+        raise ValueError(f"{number!r} is neither a size nor an offset")
+    return number
 
 
 def _check_extent(path: Path, header: dict[str, Entry], num_bytes: int) -> None:

@@ -6,13 +6,16 @@ Nothing is converted: the tensors stay views of the mapped files, in the files' 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..files import quoted
 from ..models.finite import is_finite
 from .detect import Kind, identify, require
 from .files import Shape, WeightFile, open_weights
@@ -226,20 +229,43 @@ def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
         )
 
 
+@contextmanager
+def sized_by(source: str) -> Iterator[None]:
+    """For building a network in the sizes that a file's tensors tell: what fails in this block is the file's fault.
+
+    Raises:
+        CheckpointError: no network has such sizes.
+    """
+    try:
+        yield
+    except (ValueError, LookupError, ArithmeticError, TypeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise CheckpointError(
+            f"{source} has tensors in sizes that no such network has ({quoted(str(error))}). Choose another file, or "
+            f"download it again if it is incomplete."
+        ) from error
+
+
 def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Put the weights themselves, uncopied, into a module that was built on the meta device; all must fit exactly.
 
     Raises:
         CheckpointError: with counts and first names of what is missing, unknown or of another shape.
     """
-    wanted = {name: tensor.shape for name, tensor in module.state_dict().items()}
-    differing = [name for name, tensor in weights.items() if wanted.get(name, tensor.shape) != tensor.shape]
-    if differing:
+    wanted = module.state_dict()
+    known = {name: tensor for name, tensor in weights.items() if name in wanted}
+    if differing := [name for name, tensor in known.items() if wanted[name].shape != tensor.shape]:
         name = differing[0]
         raise CheckpointError(
             f"{source} does not fit {type(module).__name__}: {len(differing)} weights have another shape "
-            f"(first: {name} is {list(weights[name].shape)}, {list(wanted[name])} is needed). "
+            f"(first: {name} is {list(weights[name].shape)}, {list(wanted[name].shape)} is needed). "
             f"Choose a file for this model."
+        )
+    if whole := [n for n, tensor in known.items() if wanted[n].is_floating_point() and not tensor.is_floating_point()]:
+        raise CheckpointError(
+            f"{source} does not fit {type(module).__name__}: {len(whole)} weights are whole numbers "
+            f"(first: {whole[0]}). Choose the fp16, bf16, fp32 or fp8 version of it."
         )
     missing, unexpected = module.load_state_dict(weights, strict=False, assign=True)
     if missing or unexpected:

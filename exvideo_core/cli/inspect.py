@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ..checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
 from ..checkpoint.detect import FileKind, Kind, identify
 from ..checkpoint.files import Shape, WeightFile, open_weights
-from ..checkpoint.load import assign_weights, read_extension, read_svd
+from ..checkpoint.load import assign_weights, read_extension, read_svd, sized_by
 from ..errors import CheckpointError
 from ..lora import read_lora
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
@@ -115,10 +116,11 @@ def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:
 def _load_svd(path: Path) -> str:
     weights = read_svd(path)
     unet, vae, clip = map(_shapes, (weights.unet, weights.vae, weights.image_encoder))
-    assign_weights(_empty(lambda: SVDUNet(UNetConfig.from_shapes(unet))), weights.unet, path.name)
+    empty = partial(_empty, path.name)
+    assign_weights(empty(lambda: SVDUNet(UNetConfig.from_shapes(unet))), weights.unet, path.name)
     quantised = "quant_conv.weight" in vae
-    assign_weights(_empty(lambda: VAE(VAEConfig.from_shapes(vae), quantised)), weights.vae, path.name)
-    assign_weights(_empty(lambda: build_clip(ImageEncoderConfig.from_shapes(clip))), weights.image_encoder, path.name)
+    assign_weights(empty(lambda: VAE(VAEConfig.from_shapes(vae), quantised)), weights.vae, path.name)
+    assign_weights(empty(lambda: build_clip(ImageEncoderConfig.from_shapes(clip))), weights.image_encoder, path.name)
     return "yes" if weights.extension_frames is None else f"yes, extended to {weights.extension_frames} frames"
 
 
@@ -130,7 +132,7 @@ def _load_extension(path: Path, shapes: dict[str, Shape]) -> str:
     if not all(widths) or not contexts:
         return "no: whole blocks are missing; download it again"
     config = UNetConfig(widths=widths, context_dim=contexts[0])
-    read_extension(path, _shapes(_empty(lambda: SVDUNet(config)).state_dict()))
+    read_extension(path, _shapes(_empty(path.name, lambda: SVDUNet(config)).state_dict()))
     return f"yes, over an SVD checkpoint of widths {', '.join(map(str, widths))}"
 
 
@@ -148,6 +150,6 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
     return {name: tuple(weight.shape) for name, weight in weights.items()}
 
 
-def _empty(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.device("meta"):
+def _empty(source: str, build: Callable[[], nn.Module]) -> nn.Module:
+    with sized_by(source), torch.device("meta"):
         return build()

@@ -22,7 +22,7 @@ from .catalog import HUGGING_FACE, SOURCES, PublishedFile
 from .part import DamagedError, Part, check_free, disk_sentence, turn
 from .sources import Announcement, announce
 from .waiting import in_thread, pause
-from .web import PassingError, Patience, StatusError, host_of, read, request
+from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
 # Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
 Progress = Callable[[int, int], None]
@@ -229,9 +229,10 @@ def _pieces(announced: Announcement, start: int, etag: str | None, silence: floa
     position, length = 0, answer.headers.get("Content-Length", "")
     if answer.status == 206:
         position, length = _content_range(answer.headers.get("Content-Range", ""), start)
-    if length.isdigit() and int(length) != announced.num_bytes:
+    sent = whole_number(length)
+    if sent is not None and sent != announced.num_bytes:
         answer.close()
-        raise DamagedError(f"{int(length):,} bytes are sent where {announced.num_bytes:,} were announced")
+        raise DamagedError(f"{sent:,} bytes are sent where {announced.num_bytes:,} were announced")
     found = answer.headers.get("ETag", "")
     yield _Beginning(position, found if found.startswith('"') else None)  # weak ones do not tell about bytes
     yield from read(answer, announced.url)
@@ -241,8 +242,8 @@ def _content_range(text: str, start: int) -> tuple[int, str]:
     """First byte and size of the whole, from a header like `bytes 100-999/1000`."""
     span, _, size = text.removeprefix("bytes").strip().partition("/")
     first = span.partition("-")[0]
-    if not first.isdigit() or int(first) != start:
-        raise DamagedError(f"bytes from {start:,} were asked for, and {text!r} came")
+    if whole_number(first) != start:
+        raise DamagedError(f"bytes from {start:,} were asked for, and {text[:80]!r} came")
     return start, size
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
@@ -11,8 +12,9 @@ from urllib.parse import quote, urlencode
 
 from ..errors import DownloadError
 from .catalog import HUGGING_FACE, MODELSCOPE, PublishedFile
-from .web import read, request
+from .web import read, request, whole_number
 
+_LONGEST_ANSWER = 16_000_000  # bytes of a list of a folder's files; one takes 500
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -60,7 +62,8 @@ def _ask_hugging_face(file: PublishedFile, silence: float) -> Announcement:
     headers = answer.headers
     size = headers.get("X-Linked-Size") or headers.get("Content-Length")
     etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
-    commit = headers.get("X-Repo-Commit") or "main"
+    commit = headers.get("X-Repo-Commit") or ""
+    commit = commit if re.fullmatch(r"[0-9a-f]{6,64}", commit) else "main"
     return Announcement(
         url=f"{repository}/{commit}/{path}",
         num_bytes=_size(size, file, endpoint),
@@ -77,11 +80,10 @@ def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
     repository = file.repositories[MODELSCOPE]
     query = urlencode({"Revision": "master", "Root": file.path.rpartition("/")[0]})
     url = f"{endpoint}/api/v1/models/{repository}/repo/files?{query}"
-    text = b"".join(read(request(url, silence=silence), url))
     try:
-        entries = json.loads(text)["Data"]["Files"]
-        entry = next((entry for entry in entries if entry["Path"] == file.path), None)
-    except (ValueError, KeyError, TypeError) as error:
+        entries = json.loads(_short_answer(request(url, silence=silence), url))["Data"]["Files"]
+        entry: dict[str, object] | None = next((entry for entry in entries if entry["Path"] == file.path), None)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DownloadError(
             f"{endpoint} answers about {repository} with something else than a list of files."
         ) from error
@@ -96,10 +98,22 @@ def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
     )
 
 
+def _short_answer(answer: http.client.HTTPResponse, url: str) -> bytes:
+    """The body of an answer, which is not to fill the memory."""
+    text = bytearray()
+    for piece in read(answer, url):
+        text += piece
+        if len(text) > _LONGEST_ANSWER:
+            answer.close()
+            raise ValueError(f"it has more than {_LONGEST_ANSWER:,} bytes")
+    return bytes(text)
+
+
 def _size(text: object, file: PublishedFile, endpoint: str) -> int:
-    if not str(text).isdigit() or not int(str(text)):
+    num_bytes = whole_number(str(text))
+    if not num_bytes:
         raise DownloadError(f"{endpoint} does not say how large {file.path} is. Try again later, or the other source.")
-    return int(str(text))
+    return num_bytes
 
 
 _SOURCES: dict[str, Callable[[PublishedFile, float], Announcement]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+
+from ..files import quoted
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be another one a little later
@@ -81,12 +84,12 @@ def request(
         answer = _send(Request(url, headers=sent, method=method), silence)
         if answer.status not in _REDIRECTS:
             return answer
-        target = urljoin(url, answer.headers.get("Location", ""))
+        target = _target(url, answer)
         if described_by and (described_by in answer.headers or urlsplit(target).netloc != first.netloc):
             return answer
         answer.close()
         if urlsplit(target).scheme not in ("https", first.scheme):
-            raise PassingError(f"{host_of(url)} sends on to {target}, which is not encrypted")
+            raise PassingError(f"{host_of(url)} sends on to {quoted(target)}, which is not encrypted")
         url = target
     raise PassingError(f"{first.netloc} sends in circles")
 
@@ -102,12 +105,21 @@ def _send(message: Request, silence: float) -> http.client.HTTPResponse:
         error.close()
         if error.code in _PASSING:
             asked = error.headers.get("Retry-After", "")
-            raise PassingError(
-                f"{host_of(url)} answers {error.code}", float(asked) if asked.isdigit() else None
-            ) from error
+            raise PassingError(f"{host_of(url)} answers {error.code}", whole_number(asked)) from error
         raise StatusError(error.code, url) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # the last: urllib, of a Location that is none
         raise PassingError(f"{host_of(url)}: {_reason(error)}") from error
+
+
+def _target(url: str, answer: http.client.HTTPResponse) -> str:
+    """Where a redirect leads."""
+    try:
+        target = urljoin(url, answer.headers.get("Location", ""))
+        urlsplit(target)
+    except ValueError as error:
+        answer.close()
+        raise PassingError(f"{host_of(url)} sends on to no address") from error
+    return target
 
 
 @cache
@@ -132,6 +144,11 @@ def read(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
         raise PassingError(f"{host_of(url)}: {_reason(error)}") from error
 
 
+def whole_number(text: str) -> int | None:
+    """What a header or an answer says, if it is a number that fits a file; `isdigit` also knows ² and ٣."""
+    return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
+
+
 def host_of(url: str) -> str:
     """How messages call a server."""
     return urlsplit(url).netloc
@@ -142,4 +159,4 @@ def _reason(error: Exception) -> str:
         error = error.reason
     if isinstance(error, TimeoutError):
         return "no answer"
-    return str(error) or type(error).__name__
+    return quoted(str(error)) or type(error).__name__

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExVideoError
+from ..files import quoted, read_small
 from .ranks import Ranks
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
 _OLD = ".old_"
+_MOST_BYTES = 1_000_000  # of a note, which holds a configuration
 
 
 class Checkpoints:
@@ -67,10 +69,12 @@ class Checkpoints:
 def read_note(checkpoint: Path) -> dict[str, Any]:
     """What was saved beside the weights: the step, and what the run told about itself."""
     try:
-        note: dict[str, Any] = json.loads((checkpoint / _NOTE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        note: dict[str, Any] = json.loads(read_small(checkpoint / _NOTE, _MOST_BYTES))
+        if not isinstance(note, dict) or type(note["step"]) is not int:
+            raise ValueError("its note lacks the step")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExVideoError(
-            f"{checkpoint} is no checkpoint, or damaged ({error}); delete it to go on from the one before."
+            f"{checkpoint} is no checkpoint, or damaged ({quoted(str(error))}); delete it to go on from the one before."
         ) from error
     return note
 

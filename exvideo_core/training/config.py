@@ -9,16 +9,21 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..attention import BACKENDS
 from ..errors import ExVideoError
+from ..files import quoted, read_small
 from ..lora.attach import ATTENTION
 from ..models.cogvideox.vae import STRIDE
 from ..models.svd.vae import SCALE
+
+_MOST_BYTES = 100_000  # of a configuration; one with every default has 6,000
+_MOST_PROBLEMS = 6  # that a message tells
 
 # Every field is Annotated with the sentence that `write_template` puts behind it.
 
@@ -180,20 +185,35 @@ def read_config(path: Path) -> Training:
     Raises:
         ExVideoError: with every wrong or unknown key and what would be right.
     """
-    import yaml
-
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_small(path, _MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise ExVideoError(f"the configuration {path} cannot be read: {error}.") from error
-    except yaml.YAMLError as error:
-        raise ExVideoError(f"{path.name} is not YAML: {' '.join(str(error).split())}.") from error
+    given = _parsed_yaml(text, path.name)
     if not isinstance(given, Mapping) or given.get("target") not in list(TARGETS):
         raise ExVideoError(
             f"{path.name} needs a line 'target: svd' or 'target: cogvideox'. "
             f"`exvideo train --init svd` writes a configuration with every default."
         )
     return parse_config(given, path.name)
+
+
+def _parsed_yaml(text: str, source: str) -> object:
+    import yaml
+
+    try:
+        # an alias stands for as much as one likes, and aliases of aliases for more than any memory holds
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
+            raise ExVideoError(f"{source} has aliases (*name), which are not read here: write the values out.")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ExVideoError(f"{source} is not YAML: {quoted(str(error))}.") from error
+    except RecursionError as error:
+        raise ExVideoError(
+            f"{source} is nested too deeply: a configuration has sections with values in them."
+        ) from error
+    except (ValueError, OverflowError) as error:  # dates and numbers that do not exist
+        raise ExVideoError(f"{source} has a value that YAML cannot read ({quoted(str(error))}).") from error
 
 
 def parse_config(given: Mapping[str, Any], source: str = "the configuration") -> Training:
@@ -207,12 +227,18 @@ def parse_config(given: Mapping[str, Any], source: str = "the configuration") ->
         config: Training = TypeAdapter(kind).validate_json(json.dumps(_filled(kind, given)))
     except ValidationError as error:
         wrong = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {_shown(e['input'])}" for e in error.errors()]
-        raise ExVideoError(f"{source}: {'; '.join([*unknown, *wrong])}.") from error
+        raise _wrong(source, [*unknown, *wrong]) from error
     except TypeError as error:  # YAML knows dates and bytes, JSON does not
-        raise ExVideoError(f"{source}: {error}; write it in quotes.") from error
+        raise ExVideoError(f"{source}: {quoted(str(error))}; write it in quotes.") from error
     if problems := [*unknown, *_problems(config)]:
-        raise ExVideoError(f"{source}: {'; '.join(problems)}.")
+        raise _wrong(source, problems)
     return config
+
+
+def _wrong(source: str, problems: Sequence[str]) -> ExVideoError:
+    shown = [quoted(problem) for problem in problems[:_MOST_PROBLEMS]]
+    more = [f"and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
+    return ExVideoError(f"{source}: {'; '.join([*shown, *more])}.")
 
 
 def _filled(kind: type[Training], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -273,6 +299,8 @@ def _problems(config: Training) -> Iterator[str]:
         "optimizer.hold": optimizer.hold,
     }
     yield from (f"{name} must be from 0 to 1, not {value}" for name, value in shares.items() if not 0 <= value <= 1)
+    if not _is_plain_name(run.name):
+        yield f"run.name must be a plain file name without folders, not {run.name!r}"
     if run.average == 1:
         yield "run.average must be below 1: at 1 the average never moves"
     if run.attention not in BACKENDS:
@@ -286,6 +314,10 @@ def _problems(config: Training) -> Iterator[str]:
     if isinstance(config, SVDTraining) and config.objective.latent_scale <= 0:
         yield "objective.latent_scale must be positive"
     yield from _size_problems(config)
+
+
+def _is_plain_name(name: str) -> bool:
+    return bool(re.fullmatch(r'[^/\\:*?"<>|.][^/\\:*?"<>|]{0,99}', name)) and name.isprintable()
 
 
 def _size_problems(config: Training) -> Iterator[str]:

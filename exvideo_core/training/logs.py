@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import ExVideoError
+from ..files import quoted, read_small
+
+_MOST_BYTES = 500_000_000  # of a table: some million steps
 
 
 class Table:
@@ -22,7 +26,7 @@ class Table:
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.path, self.columns = path, columns
-        kept = [row for row in _rows(path) if int(row[0]) <= step]
+        kept = [row for row in _rows(path, len(columns)) if int(row[0]) <= step]
         partial = path.with_suffix(".partial")
         with partial.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([columns, *kept])
@@ -34,12 +38,22 @@ class Table:
             csv.writer(file).writerow([_exact(value) for value in values])
 
 
-def _rows(path: Path) -> list[list[str]]:
-    """Whole rows; a kill may have cut the last."""
+def _rows(path: Path, columns: int) -> list[list[str]]:
+    """Whole rows; a kill may have cut the last.
+
+    Raises:
+        ExVideoError: it is no table of a run.
+    """
     if not path.exists():
         return []
-    text = path.read_text(encoding="utf-8")
-    return list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
+    try:
+        text = read_small(path, _MOST_BYTES)
+        rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ExVideoError(f"{path} cannot be read as a table ({error}): move it away to go on.") from error
+    if strange := [row for row in rows if not row or len(row) > columns or not re.fullmatch(r"[0-9]{1,18}", row[0])]:
+        raise ExVideoError(f"{path} is no table of a run ({quoted(str(strange[0]))}): move it away to go on.")
+    return rows
 
 
 def _exact(value: float) -> str:

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import ExVideoError
+from ..files import quoted
 from .checkpoints import Checkpoints, read_note
 from .config import RunConfig, Training, fingerprint
 from .engine import TorchEngine
@@ -221,12 +222,14 @@ def check_resumable(config: Training, checkpoint: Path) -> int:
         ExVideoError: it is another's; with what differs.
     """
     note = read_note(checkpoint)
-    if note["fingerprint"] == fingerprint(config):
+    if note.get("fingerprint") == fingerprint(config):
         return int(note["step"])
-    ours = json.loads(json.dumps(dataclasses.asdict(config)))
-    changes = [f"{key} was {was} and is {now}" for key, was, now in _differences(note["config"], ours)]
+    theirs, ours = note.get("config"), json.loads(json.dumps(dataclasses.asdict(config)))
+    if not isinstance(theirs, dict):
+        raise ExVideoError(f"{checkpoint} does not say of which configuration it is; choose another run.output.")
+    changes = "; ".join(f"{key} was {was} and is {now}" for key, was, now in _differences(theirs, ours))
     raise ExVideoError(
-        f"{checkpoint.parent.parent} has a run of another configuration: {'; '.join(changes)}. Change it back to go "
+        f"{checkpoint.parent.parent} has a run of another configuration: {quoted(changes, 1000)}. Change it back to go "
         f"on, or choose another run.output to start anew."
     )
 

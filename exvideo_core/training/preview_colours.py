@@ -20,14 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checkpoint.preview_colours import BIAS, FACTORS
 from ..checkpoint.save import write_weights
 from ..models.svd.vae import CELL, SCALE, VAE
 from ..pipelines.svd import load_svd
 from .pictures import Pictures
 from .randomness import generator_of
-
-# The names that ComfyUI's latent formats have for them.
-FACTORS, BIAS = "latent_rgb_factors", "latent_rgb_factors_bias"
 
 _PICTURES, _SIDE = 48, 128
 

@@ -133,6 +133,24 @@ def encoders() -> frozenset[str]:
     return _encoders_of(executable())
 
 
+# What people have as video or sound. ffmpeg knows playlists too, which would lead it to other files and into the
+# network, and patterns of names, and hundreds of formats that nobody has looked at for years.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,mxf,nut,"
+    "yuv4mpegpipe,gif,apng,webp_anim,png_pipe,jpeg_pipe,webp_pipe,wav,w64,mp3,flac,aac,ac3,aiff,caf,au,opus"
+)
+MOST_PIXELS = 2**26  # of a frame: 8192x8192
+_MOST_MEMORY = 2**30  # bytes that ffmpeg may ask for at once; such a frame in 16 bits has half of that
+
+
+def input_arguments(path: Path) -> list[str]:
+    """To read a file that anybody may have made: a plain video or sound file, with frames of a bounded size."""
+    return [
+        *("-max_alloc", str(_MOST_MEMORY), "-protocol_whitelist", "file", "-format_whitelist", FORMATS),
+        *("-max_pixels", str(MOST_PIXELS), "-i", file_argument(path)),
+    ]
+
+
 def file_argument(path: Path) -> str:
     """A path that ffmpeg takes as a file, even where the name looks like one of its protocols."""
     return f"file:{path}"

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import ClipError, VideoError
+from .pictures import decoding
 
 _OVERSHOOT = 0.25  # bicubic resizing leaves [0, 1] by less; [-1, 1] and [0, 255] leave it by more
 
@@ -140,7 +141,11 @@ def _check_size(width: int, height: int, *, multiple: int, minimum: int) -> None
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    with decoding():
+        return _rgb(ImageOps.exif_transpose(image))
+
+
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise VideoError(
             f"the picture has mode {image.mode} (32 bits a pixel), whose black and white are not defined. "

@@ -20,7 +20,10 @@ from torch import Tensor
 
 from ..errors import VideoError
 from . import ffmpeg, webp_tags
+from .pictures import check_size, opened
 from .tags_and_sound import read_tags
+
+_MOST_VALUES = 2**31  # of a clip in memory at once: 8 GiB in float32, 680 frames of 1024x1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,28 @@ def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
-    """The frames of a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1]."""
+    """The frames of a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1].
+
+    Raises:
+        VideoError: as in `read_video`, or it does not fit into memory, or its size changes.
+    """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames=} must be at least 1")
-    frames = [torch.from_numpy(frame_HWC) for frame_HWC in islice(read_video(path), max_frames)]
-    return torch.stack(frames).float().div_(255)
+    frames: list[Tensor] = []
+    for frame_HWC in islice(read_video(path), max_frames):
+        frames.append(torch.from_numpy(frame_HWC))
+        if len(frames) * frame_HWC.size > _MOST_VALUES:
+            height, width = frame_HWC.shape[:2]
+            raise VideoError(
+                f"{Path(path).name} does not fit into memory: at most {len(frames) - 1} frames of {width}x{height} are "
+                f"read at once. Cut it into parts, or make it smaller."
+            )
+        if frames[0].shape != frames[-1].shape:
+            raise VideoError(f"{Path(path).name} changes its size at frame {len(frames) - 1}: convert it to mp4.")
+    video_THWC = torch.empty(len(frames), *frames[0].shape)
+    for i in range(len(frames)):
+        video_THWC[i] = frames[i]  # not all frames twice, as stacking would
+    return video_THWC.div_(255)
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -84,7 +104,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     arguments = [
-        *("-v", "error", "-xerror", "-i", ffmpeg.file_argument(path), "-map", "0:v:0", "-fps_mode", "passthrough"),
+        *("-v", "error", "-xerror", *ffmpeg.input_arguments(path), "-map", "0:v:0", "-fps_mode", "passthrough"),
         *("-vf", "scale=flags=bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24"),
         *("-c:v", "ppm", "-f", "image2pipe", "pipe:1"),  # each picture says how large it is
     ]
@@ -105,7 +125,7 @@ def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 def _stream_facts(path: Path) -> tuple[Fraction, str, str | None]:
     """Frame rate, video codec and audio codec, from the lines that ffmpeg prints about the first frame."""
     arguments = [
-        *("-v", "info", "-i", ffmpeg.file_argument(path), "-map", "0:v:0", "-frames:v", "1"),
+        *("-v", "info", *ffmpeg.input_arguments(path), "-map", "0:v:0", "-frames:v", "1"),
         *("-vf", "showinfo=checksum=0", "-f", "null", "-"),
     ]
     with ffmpeg.FFmpeg(arguments, f"reading {path.name}", kept_lines=None) as process:
@@ -135,10 +155,8 @@ def _animation_rate(path: Path) -> Fraction:
 
 def _animation_pictures(path: Path) -> Iterator[tuple[Image.Image, int]]:
     """The pictures, and how many milliseconds each is shown."""
-    try:
-        with Image.open(path) as image:
-            for picture in ImageSequence.Iterator(image):
-                picture.load()  # only now is its duration known
-                yield picture, int(picture.info.get("duration", 0))
-    except (OSError, EOFError) as error:  # also PIL's UnidentifiedImageError
-        raise VideoError(f"{path.name} is no {path.suffix[1:]} file, or damaged.") from error
+    with opened(path, f"a {path.suffix[1:]} file") as image:
+        for picture in ImageSequence.Iterator(image):
+            check_size(picture, path)
+            picture.load()  # only now is its duration known
+            yield picture, int(picture.info.get("duration", 0))

@@ -60,7 +60,7 @@ def tag_input(metadata: Mapping[str, str], folder: Path) -> list[str]:
 
 def read_tags(path: Path) -> dict[str, str]:
     """All tags of a file, with names in lower case: Matroska and WebM turn them into capitals."""
-    arguments = ["-v", "error", "-i", ffmpeg.file_argument(path), "-f", "ffmetadata", "pipe:1"]
+    arguments = ["-v", "error", *ffmpeg.input_arguments(path), "-f", "ffmetadata", "pipe:1"]
     text = ffmpeg.run(arguments, f"reading the tags of {path.name}").decode("utf-8", errors="replace")
     tags = {}
     for line in re.findall(r"^(?:\\.|[^\\\n])+", text, flags=re.DOTALL | re.MULTILINE):
@@ -93,7 +93,7 @@ def check_audio(audio: Audio | None, container: Container, path: Path) -> None:
     file = Path(audio)
     if not file.is_file():
         raise VideoError(f"the audio file {file} does not exist.")
-    arguments = ["-v", "error", "-i", ffmpeg.file_argument(file), "-map", "0:a:0", "-frames:a", "1", "-f", "null", "-"]
+    arguments = ["-v", "error", *ffmpeg.input_arguments(file), "-map", "0:a:0", "-frames:a", "1", "-f", "null", "-"]
     ffmpeg.run(arguments, f"looking for sound in {file.name}")
 
 
@@ -113,11 +113,12 @@ def add_audio(
         file = clip.with_name("sound.f32le")
         _write_samples(waveform, file)
         kind = ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(waveform.shape[0])]
+        sound = [*kind, "-t", f"{float(length):.6f}", "-i", ffmpeg.file_argument(file)]
     else:
-        file, kind = Path(audio), []
+        sound = ["-t", f"{float(length):.6f}", *ffmpeg.input_arguments(Path(audio))]
     arguments = [
         *("-v", "error", "-i", ffmpeg.file_argument(clip)),
-        *(*kind, "-t", f"{float(length):.6f}", "-i", ffmpeg.file_argument(file)),
+        *sound,
         *(*tags, *(("-map_metadata", "2") if tags else ())),
         *("-map", "0:v:0", "-map", "1:a:0", "-c:v", "copy", "-c:a", *container.audio, *container.options),
         *("-f", container.muxer, ffmpeg.file_argument(finished)),

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import VideoError
+from .pictures import opened
 
 MOST_TAGS = 8
 _MODEL = 0x0110  # the EXIF field that ComfyUI puts the prompt into; the others go into those before it
@@ -47,7 +48,7 @@ def add_tags(file: Path, tags: Mapping[str, str]) -> None:
 
 def read_tags(path: Path) -> dict[str, str]:
     """The tags of a WebP file, with names in lower case; none where there is no table."""
-    with Image.open(path) as image:
+    with opened(path, "a webp file") as image:
         texts = [text for text in image.getexif().values() if isinstance(text, str) and ":" in text]
     named = (text.encode("latin-1").decode("utf-8", errors="replace").split(":", 1) for text in texts)
     return {name.lower(): text for name, text in named}

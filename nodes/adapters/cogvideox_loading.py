@@ -9,12 +9,12 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
+from ...exvideo_core.checkpoint.preview_colours import read_colours
 from ...exvideo_core.estimate import cogvideox_line
 from .cogvideox_clip import make_clip
 from .cogvideox_model import CogVideoXLatents, make_model
 from .cogvideox_vae import CogVAE
 from .loading import log_estimate
-from .preview_colours import read_colours
 
 # The second name of the table of words, and what CLIPSave writes of every text model.
 _NOT_IN_T5 = ("encoder.embed_tokens.weight", "logit_scale")

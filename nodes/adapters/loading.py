@@ -14,10 +14,10 @@ from comfy.model_patcher import ModelPatcher
 from ...exvideo_core.checkpoint.detect import Kind, identify
 from ...exvideo_core.checkpoint.files import open_weights
 from ...exvideo_core.checkpoint.load import UNET, SVDWeights, read_extension, read_svd
+from ...exvideo_core.checkpoint.preview_colours import read_colours
 from ...exvideo_core.estimate import svd_line
 from .clip_vision import make_clip_vision
 from .model import SVDLatents, make_model
-from .preview_colours import read_colours
 from .vae import SVDVAE
 
 WEIGHT_TYPES = {

@@ -125,7 +125,6 @@ def test_two_spellings_of_one_weight_are_refused(tmp_path: Path) -> None:
         ([4], [32, 4]),
         ([4, 32], [32, 4, 2, 2]),
         ([4, 32], [32, 1, 4]),
-        ([0, 32], [32, 0]),
     ],
 )
 def test_factors_that_cannot_be_multiplied_are_refused(tmp_path: Path, down: list[int], up: list[int]) -> None:
@@ -134,6 +133,14 @@ def test_factors_that_cannot_be_multiplied_are_refused(tmp_path: Path, down: lis
     weights["blocks.0.attn1.to_q.lora_B.weight"] = torch.zeros(up)
 
     assert "1 of its 2 pairs cannot be multiplied (first: blocks.0.attn1.to_q.lora_A" in refusal(tmp_path, weights)
+
+
+def test_factors_of_rank_0_are_refused(tmp_path: Path) -> None:
+    weights = two_pairs()
+    weights["blocks.0.attn1.to_q.lora_A.weight"] = torch.zeros(0, 32)
+    weights["blocks.0.attn1.to_q.lora_B.weight"] = torch.zeros(32, 0)
+
+    assert "is damaged: the size of blocks.0.attn1.to_q.lora_A.weight" in refusal(tmp_path, weights)
 
 
 def test_an_alpha_of_several_numbers_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
+from ..sizes import check_depth
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,6 +37,7 @@ class TransformerConfig:
             layers += 1
         positions = shapes.get("patch_embed.pos_embedding")
         try:
+            check_depth(layers)
             width, in_channels, patch, _ = shapes["patch_embed.proj.weight"]
             return cls(
                 in_channels=in_channels,
@@ -49,7 +51,7 @@ class TransformerConfig:
                 patch=patch,
                 learned_positions=positions[1] if positions else None,
             )
-        except (KeyError, ValueError, IndexError) as error:
+        except (LookupError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(
                 f"this is not a complete CogVideoX transformer ({error}). Choose the transformer of "
                 f"THUDM/CogVideoX-5b, or download it again if it is incomplete."
@@ -68,16 +70,17 @@ class VAEConfig:
     def from_shapes(cls, shapes: Shapes) -> VAEConfig:
         """Infer the sizes from names and shapes in diffusers' naming: `encoder.*`, `decoder.*`."""
         widths: list[int] = []
-        while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.conv.weight") in shapes:
+        while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.conv.weight") in shapes and shapes[name]:
             widths.append(shapes[name][0])
         blocks = 0
         while f"encoder.down_blocks.0.resnets.{blocks}.conv1.conv.weight" in shapes:
             blocks += 1
         try:
+            check_depth(len(widths), blocks)
             return cls(
                 widths=tuple(widths),
                 blocks_per_level=blocks,
                 latent_channels=shapes["decoder.conv_in.conv.weight"][1],
             )
-        except (KeyError, IndexError) as error:
+        except (LookupError, ValueError) as error:
             raise CheckpointError(f"this is not a complete CogVideoX VAE ({error}).") from error

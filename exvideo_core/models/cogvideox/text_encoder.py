@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import CheckpointError
 from ..finite import checked
+from ..sizes import check_depth
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -47,6 +48,7 @@ class TextEncoderConfig:
         while f"encoder.block.{layers}.layer.0.SelfAttention.q.weight" in shapes:
             layers += 1
         try:
+            check_depth(layers)
             vocabulary, width = shapes["shared.weight"]
             buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
             return cls(

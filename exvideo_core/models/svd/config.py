@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
+from ..sizes import check_depth
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -33,7 +34,7 @@ class UNetConfig:
         """Infer the sizes from names and shapes in sgm naming, without the `model.diffusion_model.` prefix."""
         try:
             return _unet_sizes(shapes)
-        except (KeyError, ValueError) as error:
+        except (LookupError, ValueError) as error:
             raise CheckpointError(
                 f"this is not a complete SVD UNet ({error}). Choose a file like svd_xt.safetensors, "
                 f"or download it again if it is incomplete."
@@ -55,8 +56,7 @@ def _unet_sizes(shapes: Shapes) -> UNetConfig:
             level_blocks += 1
             blocks_per_level = max(blocks_per_level, level_blocks)
         index += 1
-    if not widths:
-        raise ValueError("it has no blocks going down")
+    check_depth(index - 1, len(widths))
     table = shapes.get("middle_block.1.extension.positions.weight")
     return UNetConfig(
         in_channels=shapes["input_blocks.0.0.weight"][1],
@@ -83,18 +83,19 @@ class VAEConfig:
     def from_shapes(cls, shapes: Shapes) -> VAEConfig:
         """Infer the sizes from names and shapes in sgm naming: `encoder.*`, `quant_conv.*`, `decoder.*`."""
         widths: list[int] = []
-        while (name := f"encoder.down.{len(widths)}.block.0.conv1.weight") in shapes:
+        while (name := f"encoder.down.{len(widths)}.block.0.conv1.weight") in shapes and shapes[name]:
             widths.append(shapes[name][0])
         blocks = 0
         while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
             blocks += 1
         try:
+            check_depth(len(widths), blocks)
             return cls(
                 widths=tuple(widths),
                 blocks_per_level=blocks,
                 latent_channels=shapes["decoder.conv_in.weight"][1],
             )
-        except KeyError as error:
+        except (LookupError, ValueError) as error:
             raise CheckpointError(f"this is not a complete SVD autoencoder ({error}).") from error
 
 
@@ -122,16 +123,23 @@ class ImageEncoderConfig:
         while f"vision_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
             layers += 1
         try:
+            check_depth(layers)
             width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
             cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
+            hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
+            for i in range(layers):  # hosts give an encoder its memory before they compare it with the file
+                layer = f"vision_model.encoder.layers.{i}"
+                found = shapes[f"{layer}.self_attn.q_proj.weight"], shapes[f"{layer}.mlp.fc1.weight"]
+                if found != ((width, width), (hidden, width)):
+                    raise ValueError(f"layer {i} is not {width} wide")
             return cls(
                 width=width,
                 layers=layers,
                 heads=width // 80 if width % 80 == 0 else num_heads(width),
-                hidden=shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0],
+                hidden=hidden,
                 patch=patch,
                 image_size=patch * math.isqrt(cells),
                 embedding_dim=shapes["visual_projection.weight"][0],
             )
-        except (KeyError, ValueError) as error:
+        except (LookupError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"this is not a complete CLIP image encoder ({error}).") from error

@@ -160,8 +160,9 @@ def read_cached(file: Path) -> dict[str, Tensor]:
         ExVideoError: the file is missing or damaged.
     """
     try:
+        read_header(file)
         return load(file.read_bytes())
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, CheckpointError) as error:
         raise ExVideoError(
             f"the cached clip {file} is missing or damaged ({error}): start again, and it is made anew."
         ) from error

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ExVideoError, VideoError
+from ...files import quoted, read_small
 from .listing import Listed
 from .videos import Sampling, VideoFacts, examine, shortcoming
 
 INDEX_NAME = "index.jsonl"
 BAD_FILES_NAME = "bad_files.jsonl"
+_MOST_BYTES = 2_000_000_000  # of an index: some million videos
+_MOST_FRAMES = 10_000_000  # of a video: four days
 
 _Key = tuple[str, int, int]  # path, bytes, and time of the last change in nanoseconds: another key, another file
 _Known = dict[_Key, VideoFacts | str]  # what was found, or the reason why the file is bad
@@ -184,14 +187,15 @@ def _look(path: Path, known: _Known) -> _Found:
 
 def _read_index(path: Path) -> _Known:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+        lines = read_small(path, _MOST_BYTES).split("\n") if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise ExVideoError(f"{path} cannot be read ({error}): delete it, and all videos are examined again.") from error
     known: _Known = {}
     for line in lines:
         try:
             key, found = _from_record(json.loads(line))
-        except (ValueError, KeyError, TypeError):  # a line that an interrupted pass left half-written
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
+            # a line that an interrupted pass left half-written, or one that nobody here wrote
             continue
         known[key] = found
     return known
@@ -209,18 +213,25 @@ def _record(key: _Key, found: VideoFacts | str) -> str:
 
 
 def _from_record(record: dict[str, Any]) -> tuple[_Key, VideoFacts | str]:
-    key = (str(record["path"]), int(record["size"]), int(record["mtime_ns"]))
+    key = (str(record["path"]), _whole(record["size"]), _whole(record["mtime_ns"], -(2**63)))
     if "reason" in record:
-        return key, str(record["reason"])
-    pts = [int(record["first_pts"])]
+        return key, quoted(str(record["reason"]), 500)
+    pts = [_whole(record["first_pts"], -(2**63))]
     for step, times in record["steps"]:
-        pts += range(pts[-1] + step, pts[-1] + step * times + 1, step)
-    return key, VideoFacts(
-        width=int(record["width"]),
-        height=int(record["height"]),
-        pts=tuple(pts),
-        time_base=Fraction(record["time_base"]),
-    )
+        last = pts[-1] + _whole(step, 1) * _whole(times)
+        if last >= 2**63 or len(pts) + times > _MOST_FRAMES:
+            raise ValueError("no video is as long")
+        pts += range(pts[-1] + step, last + 1, step)
+    numerator, _, denominator = str(record["time_base"]).partition("/")
+    time_base = Fraction(_whole(int(numerator), 1), _whole(int(denominator or 1), 1))
+    sides = _whole(record["width"], 1), _whole(record["height"], 1)
+    return key, VideoFacts(width=sides[0], height=sides[1], pts=tuple(pts), time_base=time_base)
+
+
+def _whole(number: object, least: int = 0) -> int:
+    if type(number) is not int or not least <= number < 2**63:
+        raise ValueError(f"{number!r} is no whole number from {least} on")
+    return number
 
 
 def _append(path: Path, line: str) -> None:

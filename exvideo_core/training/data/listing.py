@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ...errors import ExVideoError
+from ...files import quoted, read_small
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+_MOST_BYTES = 500_000_000  # of a list: some million videos with their captions
+_LONGEST_PATH = 4000  # characters; the longest that Linux opens has 4095 bytes
 PATH_NAMES = ("path", "video", "file_name")
 CAPTION_NAMES = ("caption", "text", "prompt")
 
@@ -61,10 +64,13 @@ def list_videos(source: Path) -> list[Listed]:
 
 def _check_names(videos: Iterable[Listed]) -> None:
     for video in videos:
+        name = str(video.path)
         try:
-            str(video.path).encode()
+            name.encode()
         except UnicodeEncodeError as error:
-            raise ExVideoError(f"the name of {str(video.path)!a} is not UTF-8: rename it.") from error
+            raise ExVideoError(f"the name of {name[:_LONGEST_PATH]!a} is not UTF-8: rename it.") from error
+        if len(name) > _LONGEST_PATH or not name.isprintable():
+            raise ExVideoError(f"{name[:200]!a} cannot be the path of a video: it is too long, or not text.")
 
 
 # folders
@@ -122,7 +128,7 @@ def _csv(file: Path, text: str) -> Iterator[_Entry]:
         columns = rows.fieldnames or []
         if not any(name in columns for name in PATH_NAMES):
             raise ExVideoError(
-                f"{file} has the columns {', '.join(columns) or '(none)'}, and one named path is needed (or "
+                f"{file} has the columns {quoted(', '.join(columns)) or '(none)'}, and one named path is needed (or "
                 f"{' or '.join(PATH_NAMES[1:])}), in its first line; captions stand in {', '.join(CAPTION_NAMES)}."
             )
         for row in rows:
@@ -142,7 +148,8 @@ _READERS: dict[str, Callable[[Path, str], Iterable[_Entry]]] = {".json": _json, 
 def _listed(file: Path, where: str, entry: Mapping[str, object]) -> Listed:
     path = _value(file, where, entry, PATH_NAMES)
     if not path:
-        raise ExVideoError(f"{file}, {where}: no path. It has {', '.join(entry) or 'nothing'}; path is needed.")
+        names = quoted(", ".join(map(str, entry)))
+        raise ExVideoError(f"{file}, {where}: no path. It has {names or 'nothing'}; path is needed.")
     caption = _value(file, where, entry, CAPTION_NAMES)
     return Listed(path=Path(os.path.abspath(file.parent / path)), caption=caption.strip())
 
@@ -164,6 +171,8 @@ def _parsed(file: Path, text: str, first_line: int) -> object:
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise ExVideoError(f"{file}, line {line}: not readable as JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise ExVideoError(f"{file}, from line {first_line} on: not a list of videos ({error}).") from error
 
 
 def _checked_entry(file: Path, where: str, entry: object) -> Mapping[str, object]:
@@ -179,7 +188,7 @@ def _kind(value: object) -> str:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")  # with or without the mark that Windows' editors write
+        return read_small(file, _MOST_BYTES)
     except UnicodeDecodeError as error:
         raise ExVideoError(f"{file} is not text in UTF-8: save it again in that encoding.") from error
     except OSError as error:

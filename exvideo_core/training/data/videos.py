@@ -24,6 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from ...errors import ExVideoError, VideoError
+from ...files import regular_size
+from ...video.ffmpeg import FORMATS, MOST_PIXELS
 from ...video.frames import cover_crop
 
 if TYPE_CHECKING:
@@ -210,15 +212,19 @@ def _pictures(
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     av = _pyav()
     try:
-        # a "video" can be a playlist of web addresses: nothing but files is opened
-        with av.open(str(path), options={"protocol_whitelist": "file"}) as container:
+        regular_size(path)
+        # a "video" can be a playlist of web addresses or other files: nothing but plain videos is opened
+        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        # old cameras wrote tags in other encodings
+        with av.open(str(path), options=options, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
                 raise VideoError(f"{path.name} has no video stream that can be decoded.")
-            stream.codec_context.options = {"err_detect": "explode"}  # damage is an error, and is not painted over
+            # damage is an error, and is not painted over
+            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
             stream.thread_type = "SLICE"  # with threads for frames, ffmpeg loses the errors of the last ones
             yield container, stream
-    except av.FFmpegError as error:
+    except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path.name} cannot be decoded: {error.strerror}.") from error
 
 
