@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from .averages import AveragedWeights
 from .config import OptimizerConfig
+from .only_data import check_metadata, only_data
 from .optimizers import make_optimizers
 from .ranks import Ranks
 
@@ -115,9 +116,10 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote, also on another number of GPUs."""
+        check_metadata(folder)
         self.optimizers.create_state()
         state = self._state()
-        with _as_one(self.ranks):
+        with _as_one(self.ranks), only_data(folder):
             load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
         if self.average:
             self.average.updates = int(state["average"]["updates"])

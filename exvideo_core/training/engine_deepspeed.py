@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..errors import ExVideoError
 from .averages import AveragedWeights
 from .config import OptimizerConfig
+from .only_data import only_data
 from .ranks import Ranks
 
 _TAG = "state"
@@ -111,11 +112,12 @@ class DeepSpeedEngine:
                 f"{folder} was written by {world} processes, and DeepSpeed can only go on with as many, not with "
                 f"{self.ranks.world}. Start {world}, or use run.engine fsdp, which has no such limit, from the start."
             )
-        self._engine.load_checkpoint(str(folder), tag=_TAG)
-        if self.average:
-            self.average.load_state_dict(
-                torch.load(folder / "average.pt", weights_only=True, map_location=self.ranks.device)
-            )
+        with only_data(folder, *_saved_classes()):
+            self._engine.load_checkpoint(str(folder), tag=_TAG)
+            if self.average:
+                self.average.load_state_dict(
+                    torch.load(folder / "average.pt", weights_only=True, map_location=self.ranks.device)
+                )
 
 
 class _Caller(nn.Module):
@@ -127,6 +129,15 @@ class _Caller(nn.Module):
 
     def forward(self, loss_of: Callable[[], Tensor]) -> Tensor:
         return loss_of()
+
+
+def _saved_classes() -> tuple[type, ...]:
+    """What DeepSpeed's checkpoints hold besides tensors and plain values."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return LossScaler, ZeroStageEnum, fragment_address
 
 
 def _initialised(
