@@ -3,6 +3,9 @@
 Half of them are published as `model.fp16.safetensors` or `diffusion_pytorch_model.safetensors`, names that say nothing
 and collide in one folder. They get a telling local name here; the published name is understood wherever a file is
 looked for, because people have it from the browser.
+
+There is no SHA-256 here: the source announces it over an encrypted connection, and the file is compared with that. A
+copy in this file would turn every correction by the publisher into an error, and the files are data that runs nothing.
 """
 
 from __future__ import annotations

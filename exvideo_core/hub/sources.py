@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 
 from ..errors import DownloadError
 from .catalog import HUGGING_FACE, MODELSCOPE, PublishedFile
-from .web import read, request, whole_number
+from .web import host_of, read, request, whole_number
 
 _LONGEST_ANSWER = 16_000_000  # bytes of a list of a folder's files; one takes 500
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,7 +85,7 @@ def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
         entry: dict[str, object] | None = next((entry for entry in entries if entry["Path"] == file.path), None)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DownloadError(
-            f"{endpoint} answers about {repository} with something else than a list of files."
+            f"{host_of(endpoint)} answers about {repository} with something else than a list of files."
         ) from error
     if entry is None:
         raise DownloadError(f"{file.page(MODELSCOPE)} has no {file.path}. Try Hugging Face.")
@@ -112,7 +112,9 @@ def _short_answer(answer: http.client.HTTPResponse, url: str) -> bytes:
 def _size(text: object, file: PublishedFile, endpoint: str) -> int:
     num_bytes = whole_number(str(text))
     if not num_bytes:
-        raise DownloadError(f"{endpoint} does not say how large {file.path} is. Try again later, or the other source.")
+        raise DownloadError(
+            f"{host_of(endpoint)} does not say how large {file.path} is. Try again later, or the other source."
+        )
     return num_bytes
 
 

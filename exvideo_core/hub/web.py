@@ -13,6 +13,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
 
+from ..errors import DownloadError
 from ..files import quoted
 
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -77,11 +78,16 @@ def request(
         silence: seconds without any byte before it fails.
     """
     first = urlsplit(url)
+    if first.scheme not in ("https", "http"):  # urllib would open files too
+        raise DownloadError(
+            f"{host_of(url) or quoted(url)} is no server to download from: its address must begin with https://. Look "
+            f"at the environment variables HF_ENDPOINT and MODELSCOPE_DOMAIN."
+        )
     for _ in range(10):
         sent = {"User-Agent": "exvideo", "Accept-Encoding": "identity", **(headers or {})}
         if token and urlsplit(url)[:2] == first[:2]:
             sent["Authorization"] = f"Bearer {token}"
-        answer = _send(Request(url, headers=sent, method=method), silence)
+        answer = _send(Request(url, headers=sent, method=method), silence)  # noqa: S310 (its scheme is looked at)
         if answer.status not in _REDIRECTS:
             return answer
         target = _target(url, answer)
@@ -89,9 +95,9 @@ def request(
             return answer
         answer.close()
         if urlsplit(target).scheme not in ("https", first.scheme):
-            raise PassingError(f"{host_of(url)} sends on to {quoted(target)}, which is not encrypted")
+            raise PassingError(f"{host_of(url)} sends on to {host_of(target)} without encryption")
         url = target
-    raise PassingError(f"{first.netloc} sends in circles")
+    raise PassingError(f"{host_of(url)} sends in circles")
 
 
 def _send(message: Request, silence: float) -> http.client.HTTPResponse:
@@ -150,8 +156,8 @@ def whole_number(text: str) -> int | None:
 
 
 def host_of(url: str) -> str:
-    """How messages call a server."""
-    return urlsplit(url).netloc
+    """How messages call a server: without a password, and without the rest, which may be signed for one person."""
+    return quoted(urlsplit(url).netloc.rpartition("@")[2])
 
 
 def _reason(error: Exception) -> str:

@@ -85,6 +85,27 @@ def test_the_token_goes_to_the_hub_and_not_to_where_it_redirects(hub, folder):
     assert not [headers for headers in hub.sent("store") if "Authorization" in headers]
 
 
+@pytest.mark.parametrize("endpoint", ["file:///etc", "ftp://example.org", "hf-mirror.com"])
+def test_nothing_but_web_servers_is_asked(endpoint, folder, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+
+    with pytest.raises(DownloadError, match=r"is no server to download from: .* HF_ENDPOINT"):
+        get(folder)
+
+
+@pytest.mark.parametrize("source", catalog.SOURCES)
+def test_no_message_tells_a_password_a_token_or_a_signed_address(source, hub, folder, monkeypatch):
+    address = hub.url.replace("//", "//me:pass@")
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setenv("MODELSCOPE_DOMAIN", address)
+    for status in (401, 404, 503, 200):
+        hub.status, hub.files = status, {KEY: b""}  # of a file without bytes no size is announced
+        with pytest.raises(DownloadError) as told:
+            get(folder, source)
+        assert "127.0.0.1" in str(told.value)
+        assert not re.search("pass|secret|Bearer|resolve", str(told.value)), told.value
+
+
 # connections that fail
 
 
