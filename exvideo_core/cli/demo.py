@@ -9,8 +9,9 @@ from .. import demo_models
 from ..lora import apply_lora
 from ..pipelines.cogvideox import load_cogvideox
 from ..pipelines.svd import load_svd
+from ..video.pictures import read_picture
 from . import generate, generate_cogvideox
-from .output import check_output
+from .output import check_output, saved_run
 
 _PROMPT = "a red circle swings on white"  # of the kind that the model was trained on
 
@@ -51,7 +52,7 @@ def _add_svd(parser: argparse.ArgumentParser) -> None:
 
 def _make_svd(arguments: argparse.Namespace) -> None:
     check_output(arguments)
-    image = generate.read_picture(arguments.image)
+    image = read_picture(arguments.image)
     pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION)
     generate.make_clip(pipeline, image, arguments)
 
@@ -70,7 +71,7 @@ def _make_cogvideox(arguments: argparse.Namespace) -> None:
         vae=demo_models.COGVIDEOX_VAE,
     )
     apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
-    generate_cogvideox.make_clip(pipeline, init_video, arguments)
+    generate_cogvideox.make_clip(pipeline, init_video, arguments, saved_run(arguments))
 
 
 _MODELS = {"svd": (_add_svd, _make_svd), "cogvideox": (_add_cogvideox, _make_cogvideox)}

@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from ..errors import ClipError, VideoError
+from ..errors import ClipError
 from ..formats import FORMATS
 from ..models.svd.vae import SCALE
 from ..pipelines.svd import METHODS, SVDPipeline, load_svd
 from ..video import load_frames
+from ..video.pictures import read_picture
 from . import estimate, generate_cogvideox
 from .loading import add_loading, add_reuse, make_faster
-from .output import add_output, check_output, write_output
+from .output import add_output, check_output, saved_run, write_output
 from .progress import Bar
 
 
@@ -111,22 +112,9 @@ def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Nam
             reuse=arguments.reuse,
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
+            resume=saved_run(arguments),
         )
     write_output(result.frames, fps, arguments)
-
-
-def read_picture(path: Path) -> Image.Image:
-    """Open a picture file.
-
-    Raises:
-        VideoError: it is missing or not a picture.
-    """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, UnidentifiedImageError) as error:
-        raise VideoError(f"{path} cannot be read as a picture ({error}). Give a PNG, JPEG or WebP file.") from error
 
 
 def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:

@@ -20,15 +20,15 @@ from ..models.cogvideox.parallel import share_tokens
 from ..models.cogvideox.vae import Progress
 from ..pipelines.cogvideox import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from ..pipelines.inputs import check_init_video
-from ..sampling import rising_guidance
+from ..sampling import SavedRun, rising_guidance
 from ..sampling.samplers import Callback
 from ..training.ranks import joined
 from ..video import load_frames
 from ..video.frames import check_cogvideox_frames, check_cogvideox_size
 from . import estimate
 from .loading import add_loading, add_reuse, make_faster
-from .output import add_output, check_output, write_output
-from .progress import Bar
+from .output import add_output, check_output, saved_run, write_output
+from .progress import Bar, say
 
 
 def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -90,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return _run_shared(init_video, loras, arguments)
     pipeline, told = _loaded(arguments, arguments.device, loras)
     sys.stderr.write(told)
-    make_clip(pipeline, init_video, arguments)
+    make_clip(pipeline, init_video, arguments, saved_run(arguments))
     return 0
 
 
@@ -105,7 +105,9 @@ def _run_shared(init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]]
         share_tokens(pipeline.transformer)
         if ranks.is_first:
             sys.stderr.write(told)
-            make_clip(pipeline, init_video, arguments)
+            # each process remembers a part of its own, and all would have to find the same step
+            say("several processes save no steps: if this run is cut off, it starts anew.")
+            make_clip(pipeline, init_video, arguments, resume=None)
         else:
             with suppress(_Denoised):
                 _clip(pipeline, init_video, arguments, callback=_leave_after_the_last_step)
@@ -150,7 +152,12 @@ def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
     return init_video
 
 
-def make_clip(pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace) -> None:
+def make_clip(
+    pipeline: CogVideoXPipeline,
+    init_video: list[Tensor] | None,
+    arguments: argparse.Namespace,
+    resume: SavedRun | None,
+) -> None:
     """Run the pipeline with progress bars, and write the file."""
     with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
         result = _clip(
@@ -159,6 +166,7 @@ def make_clip(pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, argu
             arguments,
             callback=lambda step, steps, _denoised: sampling(step, steps),
             decode_progress=decoding,
+            resume=resume,
         )
     write_output(result.frames, arguments.fps, arguments)
 
@@ -170,6 +178,7 @@ def _clip(
     *,
     callback: Callback,
     decode_progress: Progress | None = None,
+    resume: SavedRun | None = None,
 ) -> CogVideoXResult:
     scale, steps = arguments.guidance_scale, arguments.steps
     return pipeline(
@@ -188,6 +197,7 @@ def _clip(
         callback=callback,
         decode_progress=decode_progress,
         decode_tile=arguments.decode_tile,
+        resume=resume,
     )
 
 

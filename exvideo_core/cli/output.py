@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..sampling import SavedRun
 from ..video import check_target, save_video
 from ..video.codecs import BIT_DEPTHS, CODECS, DEFAULT_QUALITY, QUALITIES
 from ..video.files import Frame
-from .progress import Bar
+from .progress import Bar, say
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +30,16 @@ def check_output(arguments: argparse.Namespace) -> None:
     check_target(arguments.output, arguments.codec, arguments.bit_depth)
 
 
+def saved_run(arguments: argparse.Namespace) -> SavedRun:
+    """The state of the run, beside the video, until that is written."""
+    output: Path = arguments.output
+    return SavedRun(output.with_name(f"{output.name}.unfinished"), tell=say)
+
+
 def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namespace) -> None:
     """Write the file with a progress bar, and print its name."""
     options = {"codec": arguments.codec, "quality": arguments.quality, "bit_depth": arguments.bit_depth}
     with Bar("writing", "frame") as writing:
         path = save_video(frames, arguments.output, fps, progress=writing, **options)
+    saved_run(arguments).forget()
     print(path)

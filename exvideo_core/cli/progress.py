@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
 
 from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """A line about what goes on, above the bars."""
+    tqdm.write(f"exvideo: {text}", file=sys.stderr)
 
 
 class Bar:
@@ -22,10 +28,15 @@ class Bar:
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
-        bar = self.bar = self.bar or tqdm(total=total, desc=self.label, unit=self.unit, unit_scale=self.scaled)
+        bar = self.bar = self.bar or self._shown(done, total)
         bar.total = total
         if done != bar.n:  # else a waiting download would fill a log with the same line
             bar.update(done - bar.n)
+
+    def _shown(self, done: int, total: int | None) -> tqdm[NoReturn]:
+        # what was done before this command says nothing about the time left
+        before = max(done - 1, 0)
+        return tqdm(total=total, initial=before, desc=self.label, unit=self.unit, unit_scale=self.scaled)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

@@ -35,9 +35,8 @@ def begin(
     if resume is None:
         return None
     run = resume if isinstance(resume, SavedRun) else SavedRun(resume)
-    what = fingerprint(
-        about=run.about, network=_described(network), place=environment(start.device), x=start, levels=levels, told=told
-    )
+    place = environment(start.device)
+    what = fingerprint(network=_described(network), place=place, start=start, levels=levels, told=told)
     return run.begin(what, start, len(levels) - 1, parts)
 
 

@@ -65,15 +65,20 @@ class SavedRun:
 
     Args:
         path: of the file; its folder must exist.
-        about: what else belongs to the run, beside what those know who begin it.
+        notes: for those who look into the file.
         interval: seconds between two writings; more where writing would take over 3 % of the time.
         tell: is told where the run goes on, why it does not, or that nothing can be saved.
     """
 
     def __init__(
-        self, path: str | Path, *, about: object = None, interval: float = INTERVAL, tell: Tell = log.warning
+        self,
+        path: str | Path,
+        *,
+        notes: Mapping[str, str] | None = None,
+        interval: float = INTERVAL,
+        tell: Tell = log.warning,
     ) -> None:
-        self.path, self.about, self.interval, self.tell = Path(path), about, interval, tell
+        self.path, self.notes, self.interval, self.tell = Path(path), dict(notes or {}), interval, tell
 
     def begin(self, fingerprint: str, x: Tensor, steps: int, parts: Mapping[str, Stateful | None]) -> Recording:
         """Find out where to go on, restore the parts, and record from there.
@@ -141,7 +146,7 @@ class SavedRun:
         needed = sum(tensor.nbytes for tensor in there.values())
         if shutil.disk_usage(self.path.parent).free < needed + _SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        notes = {**notes, "kind": _KIND, "step": str(point.step), "checksum": _checksum(there)}
+        notes = {**self.notes, **notes, "kind": _KIND, "step": str(point.step), "checksum": _checksum(there)}
         write_weights(self.path, there, notes)
 
 

@@ -430,15 +430,6 @@ def test_with_other_weights_a_clip_starts_anew(saved: SavedRun, said: list[str])
     assert "of another run" in said[0]
 
 
-def test_with_other_files_of_the_caller_a_clip_starts_anew(tmp_path: Path, said: list[str]) -> None:
-    with pytest.raises(Cut):
-        svd_clip(resume=SavedRun(tmp_path / "run", about="one"), callback=cut_after(2))
-    with pytest.raises(Cut):
-        svd_clip(resume=SavedRun(tmp_path / "run", about="two", tell=said.append), callback=cut_after(1))
-
-    assert "of another run" in said[0]
-
-
 def test_what_decoding_is_told_does_not_matter(saved: SavedRun, said: list[str]) -> None:
     svd_clip(resume=saved)
     svd_clip(resume=saved, contrast=2.0, normalize=False)
