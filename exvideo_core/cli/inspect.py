@@ -17,6 +17,7 @@ from ..checkpoint.files import Shape, WeightFile, open_weights
 from ..checkpoint.load import assign_weights, read_extension, read_svd, sized_by
 from ..errors import CheckpointError
 from ..lora import read_lora
+from ..models.finite import described, is_finite
 from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..models.svd.image_encoder import build_clip
 from ..models.svd.unet import SVDUNet
@@ -78,12 +79,22 @@ def _describe(file: WeightFile) -> str:
         _row("parameters", f"{numbers / 1e6:,.2f} million"),
         _row("format", ", ".join(formats)),
         _row("size", f"{file.num_bytes / 1e9:,.3f} GB"),
+        _row("values", _values(file)),
     ]
     if widths := _widths(found, file.shapes):
         rows.append(_row("widths", ", ".join(map(str, widths))))
     if frames := _table_lengths(file.shapes):
         rows.append(_row("frames", " or ".join(map(str, frames))))
     return "\n".join(rows)
+
+
+def _values(file: WeightFile) -> str:
+    """Whether all are numbers; every one is read for that, at about the speed of the disk."""
+    broken = {name: described(weight) for name in file if not is_finite(weight := file[name])}
+    if not broken:
+        return "all are numbers"
+    name, what = next(iter(broken.items()))
+    return f"{len(broken)} of {len(file)} tensors hold what is no number (first: {name}, {what}); download it again"
 
 
 def _widths(found: FileKind, shapes: dict[str, Shape]) -> list[int]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from exvideo_core import SVDPipeline
 from exvideo_core.checkpoint.save import save_extension, save_svd
@@ -135,3 +136,19 @@ def test_debug_shows_the_traceback(files):
 def test_inspect_tells_what_the_extension_is(files, capsys):
     assert main(["inspect", str(files / "extension.safetensors")]) == 0
     assert "5 frames" in capsys.readouterr().out
+
+
+def test_inspect_reads_every_value(files, tmp_path, capsys):
+    weights = load_file(files / "svd.safetensors")
+    name = "model.diffusion_model.middle_block.1.time_stack.0.attn1.to_k.weight"
+    weights[name][0] = torch.nan
+    save_file(weights, tmp_path / "damaged.safetensors")
+
+    assert (
+        main(["inspect", str(files / "svd.safetensors")])
+        == main(["inspect", str(tmp_path / "damaged.safetensors")])
+        == 0
+    )
+    whole, damaged = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  values "))
+    assert whole.endswith("all are numbers")
+    assert f"1 of {len(weights)} tensors hold what is no number (first: {name}, NaN (" in damaged
