@@ -39,7 +39,7 @@ def anchors(page):
 def test_links_lead_somewhere(page):
     for link in links(page):
         path, _, anchor = unquote(link).partition("#")
-        if path.startswith((_OURS + "issues", _OURS + "releases")) or path == _OURS.rstrip("/"):
+        if path.startswith((_OURS + "issues", _OURS + "releases", _OURS + "security")) or path == _OURS.rstrip("/"):
             continue
         if path.startswith(_OURS):  # blob/main/..., raw/main/...
             target = ROOT / path.removeprefix(_OURS).split("/", 2)[2]

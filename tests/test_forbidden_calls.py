@@ -55,17 +55,18 @@ def name_of(function):
 def findings(text):
     """What a file of Python does that would need a reason."""
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names = [name.name for name in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
-        elif isinstance(node, ast.Call):
-            yield from _of_a_call(node)
-            continue
-        else:
-            continue
-        parts = {".".join(name.split(".")[: end + 1]) for name in names for end in range(name.count(".") + 1)}
-        yield from parts & MODULES
+        yield from _of_a_call(node) if isinstance(node, ast.Call) else set(_imported(node)) & MODULES
+
+
+def _imported(node):
+    """The modules that a statement imports, with those that they are in."""
+    names = []
+    if isinstance(node, ast.Import):
+        names = [name.name for name in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+        names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+    for name in names:
+        yield from (".".join(name.split(".")[: end + 1]) for end in range(name.count(".") + 1))
 
 
 def _of_a_call(node):
@@ -88,6 +89,20 @@ def test_nothing_foreign_is_run(file):
     found = set(findings((ROOT / file).read_text(encoding="utf-8")))
 
     assert {what for what in found if (file.as_posix(), what) not in ALLOWED} == set()
+
+
+def test_downloads_alone_use_the_network():
+    modules = {"urllib.request", "http.client", "requests", "httpx", "huggingface_hub", "aiohttp", "modelscope"}
+    users = {
+        file.as_posix()
+        for file in SHIPPED
+        for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+        if modules & set(_imported(node))
+    }
+
+    # the second answers the page through ComfyUI's server
+    assert {user for user in users if not user.startswith("exvideo_core/hub/")} == {"nodes/files.py"}
+    assert users > {"nodes/files.py"}
 
 
 def test_every_exception_is_needed():

@@ -34,7 +34,7 @@ UNNAMED = {
     "comfy-aimdo": {"GPL-3.0-only"},
     "comfyui-frontend-package": {"GPL-3.0-only"},
 }
-# Under stronger licences, and installed by run.py alone, for ComfyUI: programs of their own, of which nothing is shipped.
+# Under stronger licences, and installed by run.py alone, for ComfyUI: programs of their own, which are not shipped.
 OF_COMFYUI = {"comfy-aimdo", "comfyui-frontend-package"}
 DUAL = {"hjson": "MIT"}  # a choice that its metadata lists as two classifiers
 
