@@ -7,7 +7,9 @@ from narrow_svd import build_image_encoder, build_pipeline, build_unet, noise
 
 from exvideo_core.errors import NumberError
 from exvideo_core.models.finite import checked, described, is_finite
+from exvideo_core.pipelines.svd import SVDPipeline, blocks_of
 from exvideo_core.step_cache import Reuse, StepCache
+from exvideo_core.streaming import WeightStream
 
 OVER_TIME = "input_blocks.4.1.time_stack.0.ff.net.2"
 PER_FRAME = "output_blocks.4.0.in_layers.2"
@@ -258,3 +260,19 @@ def test_guidance_that_makes_infinity_of_numbers_is_blamed_itself():
     pipeline = narrow_cogvideox.build_pipeline()
     with pytest.raises(NumberError, match="after the last step the latents hold"):
         pipeline("a dog", num_frames=9, height=32, width=48, num_inference_steps=1, guidance_scale=1e39)
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@torch.inference_mode(False)
+def test_streamed_weights_and_second_devices_have_their_names(is_streamed):
+    network = build_pipeline(extension_frames=8)
+    name = "input_blocks.4.1.time_stack.0.ff.net.2.weight"
+    network.unet.get_parameter(name).data[0] = torch.nan
+    stream = WeightStream(blocks_of, is_locked=False) if is_streamed else None
+    devices = [torch.device("cpu")] * 2
+    pipeline = SVDPipeline(network.unet, network.vae, network.image_encoder, devices=devices, stream=stream)
+    if stream:
+        stream.place(network.unet, devices[0], torch.float32)
+
+    with pytest.raises(NumberError, match=f"^step 1 of 2: the weight {name} holds NaN"):
+        pipeline(torch.rand(128, 128, 3), num_frames=2, height=128, width=128, num_inference_steps=2)
