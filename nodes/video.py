@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from comfy_api.latest import InputImpl, Types, io, ui
@@ -27,6 +29,15 @@ def _check_format(format: str, fps: float | None, bit_depth: str | None, has_aud
         frame_rate(fps, codec)
     if has_audio and not CONTAINERS[suffix].audio:
         raise VideoError(f"{suffix[1:]} files have no sound. Choose mp4 or webm, or unlink the audio.")
+
+
+@contextmanager
+def _nothing_lost() -> Iterator[None]:
+    """Around saving: whoever has waited hours for the frames is told that they are still there."""
+    try:
+        yield
+    except (VideoError, OSError) as error:
+        raise VideoError(f"{error} ComfyUI still has the frames: queue again, only saving is done again.") from error
 
 
 class ExVideoSave(io.ComfyNode):
@@ -133,7 +144,7 @@ class ExVideoSave(io.ComfyNode):
         suffix, codec = host.VIDEO_FORMATS[format]
         output = host.new_output(filename_prefix, images.shape[2], images.shape[1])
         tags = host.graph_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        with output.work_folder() as folder:
+        with _nothing_lost(), output.work_folder() as folder:
             file = folder / f"{output.name}{suffix}"
             save_video(
                 images[..., :3],

@@ -41,10 +41,24 @@ class Checkpoints:
         return max(self.folder.glob("step_*"), default=None)
 
     def save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
-        """Have all processes `write` their part into a folder, and then give it its name; older ones go."""
+        """Have all processes `write` their part into a folder, and then give it its name; older ones go.
+
+        Raises:
+            ExVideoError: the disk refuses; those before are whole.
+        """
+        try:
+            return self._save(step, write, note)
+        except OSError as error:
+            raise ExVideoError(
+                f"the state of step {step} cannot be written to {self.folder}: {error.strerror or error}. Make room or "
+                f"free the folder, and start the same command again: it goes on from the state before."
+            ) from error
+
+    def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
         final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
         if not final.exists():  # else a run that was stopped here has saved it
             if self.ranks.is_first:
+                shutil.rmtree(partial, ignore_errors=True)  # of a save that found no room
                 partial.mkdir()
             self.ranks.wait()
             write(partial)

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import VideoError
 from .files import move, work_folder
 from .reading import read_video
+from .refusals import cannot_write
 
 _LONGEST_SIDE = 256  # of one frame, in pixels
 _GAP = 4  # between frames, in pixels
@@ -36,7 +36,7 @@ def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8
         try:
             _arranged(cells, columns).save(finished)
         except OSError as error:
-            raise VideoError(f"cannot write to the folder {png_path.parent}: {error.strerror}.") from error
+            raise cannot_write(png_path.parent, error) from error
         move(finished, png_path)
     return png_path
 

@@ -5,6 +5,7 @@ The program is the one that the imageio-ffmpeg package brings. At least version 
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ from typing import IO
 import imageio_ffmpeg  # type: ignore[import-untyped]  # it ships no types
 
 from ..errors import VideoError
+from .refusals import MAKE_ROOM
 
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows would open a console for each call
 
@@ -95,7 +97,7 @@ class FFmpeg:
         self._listener.join()
         lines = [re.sub(r" @ 0x[0-9a-fA-F]+", "", line) for line in self._last_lines]
         cause = "; ".join(lines) or (f"it was ended by signal {-status}" if status < 0 else f"exit status {status}")
-        return VideoError(f"ffmpeg failed while {self._subject}: {cause}")
+        return VideoError(f"ffmpeg failed while {self._subject}: {cause}. {_what_to_do(cause, status)}")
 
     def _listen(self) -> None:
         assert self._process.stderr is not None
@@ -109,6 +111,14 @@ class FFmpeg:
         if pipe is not None:
             with suppress(OSError):  # unsent bytes of a killed process
                 pipe.close()
+
+
+def _what_to_do(cause: str, status: int) -> str:
+    if os.strerror(errno.ENOSPC) in cause:
+        return MAKE_ROOM
+    if status < 0:
+        return "A system without main memory ends programs so: end others, and do it again."
+    return "If that does not tell why: pip install --force-reinstall imageio-ffmpeg, and do it again."
 
 
 def run(arguments: Sequence[str], subject: str) -> bytes:
@@ -140,7 +150,7 @@ FORMATS = (
     "yuv4mpegpipe,gif,apng,webp_anim,png_pipe,jpeg_pipe,webp_pipe,wav,w64,mp3,flac,aac,ac3,aiff,caf,au,opus"
 )
 MOST_PIXELS = 2**26  # of a frame: 8192x8192
-_MOST_MEMORY = 2**30  # bytes that ffmpeg may ask for at once; such a frame in 16 bits has half of that
+_MOST_MEMORY = 2**28  # bytes that ffmpeg may ask for at once: such a frame, or the list of 10 million frames
 
 
 def input_arguments(path: Path) -> list[str]:
@@ -149,6 +159,29 @@ def input_arguments(path: Path) -> list[str]:
         *("-max_alloc", str(_MOST_MEMORY), "-protocol_whitelist", "file", "-format_whitelist", FORMATS),
         *("-max_pixels", str(MOST_PIXELS), "-i", file_argument(path)),
     ]
+
+
+def check_video(path: Path) -> None:
+    """Look at the structure of a video in a process of its own, for a reader in this one that has no such limits.
+
+    Raises:
+        VideoError: it is no video, or asks for absurd amounts of memory.
+    """
+    arguments = [
+        "-v",
+        "error",
+        *input_arguments(path),
+        "-map",
+        "0:v:0",
+        "-c",
+        "copy",
+        "-frames:v",
+        "1",
+        "-f",
+        "null",
+        "-",
+    ]
+    run(arguments, f"reading {path.name}")
 
 
 def file_argument(path: Path) -> str:
@@ -173,4 +206,7 @@ def _start(command: Sequence[str], is_fed: bool) -> subprocess.Popen[bytes]:
             env={**os.environ, "SVT_LOG": "1"},  # errors only: its greeting would push ours out of the last lines
         )
     except OSError as error:
-        raise VideoError(f"ffmpeg does not start ({command[0]}): {error}") from error
+        raise VideoError(
+            f"ffmpeg does not start ({command[0]}): {error}. Install it again with: pip install --force-reinstall "
+            f"imageio-ffmpeg, and if IMAGEIO_FFMPEG_EXE is set, check it."
+        ) from error

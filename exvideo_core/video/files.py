@@ -26,6 +26,7 @@ from ..errors import VideoError
 from . import codecs, ffmpeg, webp_tags
 from .codecs import CODECS, Container, Quality
 from .frames import to_uint8, to_uint16
+from .refusals import WORK, cannot_write
 from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_input
 
 Frame = Tensor | NDArray[Any]  # [H, W, 3]: float in [0, 1], or uint8
@@ -244,11 +245,18 @@ def work_folder(path: Path) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise VideoError(f"the folder {path.parent} does not exist. Create it, or choose another one.")
     try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=".exvideo-", ignore_cleanup_errors=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=WORK, ignore_cleanup_errors=True)
     except OSError as error:
-        raise VideoError(f"cannot write to the folder {path.parent}: {error.strerror}. Choose another one.") from error
+        raise cannot_write(path.parent, error) from error
     with folder as name:
-        yield Path(name).absolute()
+        try:
+            yield Path(name).absolute()
+        except VideoError as error:
+            if Path(name).exists():
+                raise
+            raise VideoError(
+                f"the folder {path.parent} was deleted or moved away while {path.name} was written. Write it again."
+            ) from error
 
 
 def move(finished: Path, path: Path) -> None:

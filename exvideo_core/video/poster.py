@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..errors import VideoError
 from .files import move, work_folder
 from .frames import to_uint8
+from .refusals import cannot_write
 
 
 def save_poster(frame_HWC: Tensor, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -34,6 +34,6 @@ def save_poster(frame_HWC: Tensor, path: str | Path, metadata: Mapping[str, str]
         try:
             Image.fromarray(to_uint8(frame_HWC).cpu().numpy()).save(finished, pnginfo=chunks)
         except OSError as error:
-            raise VideoError(f"cannot write to the folder {path.parent}: {error.strerror}.") from error
+            raise cannot_write(path.parent, error) from error
         move(finished, path)
     return path
