@@ -42,6 +42,8 @@ from .targets.cogvideox import paths
 log = logging.getLogger(__name__)
 
 PROCEDURAL = "procedural"
+_SVD = ("latents", "picture", "context", "fps", "motion_bucket")  # tensors of a clip
+_COGVIDEOX = ("latents", "context", "fps")
 _VERSION = "1"  # of what `Encode` makes; a new one makes the caches anew
 _WORKING_SPACE = 6 * 2**30  # bytes that encoding a clip takes beside the text encoder
 Progress = Callable[[str, int, int], None]  # what is done, how much of how much
@@ -92,7 +94,9 @@ def svd_source(
 
     mark = content_mark((weights.vae, weights.image_encoder))
     clips = _encoded(config, ranks, mark, lambda: encode, progress)
-    return CachedClips(len(clips), config.data.held_out, lambda i: _svd_clip(read_cached(clips[i])), config.run.seed)
+    return CachedClips(
+        len(clips), config.data.held_out, lambda i: _svd_clip(read_cached(clips[i], _SVD)), config.run.seed
+    )
 
 
 def _to_pixels(uint8: Tensor) -> Tensor:
@@ -153,8 +157,10 @@ def cogvideox_source(
         write_weights(no_text, {"context": _embedded(text_encoder_in_place(), "").half()})
     ranks.wait()
     text_encoder_in_place.cache_clear()  # many GB that training has better uses for
-    source = CachedClips(len(clips), config.data.held_out, lambda i: _cog_clip(read_cached(clips[i])), config.run.seed)
-    return source, read_cached(no_text)["context"].float()
+    source = CachedClips(
+        len(clips), config.data.held_out, lambda i: _cog_clip(read_cached(clips[i], _COGVIDEOX)), config.run.seed
+    )
+    return source, read_cached(no_text, ("context",))["context"].float()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -153,14 +153,15 @@ def usable_clips(clips: Sequence[CachedClip], index: Index, folder: Path, max_ba
     return [clip for clip in clips if clip.source in whole]
 
 
-def read_cached(file: Path) -> dict[str, Tensor]:
-    """The tensors of one clip, read into memory.
+def read_cached(file: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
+    """The tensors of one clip, read into memory; `names` are those it must have.
 
     Raises:
         ExVideoError: the file is missing or damaged.
     """
     try:
-        read_header(file)
+        if missing := set(names) - read_header(file).keys():
+            raise CheckpointError(f"it has no {' and no '.join(sorted(missing))}")
         return load(file.read_bytes())
     except (OSError, SafetensorError, CheckpointError) as error:
         raise ExVideoError(

@@ -8,6 +8,7 @@ Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from ...errors import ExVideoError, VideoError
 from ...files import regular_size
-from ...video.ffmpeg import FORMATS, MOST_PIXELS
+from ...video import ffmpeg
 from ...video.frames import cover_crop
 
 if TYPE_CHECKING:
@@ -144,6 +145,8 @@ def examine(path: Path) -> VideoFacts:
     pts: list[int] = []
     promised: set[int] = set()  # time stamps of the packets
     width, height = 0, 0
+    _pyav()
+    _check_structure(path)
     with _opened(path) as (container, stream):
         for frame in _decoded(path, _noted(container.demux(stream), promised)):
             if frame.pts is None or (pts and frame.pts <= pts[-1]):
@@ -208,23 +211,38 @@ def _pictures(
     )
 
 
+def _check_structure(path: Path) -> None:
+    """In ffmpeg's own process first: PyAV has no limit for what a damaged header asks for, and shares our memory."""
+    try:
+        regular_size(path)
+    except OSError as error:
+        raise VideoError(f"{path.name} cannot be decoded: {error.strerror}.") from error
+    ffmpeg.executable()  # that it is missing is not the video's fault
+    try:
+        ffmpeg.check_video(path)
+    except VideoError as error:
+        said = re.search(r"Error opening input: ([^;.]+)", str(error))
+        raise VideoError(
+            f"{path.name} cannot be decoded: {said[1] if said else 'its structure is damaged'}."
+        ) from error
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     av = _pyav()
     try:
-        regular_size(path)
         # a "video" can be a playlist of web addresses or other files: nothing but plain videos is opened
-        options = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
+        options = {"protocol_whitelist": "file", "format_whitelist": ffmpeg.FORMATS}
         # old cameras wrote tags in other encodings
         with av.open(str(path), options=options, metadata_errors="replace") as container:
             stream = container.streams.best("video")
             if stream is None or stream.codec_context is None:
                 raise VideoError(f"{path.name} has no video stream that can be decoded.")
             # damage is an error, and is not painted over
-            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(MOST_PIXELS)}
+            stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(ffmpeg.MOST_PIXELS)}
             stream.thread_type = "SLICE"  # with threads for frames, ffmpeg loses the errors of the last ones
             yield container, stream
-    except (av.FFmpegError, OSError) as error:
+    except av.FFmpegError as error:
         raise VideoError(f"{path.name} cannot be decoded: {error.strerror}.") from error
 
 
