@@ -301,6 +301,11 @@ def _next_number(prefix: str, width: int = 0, height: int = 0) -> tuple[str, str
     return found
 
 
+def unfinished_folder() -> Path:
+    """Where the states of runs lie, until the video is there."""
+    return Path(folder_paths.get_output_directory()) / "exvideo" / "unfinished"
+
+
 def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str] | None:
     """The graph as the tags that ComfyUI restores it from, each JSON once; None where people want none."""
     if args.disable_metadata:

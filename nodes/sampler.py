@@ -9,10 +9,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from .adapters import sampling
+from .adapters import latents, sampling
 from .adapters.estimates import Progress
 from .adapters.presets import AS_SET, PRESETS, described, prepared
 from .adapters.preview import AnimatedPreview, has_colours, rate_of
+from .adapters.saved_runs import Run
+from .host import show_text
 
 _ANIMATED = "animated"
 _NORMALIZE = {"auto": None, "on": True, "off": False}
@@ -142,9 +144,25 @@ class ExVideoSampler(io.ComfyNode):
                     tooltip="Shows all frames on the node while it samples, at most once a second. off computes "
                     "nothing for it.",
                 ),
+                io.Boolean.Input(
+                    "keep_latents",
+                    default=False,
+                    optional=True,
+                    tooltip="Also writes the finished clip, before it is decoded, as latents/ExVideo_00001_.latent "
+                    "into the output folder. ComfyUI's Load Latent reads it from the input folder.",
+                    advanced=True,
+                ),
+                io.Boolean.Input(
+                    "resume",
+                    default=True,
+                    optional=True,
+                    tooltip="A run that was cancelled, failed or was killed goes on after its last saved step when the "
+                    "same is queued again, and gives the same clip. off starts anew, and saves no steps.",
+                    advanced=True,
+                ),
             ],
             outputs=[io.Latent.Output(tooltip="The finished clip, for VAE Decode or a second pass.")],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -164,16 +182,31 @@ class ExVideoSampler(io.ComfyNode):
         method: str = sampling.AUTO,
         preset: str = AS_SET,
         preview: str = _ANIMATED,
+        keep_latents: bool = False,
+        resume: bool = True,
     ) -> io.NodeOutput:
         chosen = PRESETS[preset]
         steps, method = chosen.steps or steps, chosen.method or method
         run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
         heading = described(preset, chosen, model)
-        watch = Watching(cls.hidden.unique_id, positive, latent["samples"], heading, preview == _ANIMATED)
+        hidden = cls.hidden
+        watch = Watching(hidden.unique_id, positive, latent["samples"], heading, preview == _ANIMATED)
+        given = {"run": run, "positive": positive, "negative": negative, "latent": latent, "preset": chosen}
         samples = sampling.sample(
-            prepared(model, chosen), positive, negative, latent, **run, method=method, watch=watch
+            prepared(model, chosen),
+            positive,
+            negative,
+            latent,
+            **run,
+            method=method,
+            watch=watch,
+            solver_of=Run(hidden.prompt, hidden.unique_id, given) if resume else None,
         )
-        return io.NodeOutput(sampling.finish(model, samples, _NORMALIZE[normalize], contrast))
+        finished = sampling.finish(model, samples, _NORMALIZE[normalize], contrast)
+        if keep_latents:
+            told = latents.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
+            show_text(hidden.unique_id, told)
+        return io.NodeOutput(finished)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ class Progress:
         self._steps = len(plan.levels) - 1
         self._room = room(plan, latents)
         self._begun = time.monotonic()
-        self._first = self._shown = 0.0  # when the first step was done, and the last text sent
+        self._first: tuple[float, int] | None = None  # when the first step was done, and which that was
+        self._shown = 0.0  # when the last text was sent
         text = self._text(duration(plan, latents))
         if text:
             host.show_text(node_id, text)
@@ -44,12 +45,14 @@ class Progress:
     def __call__(self, step: int, _denoised: Tensor) -> None:
         """After a step, counted from 0."""
         now, done = time.monotonic(), step + 1
-        if step == 0:  # it has loading in it, so it says little about the others
-            self._first = now
-        elif done == self._steps:
-            self._send(f"{done} steps in {of_time(now - self._begun)}", now)
+        if self._first is None:  # it has loading in it, so it says little about the others
+            self._first = now, step
+            return
+        begun, first = self._first  # not 0 in a run that goes on
+        if done == self._steps:
+            self._send(f"{done - first} steps in {of_time(now - self._begun)}", now)
         elif now > self._shown + _SHORTEST:
-            left = (now - self._first) / step * (self._steps - done)
+            left = (now - begun) / (step - first) * (self._steps - done)
             self._send(f"step {done} of {self._steps}, about {of_time(left)} left", now)
 
     def _send(self, line: str, now: float) -> None:

@@ -61,6 +61,7 @@ class Plan:
 
 OnStep = Callable[[int, Tensor], None]  # number of a step that is done, from 0, and the clip as it looks by then
 Watch = Callable[[Plan], OnStep | None]
+SolverOf = Callable[[Plan], Any]  # a SAMPLER
 
 
 @explained_sampling
@@ -76,6 +77,7 @@ def sample(
     denoise: float,
     method: str = AUTO,
     watch: Watch | None = None,
+    solver_of: SolverOf | None = None,
 ) -> dict[str, Any]:
     """Denoise as the model's reference does, or by another method.
 
@@ -84,6 +86,7 @@ def sample(
         denoise: below 1 starts part of the way down, with all `steps`; KSampler starts at nearly the same level.
         method: a name in `METHODS`.
         watch: told the plan before the first step.
+        solver_of: gives the solver of a plan; None is ComfyUI's own.
     """
     numbers.check_inputs(positive, negative, latent)
     plans = cogvideox_plan if isinstance(model.model, CogVideoXModel) else svd_plan
@@ -93,7 +96,7 @@ def sample(
         plan.model,
         comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
         plan.guidance,
-        comfy.samplers.sampler_object(plan.solver),
+        comfy.samplers.sampler_object(plan.solver) if solver_of is None else solver_of(plan),
         plan.levels,
         positive,
         negative,

@@ -19,6 +19,7 @@ from ...exvideo_core.step_cache import Branch, Reuse, StepCache
 from . import memory
 
 _NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its memory
+_NAMES = "exvideo_prompt_names"  # likewise, during a run: of its prompts by ComfyUI's ids, which are new in each run
 
 
 def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
@@ -58,13 +59,21 @@ def memory_of(options: Mapping[str, Any]) -> Branch | None:
     Args:
         options: `transformer_options` of the forward pass.
     """
-    cache = options.get(_NAME)
-    if not isinstance(cache, StepCache):
+    cache = running(options)
+    if cache is None:
         return None
     cache.begin(step_of(options["sample_sigmas"], options["sigmas"]))
     window = options.get("context_window")
+    names = options.get(_NAMES, {})
     # whether both prompts go together depends on the free memory
-    return cache.branch((*options["uuids"], None if window is None else tuple(window.index_list)))
+    prompts = (names.get(prompt, prompt) for prompt in options["uuids"])
+    return cache.branch((*prompts, None if window is None else tuple(window.index_list)))
+
+
+def running(options: Mapping[str, Any]) -> StepCache | None:
+    """The memory of the run that is going on."""
+    cache = options.get(_NAME)
+    return cache if isinstance(cache, StepCache) else None
 
 
 def step_of(levels: Tensor, now: Tensor) -> int:
@@ -79,6 +88,11 @@ def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) ->
     options = guider.model_options["transformer_options"]
     free = _no_memory if memory.is_saving(options) else model_management.get_free_memory
     cache = options[_NAME] = StepCache(options[_NAME], len(args[3]) - 1, free)
+    options[_NAMES] = {
+        prompt["uuid"]: f"{kind} {index}"
+        for kind, prompts in guider.conds.items()
+        for index, prompt in enumerate(prompts)
+    }
     try:
         return executor(*args, **kwargs)
     finally:

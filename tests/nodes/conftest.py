@@ -33,6 +33,7 @@ ADAPTERS = (
     "compat",
     "conditioning",
     "estimates",
+    "latents",
     "loading",
     "lora",
     "memory",
@@ -40,6 +41,7 @@ ADAPTERS = (
     "presets",
     "preview",
     "sampling",
+    "saved_runs",
     "speed",
     "vae",
 )
