@@ -55,10 +55,12 @@ def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], 
     """
     levels = options.get("sample_sigmas")
     given = network.piece_bytes = piece_bytes(options) if levels is None else _lowered.get(levels, piece_bytes(options))
-    result = with_less(network, compute)
-    if network.piece_bytes < given and levels is not None:
-        _lowered[levels] = network.piece_bytes
-    return result
+    try:
+        return with_less(network, compute)
+    finally:
+        if network.piece_bytes < given and levels is not None:
+            _lowered[levels] = network.piece_bytes
+        network.piece_bytes = given
 
 
 def _without_weights(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
