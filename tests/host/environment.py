@@ -95,14 +95,14 @@ class Environment:
     def _install(self, lock: str, *, build: bool = False, if_offered: bool = False) -> None:
         """Install all of a lock. What has another hash is refused, and what it does not name is not added.
 
-        Wheels, of which nothing runs while they are installed, unless it is to `build`; `if_offered`, it may be that
-        pip finds none.
+        Wheels, of which nothing runs while they are installed, unless it is to `build`; `if_offered`, pip may find
+        none, which it says in many ways.
         """
         command = [str(self.python), "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps"]
         command += ["--no-build-isolation"] if build else ["--only-binary", ":all:"]
         command += ["--require-hashes", "-r", str(HERE / lock)]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode and not (if_offered and "No matching distribution" in done.stdout):
+        if done.returncode and not (if_offered and "DO NOT MATCH THE HASHES" not in done.stdout):
             raise HostError(f"failed: {' '.join(command)}\n{done.stdout[-4000:]}")
 
     def _make_torch_companions_import(self) -> None:

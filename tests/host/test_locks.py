@@ -134,7 +134,7 @@ def test_a_package_with_other_bytes_is_refused(index):
     lock.write_text(f"swapped==1.0 --hash=sha256:{'0' * 64}\n")
 
     with pytest.raises(HostError, match="DO NOT MATCH THE HASHES"):
-        environment._install(str(lock))
+        environment._install(str(lock), if_offered=True)
 
 
 def test_source_is_not_built_and_what_is_not_offered_may_be_missing(index):
