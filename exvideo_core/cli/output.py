@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..errors import VideoError
 from ..sampling import SavedRun
 from ..video import check_target, save_video
 from ..video.codecs import BIT_DEPTHS, CODECS, DEFAULT_QUALITY, QUALITIES
@@ -39,7 +40,13 @@ def saved_run(arguments: argparse.Namespace) -> SavedRun:
 def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namespace) -> None:
     """Write the file with a progress bar, and print its name."""
     options = {"codec": arguments.codec, "quality": arguments.quality, "bit_depth": arguments.bit_depth}
-    with Bar("writing", "frame") as writing:
-        path = save_video(frames, arguments.output, fps, progress=writing, **options)
-    saved_run(arguments).forget()
+    run = saved_run(arguments)
+    try:
+        with Bar("writing", "frame") as writing:
+            path = save_video(frames, arguments.output, fps, progress=writing, **options)
+    except VideoError as error:
+        if not run.path.exists():
+            raise
+        raise VideoError(f"{error} All steps are kept: the same command again only decodes and writes.") from error
+    run.forget()
     print(path)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from exvideo_core.cli import main
+from exvideo_core.errors import VideoError
 from exvideo_core.sampling import saved_run
 from exvideo_core.video import load_frames
 
@@ -80,13 +81,16 @@ def test_another_command_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert target.read_bytes() == (tmp_path / "other.mp4").read_bytes()
 
 
+def full_disk(*_: object, **__: object) -> None:
+    raise VideoError("the disk is full.")
+
+
 def test_when_writing_failed_another_codec_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "clip.mp4"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("exvideo_core.cli.output.save_video", lambda *_, **__: sys.exit("the disk is full"))
-        with pytest.raises(SystemExit):
-            main(command("cogvideox", tmp_path, target))
-    capsys.readouterr()
+        patch.setattr("exvideo_core.cli.output.save_video", full_disk)
+        assert main(command("cogvideox", tmp_path, target)) == 2
+    assert "the disk is full. All steps are kept: the same command again only decodes" in capsys.readouterr().err
 
     assert main(command("cogvideox", tmp_path, target, "--codec", "h265")) == 0
 
