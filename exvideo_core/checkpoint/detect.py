@@ -192,7 +192,7 @@ def _cog(shapes: Shapes) -> FileKind | None:
         return None
     prefix, naming = found[1] or "", "diffusers" if found[2] else "comfyui"
     layers = _count(shapes, rf"{re.escape(prefix)}(?:transformer_)?blocks\.(\d+)\.")
-    patches = shapes.get(f"{prefix}patch_embed.proj.weight", (0, 0, 0, 0))
+    patches = shapes.get(f"{prefix}patch_embed.proj.weight") or (0, 0, 0, 0)
     kind, what = _cog_variant(shapes, prefix, patches, layers)
     other = "" if naming == "diffusers" else " in ComfyUI's naming"
     return FileKind(kind, f"{what}{other} (width {patches[0]}, {layers} layers)", naming)
@@ -202,7 +202,7 @@ def _cog_variant(shapes: Shapes, prefix: str, patches: tuple[int, ...], layers: 
     if len(patches) != 4:  # 1.5 also groups two frames, in a linear layer
         task = "image-to-video" if _match(shapes, rf"{re.escape(prefix)}ofs_embedding") else "text-to-video"
         return Kind.COG_1_5, f"a CogVideoX 1.5 {task} transformer"
-    out_channels = shapes.get(f"{prefix}proj_out.weight", (0,))[0] // (patches[2] * patches[3] or 1)
+    out_channels = (shapes.get(f"{prefix}proj_out.weight") or (0,))[0] // (patches[2] * patches[3] or 1)
     if patches[1] > out_channels > 0:  # what is not denoised is given: a picture, a mask
         return Kind.COG_I2V, "a CogVideoX image-to-video transformer"
     if (patches[0], layers) == (1920, 30):  # positions and noise schedule differ, the tensors do not tell

@@ -44,6 +44,7 @@ _MAX_HEADER = 16_000_000  # bytes
 _MOST_TENSORS = 50_000
 _MOST_AXES = 8
 _LONGEST_NAME = 500  # characters; the longest of any known trainer's have 150
+_MOST_SHARDS = 2000
 _MAX_INDEX = 16_000_000  # bytes
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+)?)\.safetensors")
 _INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
@@ -120,6 +121,11 @@ def _open(path: Path) -> safe_open:
         return safe_open(path, framework="pt", device="cpu")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
+    except RuntimeError as error:  # PyTorch's, of a system that promises no more memory than it has
+        raise CheckpointError(
+            f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
+            f"have more virtual memory."
+        ) from error
 
 
 # folders and shards
@@ -145,6 +151,10 @@ def _parts(path: Path) -> list[Path]:
         names = _names_in_index(path)
     elif shard := _SHARD.fullmatch(path.name):
         count = int(shard["count"])
+        if count > _MOST_SHARDS:
+            raise CheckpointError(
+                f"{path.name} says that it is one of {count}, and no model has as many parts; {_AGAIN}"
+            )
         names = [f"{shard['stem']}-{i:05}-of-{count:05}{shard['variant']}.safetensors" for i in range(1, count + 1)]
     else:
         return [path]

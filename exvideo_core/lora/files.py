@@ -151,6 +151,9 @@ def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
             f"{file.name} is damaged: {len(wrong)} of its {len(pairs)} pairs cannot be multiplied (first: {down} is "
             f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {_AGAIN}"
         )
+    factors = [roles[role] for roles in pairs.values() for role in ("down", "up")]
+    if whole := [key for key in factors if not file.dtypes[key].is_floating_point]:
+        raise CheckpointError(f"{file.name} is damaged: {whole[0]} holds whole numbers; {_AGAIN}")
     numbers = [roles["alpha"] for roles in pairs.values() if "alpha" in roles]
     if several := [key for key in numbers if math.prod(file.shapes[key]) != 1]:
         raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {_AGAIN}")

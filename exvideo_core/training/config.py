@@ -22,7 +22,8 @@ from ..lora.attach import ATTENTION
 from ..models.cogvideox.vae import STRIDE
 from ..models.svd.vae import SCALE
 
-_MOST_BYTES = 100_000  # of a configuration; one with every default has 6,000
+_MOST_BYTES = 30_000  # of a configuration; one with every default has 4,000
+_DEEPEST = 10  # levels of sections, lists and maps
 _MOST_PROBLEMS = 6  # that a message tells
 
 # Every field is Annotated with the sentence that `write_template` puts behind it.
@@ -202,16 +203,17 @@ def _parsed_yaml(text: str, source: str) -> object:
     import yaml
 
     try:
-        # an alias stands for as much as one likes, and aliases of aliases for more than any memory holds
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
-            raise ExVideoError(f"{source} has aliases (*name), which are not read here: write the values out.")
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            # an alias stands for as much as one likes, and aliases of aliases for more than any memory holds
+            if isinstance(event, yaml.AliasEvent):
+                raise ExVideoError(f"{source} has aliases (*name), which are not read here: write the values out.")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise ExVideoError(f"{source} is nested {depth} levels deep; a configuration has sections with values.")
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ExVideoError(f"{source} is not YAML: {quoted(str(error))}.") from error
-    except RecursionError as error:
-        raise ExVideoError(
-            f"{source} is nested too deeply: a configuration has sections with values in them."
-        ) from error
     except (ValueError, OverflowError) as error:  # dates and numbers that do not exist
         raise ExVideoError(f"{source} has a value that YAML cannot read ({quoted(str(error))}).") from error
 
