@@ -64,6 +64,23 @@ def test_without_room_nobody_moves(missing: int, is_home: bool, network: nn.Modu
         assert (places(network) == home) is is_home
 
 
+def test_a_visitor_for_whom_memory_ends_stays_at_home(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, moved = places(network), []
+
+    def move(weight: Tensor, _device: torch.device) -> Tensor:
+        moved.append(weight)
+        if len(moved) == 3:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return weight.clone()
+
+    monkeypatch.setattr(Tensor, "to", move)
+    with visiting(network, CPU, math.inf):
+        assert len(moved) == 3
+        assert places(network) == home
+
+    assert places(network) == home
+
+
 def test_every_weight_counts_once() -> None:
     shared = nn.Linear(3, 4, bias=False)
 

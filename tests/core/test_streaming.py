@@ -114,6 +114,23 @@ def test_the_result_is_the_same_bits(blocks: list[Block], lane: Lane) -> None:
     assert torch.equal(chain(blocks, x), expected)
 
 
+def test_weights_whose_copy_failed_are_copied_again(blocks: list[Block], lane: Lane) -> None:
+    x = noise(3, 8)
+    expected, copy = chain(blocks, x), lane.copy
+
+    def fail_once(*given: Any) -> int:
+        lane.copy = copy  # type: ignore[method-assign]
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with on_the_belt(blocks, memories(blocks), CPU, lane):
+        chain(blocks, x)
+        lane.copy = fail_once  # type: ignore[method-assign]
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            chain(blocks, x)
+
+        assert torch.equal(chain(blocks, x), expected)
+
+
 def test_two_blocks_are_on_the_device_at_most(blocks: list[Block], lane: Lane, places: set[int]) -> None:
     packed = memories(blocks)
     homes = {memory.homes[0].data_ptr() for memory in packed}
