@@ -338,7 +338,10 @@ RULES: tuple[tuple[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]], ..
     (r"python -m exvideo_core(\.training)? ", exvideo_module),
     (r"python -m exvideo_core\.training\.demo", script),
     (r"python benchmarks/approximations\.py", approximations),
-    (r"(python|\.venv/bin/python) (benchmarks|tests/golden|tests/host|tests/record_release)", script),
+    (
+        r"(python|\.venv/bin/python) (benchmarks|tests/golden|tests/host|tests/record_release|tests/soak|tests/faults)",
+        script,
+    ),
     (r"pip install ", packages),
     (r"git clone ", clone),
     (r"cd ", folder),

@@ -33,9 +33,10 @@ def table(results):
     """The summary as Markdown."""
     samples, warm, last = results["samples"], _warm(results["alive"]), results["samples"][-1]
     found, ends = summary(results), Counter(sample["outcome"] for sample in samples)
+    temp = last["folders"]["temp"]
     minutes = sum(sample["seconds"] for sample in samples) / 60
     rows = {
-        "prompts": f"{len(samples)} in {minutes:.0f} minutes: "
+        "all prompts": f"{len(samples)} in {minutes:.0f} minutes: "
         + ", ".join(f"{ends[name]} {said}" for name, said in NAMES.items()),
         "resident memory": f"{_mb(found['lowest'])} to {_mb(found['highest'])} MB",
         "its mean over the last third, to that over the first": f"{_mb(found['growth']):+} MB",
@@ -46,8 +47,8 @@ def table(results):
         "subprocesses": _counts(found["children"]),
         "diffusion networks in memory": _counts([each["objects"]["networks"] for each in warm]),
         "other files than results in the output folder": str(len(results["others"])),
-        "temp": f"{last['folders']['temp']['files']} files, {last['folders']['temp']['bytes'] / 1e6:.1f} MB",
-        "log": f"{last['log'] / 1e3:.0f} kB",
+        "temp folder, at the end": f"{temp['files']} files, {temp['bytes'] / 1e6:.1f} MB",
+        "log, at the end": f"{last['log'] / 1e3:.0f} kB",
     }
     return "\n".join(
         [
@@ -56,6 +57,12 @@ def table(results):
             *(f"| {name} | {said} |" for name, said in rows.items()),
         ]
     )
+
+
+def write(results, path):
+    """As JSON, a line for each prompt."""
+    text = json.dumps(results, separators=(",", ":"))
+    path.write_text(text.replace('{"number"', '\n{"number"') + "\n", encoding="utf-8")
 
 
 def _warm(records):

@@ -7,7 +7,6 @@ The environment is handed to the server, so MALLOC_ARENA_MAX=2 or PYTHONMALLOC=m
 """
 
 import argparse
-import json
 import os
 import platform
 import signal
@@ -46,7 +45,7 @@ def main(argv=None):
     with tempfile.TemporaryDirectory() as folder:
         results = soak(arguments, Path(folder))
     target = arguments.output / f"{date.today()}-soak.json"
-    target.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    figures.write(results, target)
     print(figures.draw(results, target.with_suffix(".png")))
     print(figures.table(results))
     return 0
