@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import comfy.lora
 import torch
 from comfy import model_base
 from comfy.model_patcher import ModelPatcher
+from comfy.weight_adapter.lora import LoRAAdapter
+from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.lora import LoRAPair, LoRAReport, fit_lora, read_lora
+from ...exvideo_core.out_of_memory import DeviceMemoryError
 from .cogvideox_model import CogVideoXModel
 
 _STOCK = getattr(model_base, "CogVideoX", None)  # ComfyUI's own class, since 0.30
@@ -53,8 +58,39 @@ def _patches(pairs: dict[str, LoRAPair]) -> dict[str, object]:
         spelled |= {f"{name}.lora_up.weight": pair.up, f"{name}.lora_down.weight": pair.down}
         if pair.alpha is not None:
             spelled[f"{name}.alpha"] = torch.tensor(pair.alpha)
-    patches: dict[str, object] = comfy.lora.load_lora(spelled, {name: name for name in pairs}, log_missing=False)
-    return patches
+    made = comfy.lora.load_lora(spelled, {name: name for name in pairs}, log_missing=False)
+    return {name: _Whole(adapter.loaded_keys, adapter.weights) for name, adapter in made.items()}
+
+
+class _Whole(LoRAAdapter):
+    """ComfyUI's own, but an error: that one logs what fails, and goes on without the LoRA in that weight."""
+
+    def calculate_weight(
+        self,
+        weight: Tensor,
+        key: str,
+        strength: float,
+        strength_model: float,
+        offset: Any,
+        function: Callable[[Tensor], Tensor],
+        *others: Any,
+        **named: Any,
+    ) -> Tensor:
+        computed = []
+
+        def noted(change: Tensor) -> Tensor:
+            computed.append(function(change))
+            return change.new_zeros(())  # added below, where an error is one
+
+        patched: Tensor = super().calculate_weight(
+            weight, key, strength, strength_model, offset, noted, *others, **named
+        )
+        if not computed:
+            raise DeviceMemoryError(
+                f"memory ended while the LoRA was added to {key}. Choose ExVideo Sampler's preset low memory; then "
+                f"lower width and height, then frames."
+            )
+        return patched.add_(computed[0])
 
 
 def _warnings(model: ModelPatcher) -> list[str]:

@@ -28,8 +28,8 @@ class Work:
     networks: tuple[nn.Module, ...] = ()
 
 
-def at_every_check(make: Callable[[], Work]) -> Callable[[int], Count]:
-    """Cancel at each check in turn; the check must be the last thing that the work does."""
+def at_every_check(make: Callable[[], Work], every: int = 1) -> Callable[[int], Count]:
+    """Cancel at each check in turn, or every so-many-th; the check must be the last thing that the work does."""
 
     def inject(stride: int) -> Count:
         count, work, checks = Count(), make(), 0
@@ -41,7 +41,7 @@ def at_every_check(make: Callable[[], Work]) -> Callable[[int], Count]:
         wanted = [each.clone() for each in work.run(counting)]
         state, all_checks = state_of(*work.networks), checks
         with nothing_stays(count, work.where):
-            for last in range(0, all_checks, stride):
+            for last in range(0, all_checks, every * stride):
                 _cancelled(work, last, count)
                 if state_of(*work.networks) != state or compared(list(work.run(lambda *_: None)), wanted) != SAME:
                     count.add_harm(POISONED, f"{work.where}, check {last}")

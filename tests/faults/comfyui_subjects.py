@@ -1,4 +1,7 @@
-"""The same work done by the pack's adapters inside of ComfyUI, which is imported into this process."""
+"""The same work done by the pack's adapters inside of ComfyUI, which is imported into this process.
+
+Sampling is not exact after a fault: ComfyUI's attention, too, tries again in slices where memory ends.
+"""
 
 from __future__ import annotations
 
@@ -87,6 +90,7 @@ def svd_sampling() -> Subject:
         (run.model.model.diffusion_model,),
         (run.latent["samples"],),
         every=3,
+        is_exact=False,
     )
 
 
@@ -112,6 +116,7 @@ def cog_sampling() -> Subject:
         lambda: [run.sample(steps=2)],
         (run.model.model.diffusion_model,),
         (run.latent["samples"],),
+        is_exact=False,  # where memory ends in ComfyUI's own attention, it goes on by another way
     )
 
 
@@ -124,6 +129,7 @@ def cog_sampling_with_lora() -> Subject:
         "ComfyUI, CogVideoX with a LoRA, then without",
         lambda: [run.sample(patched, steps=1), run.sample(steps=1)],
         kept=(run.latent["samples"],),
+        is_exact=False,  # as above
     )
 
 

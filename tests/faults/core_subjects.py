@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -18,7 +18,8 @@ from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_sv
 from exvideo_core.lora import LoRA, attach, merge, new_lora, remove_loras
 from exvideo_core.models.fp8 import store_in_fp8
 from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.pipelines import cogvideox, svd
+from exvideo_core.pipelines import advice, cogvideox, svd
+from exvideo_core.pipelines.branches import branches
 from exvideo_core.step_cache import Reuse
 from exvideo_core.streaming import WeightStream
 
@@ -93,6 +94,30 @@ def with_reuse() -> dict[str, object]:
     return {"num_inference_steps": 5, "reuse": Reuse(threshold=0.99, first_steps=2)}
 
 
+def svd_forward() -> Subject:
+    """One prediction, as a run asks for it."""
+    pipe = svd_pipeline()
+    given = (noise(2, 4, 9, 9), torch.tensor(1.0), noise(1, 4, 9, 9), noise(1, 8), torch.tensor([[29.0, 127.0, 0.02]]))
+    return _forward("SVD, one forward pass", pipe.unet, lambda unet: pipe._predict(unet, None, *given))
+
+
+def cog_forward() -> Subject:
+    """The same."""
+    pipe = cog_pipeline()
+    given = noise(1, 16, 3, 4, 4), torch.tensor([500]), noise(1, 4, 8)
+    return _forward("CogVideoX, one forward pass", pipe.transformer, lambda net: pipe._predict(net, *given, None))
+
+
+def _forward(where: str, network: nn.Module, predict: Callable[[nn.Module], Tensor]) -> Subject:
+    @torch.inference_mode()
+    @advice.sampling
+    def work() -> Sequence[Tensor]:
+        with branches(network, [CPU], None) as ready:
+            return [ready.one(predict, ())]
+
+    return Subject(where, work, (network,))
+
+
 # autoencoders
 
 
@@ -156,7 +181,7 @@ def svd_small_device() -> Subject:
 def cog_small_device() -> Subject:
     """The same."""
     pipe = cog_pipeline()
-    latents = noise(1, 16, 3, 32, 32)
+    latents = noise(1, 16, 2, 24, 24)
     work = torch.inference_mode()(lambda: [pipe._decode(latents, None, None).frames])
     return in_cut_pieces(Subject("CogVideoX, decoding", work, (pipe.vae,), (latents,), may_tile=True), 2**24, 2**18)
 

@@ -246,9 +246,17 @@ def clear(folder: Path) -> None:
 WEIGHTS = {f"layer{i}": noise(32, 32, seed=i) for i in range(20)}
 
 
+LARGE = {f"layer{i}": noise(512, 512, seed=i) for i in range(20)}
+
+
 def write_file(path: Path) -> None:
     """A weight file."""
     write_weights(path, WEIGHTS)
+
+
+def write_large_file(path: Path) -> None:
+    """One that takes long enough to be killed in it."""
+    write_weights(path, LARGE)
 
 
 def training_checkpoints(count: Count, _folder: Path, stride: int) -> None:
@@ -344,4 +352,4 @@ def kill_the_writer(what: str, suffix: str, kills: int) -> Callable[[int], Count
 
 
 CLIP_AFTER_CLIP = "disk.write_clip(Path(sys.argv[1]) / f'{number}{sys.argv[2]}')"
-FILE_AFTER_FILE = "disk.write_file(Path(sys.argv[1]) / f'{number}{sys.argv[2]}')"
+FILE_AFTER_FILE = "disk.write_large_file(Path(sys.argv[1]) / f'{number}{sys.argv[2]}')"

@@ -109,6 +109,8 @@ def state_of(*networks: nn.Module) -> list[object]:
     for network in networks:
         for name, module in network.named_modules():
             plain = {key: value for key, value in vars(module).items() if isinstance(value, int | str | float)}
+            plain = {key: value for key, value in plain.items() if not key.startswith("comfy_")}  # its book-keeping
+            plain.pop("comfy_patched_weights", None)  # ComfyUI's note whether a model is loaded, which it may undo
             hooks = [len(module._forward_hooks), len(module._forward_pre_hooks)]
             state.append((name, type(module), plain, hooks))
         state += [(name, each.data_ptr(), each.dtype) for name, each in network.named_parameters()]

@@ -39,21 +39,24 @@ def _ctrl_c(where: str, make: Callable[[], Subject], every: int) -> Fault:
 def core_faults() -> list[Fault]:
     """In Python and on the command line."""
     folder = Path(_FILES.name)
-    one_step = {"num_inference_steps": 1}
     guided = {"min_guidance_scale": 1.0, "max_guidance_scale": 3.0}
     operations = [
-        *_no_memory("SVD, clip of one step", lambda: core_subjects.svd_whole(**one_step), 1, 11),
-        *_no_memory("SVD, two steps with guidance", lambda: core_subjects.svd_whole(**guided), 61, 197),
-        *_no_memory("SVD, weights streamed", lambda: core_subjects.svd_whole(is_streamed=True), 23, 97),
-        *_no_memory("SVD, with step reuse", lambda: core_subjects.svd_whole(**core_subjects.with_reuse()), 97, 297),
-        *_no_memory("SVD, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.svd_whole()), 197, 497),
+        *_no_memory("SVD, one forward pass", core_subjects.svd_forward, 1, 5),
+        *_no_memory("SVD, clip of two steps", core_subjects.svd_whole, 13, 47),
+        *_no_memory("SVD, two steps with guidance", lambda: core_subjects.svd_whole(**guided), 97, 297),
+        *_no_memory("SVD, weights streamed", lambda: core_subjects.svd_whole(is_streamed=True), 29, 97),
+        *_no_memory("SVD, with step reuse", lambda: core_subjects.svd_whole(**core_subjects.with_reuse()), 149, 397),
+        *_no_memory("SVD, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.svd_whole()), 297, 797),
         *_no_memory("SVD, decoding", core_subjects.svd_decoding),
         *_no_memory("SVD, encoding", core_subjects.svd_encoding),
-        *_no_memory("CogVideoX, two steps with guidance", core_subjects.cog_whole, 1, 7),
-        *_no_memory("CogVideoX, weights streamed", lambda: core_subjects.cog_whole(is_streamed=True), 5, 17),
-        *_no_memory("CogVideoX, with step reuse", lambda: core_subjects.cog_whole(**core_subjects.with_reuse()), 7, 23),
+        *_no_memory("CogVideoX, one forward pass", core_subjects.cog_forward, 1, 5),
+        *_no_memory("CogVideoX, two steps with guidance", core_subjects.cog_whole, 3, 13),
+        *_no_memory("CogVideoX, weights streamed", lambda: core_subjects.cog_whole(is_streamed=True), 7, 23),
         *_no_memory(
-            "CogVideoX, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.cog_whole()), 31, 67
+            "CogVideoX, with step reuse", lambda: core_subjects.cog_whole(**core_subjects.with_reuse()), 13, 41
+        ),
+        *_no_memory(
+            "CogVideoX, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.cog_whole()), 47, 97
         ),
         *_no_memory("CogVideoX, decoding", core_subjects.cog_decoding),
         *_no_memory("CogVideoX, encoding", core_subjects.cog_encoding),
@@ -61,7 +64,7 @@ def core_faults() -> list[Fault]:
         *_no_memory("LoRA, merging and taking out", core_subjects.removing, 1, 1),
         *_no_memory("LoRA, attaching and a forward pass", core_subjects.attaching, 1, 1),
         *_no_memory("weights to 8 bits", core_subjects.storing_in_fp8, 1, 1),
-        *_no_memory("SVD, loading and casting", partial(core_subjects.loading_svd, folder), 11, 97),
+        *_no_memory("SVD, loading and casting", partial(core_subjects.loading_svd, folder), 23, 97),
         *_no_memory("CogVideoX, loading, streamed", partial(core_subjects.loading_cogvideox, folder), 3, 7),
     ]
     devices = [
@@ -109,22 +112,22 @@ def comfyui_faults() -> list[Fault]:
         row
         for model in ("SVD", "CogVideoX")
         for verb, make in (("decoding", subjects.decoding), ("encoding", subjects.encoding))
-        for row in _no_memory(f"ComfyUI, {model} {verb}", partial(make, model), 1, 5)
+        for row in _no_memory(f"ComfyUI, {model} {verb}", partial(make, model), 2, 7)
     ]
     cancelled = [
-        ("ComfyUI, SVD sampling, every layer", subjects.svd_sampling),
-        ("ComfyUI, CogVideoX sampling, every layer", subjects.cog_sampling),
-        *((f"ComfyUI, {m} decoding, every layer", partial(subjects.decoding, m)) for m in ("SVD", "CogVideoX")),
-        *((f"ComfyUI, {m} encoding, every layer", partial(subjects.encoding, m)) for m in ("SVD", "CogVideoX")),
+        ("ComfyUI, SVD sampling, every 7th layer", subjects.svd_sampling),
+        ("ComfyUI, CogVideoX sampling, every 7th layer", subjects.cog_sampling),
+        *((f"ComfyUI, {m} decoding, every 7th layer", partial(subjects.decoding, m)) for m in ("SVD", "CogVideoX")),
+        *((f"ComfyUI, {m} encoding, every 7th layer", partial(subjects.encoding, m)) for m in ("SVD", "CogVideoX")),
     ]
     return [
-        *_no_memory("ComfyUI, SVD sampling", subjects.svd_sampling, 3, 17),
-        *_no_memory("ComfyUI, SVD conditioning", subjects.svd_conditioning, 1, 3),
-        *_no_memory("ComfyUI, CogVideoX sampling", subjects.cog_sampling, 3, 11),
-        *_no_memory("ComfyUI, CogVideoX with a LoRA, then without", subjects.cog_sampling_with_lora, 3, 11),
+        *_no_memory("ComfyUI, SVD sampling", subjects.svd_sampling, 5, 17),
+        *_no_memory("ComfyUI, SVD conditioning", subjects.svd_conditioning, 3, 9),
+        *_no_memory("ComfyUI, CogVideoX sampling", subjects.cog_sampling, 5, 17),
+        *_no_memory("ComfyUI, CogVideoX with a LoRA, then without", subjects.cog_sampling_with_lora, 5, 17),
         *coding,
         *(
-            Fault("Cancel", where, cancel.at_every_check(lambda make=make: subjects.cancelled(make())))  # type: ignore[misc]
+            Fault("Cancel", where, cancel.at_every_check(lambda make=make: subjects.cancelled(make()), 7))  # type: ignore[misc]
             for where, make in cancelled
         ),
         Fault("disk full", "ComfyUI, Save ExVideo with a poster", subjects.saving_on_full_disks),

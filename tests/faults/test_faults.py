@@ -17,12 +17,22 @@ from faults.run import BEGIN, END, PAGE, table
 
 FAULTS = core_faults()
 FEW = 211  # a stride that leaves the first place of most
-MORE = {"a device that is too small": 4, "Cancel": 7, "disk full": 20, "process killed": 39, "ffmpeg killed": 12}
+MORE = {"a device that is too small": 9, "Cancel": 7, "disk full": 20, "process killed": 39, "ffmpeg killed": 12}
+# What takes longest is left to the command.
+LEFT_OUT = ("loading and casting", "small pieces", "step reuse", "two steps with guidance")
+AGAIN = ("no memory, twice in a row", "no memory from there on")
+QUICK = [
+    fault
+    for fault in FAULTS
+    if not any(words in fault.where for words in LEFT_OUT)
+    and (fault.name, fault.where) != ("a device that is too small", "CogVideoX, decoding")
+    and (fault.name not in AGAIN or fault.where.endswith(("forward pass", "decoding")))
+]
 MOUNTED = ("disk full", "folder read-only")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.name}, {fault.where}")
+@pytest.mark.parametrize("fault", QUICK, ids=lambda fault: f"{fault.name}, {fault.where}")
 def test_no_fault_does_harm(fault):
     if fault.name in MOUNTED and not disk.can_make_disks():
         pytest.skip("only root on Linux may mount a small disk")
@@ -36,7 +46,16 @@ def test_no_fault_does_harm(fault):
 
 @pytest.mark.comfyui
 def test_no_fault_does_harm_in_comfyui():
-    command = [sys.executable, str(Path(__file__).with_name("run.py")), "--only", "comfyui", "--every", "900"]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("run.py")),
+        "--only",
+        "comfyui",
+        "--every",
+        "900",
+        "--named",
+        "once",
+    ]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
     assert run.returncode == 0, run.stdout + run.stderr[-2000:]
@@ -95,8 +114,8 @@ def test_the_page_has_the_table_of_all_faults_without_harm():
 
 
 def test_the_table_sums_up():
-    counts = [FAULTS[0].inject(FEW) for _ in range(2)]
-    *_, total = table([(FAULTS[0], count) for count in counts]).splitlines()
+    counts = [QUICK[0].inject(FEW) for _ in range(2)]
+    *_, total = table([(QUICK[0], count) for count in counts]).splitlines()
 
     assert f"| {sum(count.injections for count in counts)} |" in total
     assert set(counts[0].ends) <= {SAME, SAID}

@@ -41,7 +41,11 @@ def node(either, preset, model=None, steps=3, preview="off"):
 @pytest.fixture
 def node_id(pack, monkeypatch):
     """A node that is run without a server has no id."""
-    monkeypatch.setattr(pack.sampler.ExVideoSampler, "hidden", type("Hidden", (), {"unique_id": None}))
+    monkeypatch.setattr(
+        pack.sampler.ExVideoSampler,
+        "hidden",
+        type("Hidden", (), dict.fromkeys(("unique_id", "prompt", "extra_pnginfo"))),
+    )
 
 
 def test_as_set_changes_nothing(either, presets):
