@@ -25,6 +25,7 @@ _DAMAGE = (
     LookupError,
     TypeError,
     AttributeError,
+    AssertionError,
     struct.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,

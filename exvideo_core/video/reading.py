@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..errors import VideoError
 from . import ffmpeg, webp_tags
-from .pictures import check_size, opened
+from .pictures import check_size, decoding, opened
 from .tags_and_sound import read_tags
 
 _MOST_VALUES = 2**31  # of a clip in memory at once: 8 GiB in float32, 680 frames of 1024x1024
@@ -145,7 +145,9 @@ def _is_animation(path: Path) -> bool:
 
 def _animation_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     for picture, _ in _animation_pictures(path):
-        yield np.array(picture.convert("RGB"))
+        with decoding():
+            pixels = np.array(picture.convert("RGB"))
+        yield pixels
 
 
 def _animation_rate(path: Path) -> Fraction:

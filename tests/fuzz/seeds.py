@@ -37,7 +37,7 @@ _T5 = TextEncoderConfig(width=8, layers=1, heads=1, head_dim=8, hidden=8, bucket
 def write(reader, folder):
     """Sound files of a reader and the malformed ones of its corpus, into a folder; their paths."""
     _WRITERS[reader](folder)
-    for path in (CORPUS / reader).iterdir():
+    for path in (CORPUS / {"training_videos": "videos"}.get(reader, reader)).iterdir():
         shutil.copy(path, folder)
     return sorted(folder.iterdir())
 

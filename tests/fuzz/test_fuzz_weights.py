@@ -1,4 +1,4 @@
-"""A minute of fuzzing for each reader of weights and texts; the others are in test_fuzz_videos.py, beside this one."""
+"""A short run of the fuzzer of each reader of weights and texts; the others are in test_fuzz_videos.py, beside this one."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from .run import fuzz, is_possible
 
-SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "60"))
+SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "15"))
 
 
 @pytest.mark.skipif(not is_possible(), reason="atheris has wheels for Linux and Python 3.11 to 3.13")
