@@ -11,6 +11,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from test_packaging import PROJECT, ROOT, requirements
 
+from host.environment import CUDA, HERE
+from host.lock import read_lock
+
 PERMISSIVE = {
     "Apache-2.0", "MIT", "MIT-CMU", "BSD-2-Clause", "BSD-3-Clause", "BSD", "0BSD", "ISC", "Zlib", "BSL-1.0", "CC0-1.0",
     "PSF-2.0", "CNRI-Python", "Unlicense", "LLVM-exception",
@@ -36,6 +39,8 @@ UNNAMED = {
 }
 # Under stronger licences, and installed by run.py alone, for ComfyUI: programs of their own, which are not shipped.
 OF_COMFYUI = {"comfy-aimdo", "comfyui-frontend-package"}
+# NVIDIA's libraries, under its own terms: a part of PyTorch's build with CUDA, which everybody chooses for themselves.
+OF_CUDA = {canonicalize_name(Requirement(line).name) for line in read_lock(HERE / CUDA)}
 DUAL = {"hjson": "MIT"}  # a choice that its metadata lists as two classifiers
 
 
@@ -88,11 +93,11 @@ def test_what_runs_with_the_pack_is_permissive():
     names = needed_by([*requirements("requirements.txt"), *lines])
 
     assert {"safetensors", "torch", "tqdm"} <= names
-    for name in names:
+    for name in names - OF_CUDA:
         assert licences(name) <= PERMISSIVE | UNCHANGED, name
 
 
-@pytest.mark.parametrize("name", sorted(installed()))
+@pytest.mark.parametrize("name", sorted(installed().keys() - OF_CUDA))
 def test_what_tests_install_is_free_and_known(name):
     allowed = PERMISSIVE | UNCHANGED | ({"GPL-3.0-only"} if name in OF_COMFYUI else set())
 
