@@ -1,4 +1,4 @@
-"""A short run of the fuzzer of each reader of weights and texts; the others are in test_fuzz_videos.py, beside this one."""
+"""A short run of the fuzzer of each reader of weights and texts; test_fuzz_videos.py has the others."""
 
 import os
 

@@ -52,6 +52,31 @@ def test_clip_with_it_equals_that_of_merged_weights(cog, pack, apply, cog_files,
     assert relative(cog.sample(patched), cog.sample()) > 1e-3
 
 
+@pytest.mark.parametrize("failing", [1, 4])
+def test_memory_that_ends_while_it_is_added_is_an_error_and_the_next_run_is_right(
+    cog, apply, cog_lora, monkeypatch, failing
+):
+    from comfy import model_management
+
+    patched, _report = apply(cog.model, cog_lora, 1.0)
+    expected, plain, calls, multiply = cog.sample(patched), cog.sample(), [], torch.mm
+    model_management.unload_all_models()
+
+    def ends(*factors):
+        calls.append(factors)
+        if len(calls) == failing:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return multiply(*factors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "mm", ends)
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="while the LoRA was added to"):
+            cog.sample(patched)
+
+    assert torch.equal(cog.sample(patched), expected)
+    assert torch.equal(cog.sample(), plain)
+
+
 def test_given_model_and_its_weights_are_as_before(cog, apply, cog_lora):
     before, weights = cog.sample(), copy.deepcopy(cog.model.model.diffusion_model.state_dict())
     cog.sample(apply(cog.model, cog_lora, 1.0)[0])
