@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -11,7 +10,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ...exvideo_core.out_of_memory import InPieces, explained, is_out_of_memory, with_less
+from ...exvideo_core.out_of_memory import InPieces, explained, with_less
 from ...exvideo_core.pieces import PIECE_BYTES
 
 SMALL_PIECE_BYTES = PIECE_BYTES // 4
@@ -62,20 +61,6 @@ def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], 
         if network.piece_bytes < given and levels is not None:
             _lowered[levels] = network.piece_bytes
         network.piece_bytes = piece_bytes(options)
-
-
-@contextmanager
-def nothing_half_loaded(model: ModelPatcher) -> Iterator[None]:
-    """In it, where memory ends, a MODEL gets its own weights back.
-
-    If it ends while LoRAs are added to weights, ComfyUI leaves it so, and would add the LoRAs once more the next time.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if is_out_of_memory(error):
-            model.detach()
-        raise
 
 
 def _without_weights(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

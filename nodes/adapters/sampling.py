@@ -33,7 +33,7 @@ from ...exvideo_core.sampling import (
 from ...exvideo_core.video.frames import check_cogvideox_frames
 from . import numbers
 from .cogvideox_model import CogVideoXModel, check_latents
-from .memory import explained_sampling, nothing_half_loaded
+from .memory import explained_sampling
 from .model import SVDModel
 
 COGVIDEOX_GUIDANCE = 7.0  # of the ExVideo project's own example
@@ -92,20 +92,19 @@ def sample(
     plans = cogvideox_plan if isinstance(model.model, CogVideoXModel) else svd_plan
     plan = plans(model, latent["samples"], steps=steps, guidance=guidance, denoise=denoise, method=method)
     on_step = None if watch is None else watch(plan)
-    with nothing_half_loaded(plan.model):
-        samples = comfy.sample.sample_custom(
-            plan.model,
-            comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
-            plan.guidance,
-            comfy.samplers.sampler_object(plan.solver) if solver_of is None else solver_of(plan),
-            plan.levels,
-            positive,
-            negative,
-            latent["samples"],
-            noise_mask=latent.get("noise_mask"),
-            callback=_reporting(latent_preview.prepare_callback(plan.model, steps), on_step),
-            seed=seed,
-        )
+    samples = comfy.sample.sample_custom(
+        plan.model,
+        comfy.sample.prepare_noise(latent["samples"], seed, latent.get("batch_index")),
+        plan.guidance,
+        comfy.samplers.sampler_object(plan.solver) if solver_of is None else solver_of(plan),
+        plan.levels,
+        positive,
+        negative,
+        latent["samples"],
+        noise_mask=latent.get("noise_mask"),
+        callback=_reporting(latent_preview.prepare_callback(plan.model, steps), on_step),
+        seed=seed,
+    )
     return {**latent, "samples": samples}
 
 
