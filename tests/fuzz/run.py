@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,15 +56,16 @@ def fuzz(reader, seconds, runs=-1, kept=ROOT / "output" / "fuzz"):
         options = [f"-max_total_time={seconds}", f"-runs={runs}", f"-max_len={_LONGEST.get(reader, 20_000)}", *LIMITS]
         options += [f"-artifact_prefix={kept}/{reader}-", "-print_final_stats=1"]
         command = [sys.executable, "-m", "fuzz.process", reader, corpus, *options]
+        start = time.monotonic()
         ended = subprocess.run(command, env=environment, capture_output=True, timeout=seconds + 300)
     text = ended.stderr.decode(errors="replace")
     return Result(
         reader=reader,
         executions=_number(r"stat::number_of_executed_units: *(\d+)", text),
-        seconds=seconds if runs < 0 else _number(r"Done \d+ runs in (\d+) second", text),
+        seconds=time.monotonic() - start,
         edges=_number(r"cov: (\d+)", text),
         megabytes=_number(r"stat::peak_rss_mb: *(\d+)", text),
-        finding="" if ended.returncode == 0 else _told(text),
+        finding="" if ended.returncode == 0 else f"exit status {ended.returncode}\n{_told(text)}",
     )
 
 
