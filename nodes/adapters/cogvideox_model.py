@@ -18,6 +18,7 @@ import torch
 from comfy import model_base, model_management, model_patcher, supported_models_base
 from torch import Tensor
 
+from ...exvideo_core.checkpoint.load import sized_by
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.models.cogvideox.config import TransformerConfig
 from ...exvideo_core.models.cogvideox.text_encoder import MAX_TOKENS
@@ -238,7 +239,8 @@ def make_model(
         dtype = model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
     manual_cast = model_management.unet_manual_cast(dtype, device, supported)
     sizes = TransformerConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
-    model = CogVideoXModel(CogVideoXModelConfig(sizes, dtype, manual_cast), device="meta")
+    with sized_by(source):
+        model = CogVideoXModel(CogVideoXModelConfig(sizes, dtype, manual_cast), device="meta")
     model.latent_format = latents or CogVideoXLatents()
     patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=model_management.unet_offload_device())

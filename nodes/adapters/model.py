@@ -20,7 +20,7 @@ from comfy import model_base, model_management, model_patcher, patcher_extension
 from comfy.ldm.modules.attention import optimized_attention
 from torch import Tensor, nn
 
-from ...exvideo_core.checkpoint.load import SVDWeights, assign_weights
+from ...exvideo_core.checkpoint.load import SVDWeights, assign_weights, sized_by
 from ...exvideo_core.checkpoint.save import published_layout
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.models.layers import sinusoid
@@ -311,11 +311,13 @@ def make_model(
         dtype = model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
     manual_cast = model_management.unet_manual_cast(dtype, device, supported)
     sizes = UNetConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.unet.items()})
-    model = SVDModel(SVDModelConfig(sizes, dtype, manual_cast), device="meta")
+    source = " + ".join(weights.sources)
+    with sized_by(source):
+        model = SVDModel(SVDModelConfig(sizes, dtype, manual_cast), device="meta")
     model.latent_format = latents or SVDLatents()
     patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
     patcher = patcher_class(model, load_device=device, offload_device=model_management.unet_offload_device())
-    fill(model.diffusion_model, weights.unet, " + ".join(weights.sources), is_dynamic=patcher.is_dynamic())
+    fill(model.diffusion_model, weights.unet, source, is_dynamic=patcher.is_dynamic())
     return patcher
 
 

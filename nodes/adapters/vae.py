@@ -15,6 +15,7 @@ import torch
 from comfy import model_management, model_patcher
 from torch import Tensor
 
+from ...exvideo_core.checkpoint.load import sized_by
 from ...exvideo_core.models.layers import Ops
 from ...exvideo_core.models.svd.config import Shapes, VAEConfig
 from ...exvideo_core.models.svd.vae import CELL, LARGEST_TILE, VAE
@@ -72,7 +73,8 @@ class CoreVAE(comfy.sd.VAE, ABC):
         self.memory_used_decode = self._decode_memory
         self.memory_used_encode = self._encode_memory
         layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
-        network = self.build(weights, {name: tuple(weight.shape) for name, weight in weights.items()}, layers)
+        with sized_by(source):
+            network = self.build(weights, {name: tuple(weight.shape) for name, weight in weights.items()}, layers)
         model_management.archive_model_dtypes(network)
         network.dtype = self.vae_dtype
         self.first_stage_model = network
