@@ -214,7 +214,8 @@ def _parsed_yaml(text: str, source: str) -> object:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ExVideoError(f"{source} is not YAML: {quoted(str(error))}.") from error
-    except (ValueError, OverflowError) as error:  # dates and numbers that do not exist
+    except (ValueError, LookupError, ArithmeticError, AttributeError, TypeError) as error:
+        # the parser's own, for dates and numbers that do not exist
         raise ExVideoError(f"{source} has a value that YAML cannot read ({quoted(str(error))}).") from error
 
 

@@ -57,8 +57,10 @@ def fuzz(reader, seconds, runs=-1, kept=ROOT / "output" / "fuzz"):
         options += [f"-artifact_prefix={kept}/{reader}-", "-print_final_stats=1"]
         command = [sys.executable, "-m", "fuzz.process", reader, corpus, *options]
         start = time.monotonic()
-        ended = subprocess.run(command, env=environment, capture_output=True, timeout=seconds + 300)
-    text = ended.stderr.decode(errors="replace")
+        ended = subprocess.run(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + 300
+        )
+    text = ended.stdout.decode(errors="replace")
     return Result(
         reader=reader,
         executions=_number(r"stat::number_of_executed_units: *(\d+)", text),
