@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from in_comfyui import Run
 from safetensors.torch import load_file, save_file
 
 STEPS = 5
@@ -13,6 +14,12 @@ STEPS = 5
 
 class Cut(Exception):  # noqa: N818  nothing went wrong
     """What ends a run in these tests."""
+
+
+@pytest.fixture
+def run(pack, loaded):
+    """Of SVD; shorter than that of other tests, for speed."""
+    return Run(pack, *loaded, frames=3)
 
 
 @pytest.fixture(autouse=True)
@@ -143,8 +150,10 @@ def test_with_step_reuse_it_goes_on(either):
     assert not torch.equal(whole, sample(either, steps=10, prompt=False)[0])  # something was predicted
 
 
-def test_with_step_reuse_and_context_windows_it_goes_on(run):
+def test_with_step_reuse_and_context_windows_it_goes_on(pack, loaded):
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
+
+    run = Run(pack, *loaded, frames=6)
 
     model = run.pack.speed.ExVideoSpeed.execute(run.model, 0.99, 2, 1, 1).result[0]
     model = ContextWindowsManualNode.execute(
@@ -220,7 +229,7 @@ def test_a_model_that_is_loaded_with_a_lora_is_the_same_run_as_before(cog, cog_l
 
 def test_another_latent_or_conditioning_in_the_same_graph_is_another_run(run):
     sample(run, steps=2)
-    mask = {**run.latent, "noise_mask": torch.ones(6, 1, 16, 16)}
+    mask = {**run.latent, "noise_mask": torch.ones(3, 1, 16, 16)}
     assert sample(run, steps=2, latent=mask)[1] == [0, 1]
     given = run.positive
     run.positive = [[embedding + 1e-6, told] for embedding, told in given]
