@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.models.svd.vae import CELL, SCALE
+from ...exvideo_core.pipelines.conditioning import condition as conditioning_of
 from ...exvideo_core.pipelines.inputs import draw_noise
-from ...exvideo_core.pipelines.svd import condition as conditioning_of
 from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
 from .clip_vision import embed_picture
 from .vae import encoding

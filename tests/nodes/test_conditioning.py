@@ -8,8 +8,8 @@ from exvideo_core import load_svd
 
 
 def test_embedding_and_picture_equal_the_cores(run, files):
+    from exvideo_core.pipelines.conditioning import condition
     from exvideo_core.pipelines.inputs import draw_noise
-    from exvideo_core.pipelines.svd import condition
     from exvideo_core.video.frames import cover_crop, to_pixels
 
     core = load_svd(*files, dtype=torch.float32, device="cpu")
