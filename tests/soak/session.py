@@ -62,11 +62,15 @@ class Session:
             if job.cancel or job.is_left:
                 self._meddle(job, socket, prompt_id)
         except RequestError as error:
-            return "refused", str(error)[:200]
+            return "refused", self._quoted(error)
         finally:
             socket.close()
         run = self.client.wait(prompt_id, timeout=_PATIENCE)
-        return run.status, run.error[:200]
+        return run.status, self._quoted(run.error)
+
+    def _quoted(self, error):
+        """The beginning, without the folder that this session happened to have."""
+        return str(error).replace(str(self.server.base), "")[:200]
 
     def _meddle(self, job, socket, prompt_id):
         """Press Cancel at the job's moment, or go away as soon as the sampler has begun."""
