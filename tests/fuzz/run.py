@@ -22,6 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("weights", "lora", "folders", "configs", "records", "pictures", "videos", "training_videos")
 LIMITS = ("-timeout=10", "-rss_limit_mb=2048")  # seconds of one execution, and memory of the process with PyTorch in it
+_START = "import subprocess, sys; sys.exit(subprocess.run(sys.argv[1:]).returncode)"
 _LONGEST = {"weights": 200_000}  # bytes of an input; else 20,000
 
 
@@ -55,7 +56,8 @@ def fuzz(reader, seconds, runs=-1, kept=ROOT / "output" / "fuzz"):
     with tempfile.TemporaryDirectory() as corpus:
         options = [f"-max_total_time={seconds}", f"-runs={runs}", f"-max_len={_LONGEST.get(reader, 20_000)}", *LIMITS]
         options += [f"-artifact_prefix={kept}/{reader}-", "-print_final_stats=1"]
-        command = [sys.executable, "-m", "fuzz.process", reader, corpus, *options]
+        # by a small process: on Linux a program begins with its starter's peak of memory, which counts as its own
+        command = [sys.executable, "-c", _START, sys.executable, "-m", "fuzz.process", reader, corpus, *options]
         start = time.monotonic()
         ended = subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=seconds + 300

@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -15,8 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hub_server import running_hub
 from in_comfyui import CogRun, Run, save_cogvideox_files, save_narrow_files, save_random_lora
 
+from exvideo_core.hub.catalog import FILES
 from host.comfyui_trees import NEWEST
 from host.environment import Environment
 
@@ -124,3 +127,32 @@ def cog_loaded(pack, cog_files):
 def cog(pack, cog_loaded):
     """Everything a sampler needs for a clip of 17 frames."""
     return CogRun(pack, *cog_loaded)
+
+
+# published files
+
+
+@pytest.fixture
+def hub(comfyui, request):
+    """Hugging Face on this machine; each file's content is the test module's CONTENT."""
+    with running_hub(comfyui.hub_port) as hub:
+        hub.files = {f"{file.repositories['huggingface']}/{file.path}": request.module.CONTENT for file in FILES}
+        yield hub
+
+
+@pytest.fixture
+def models(comfyui):
+    """The models folder without published files, as it was afterwards."""
+    folder = comfyui.base / "models"
+    kept = comfyui.base / "kept"
+    kept.mkdir()
+    there = [path for file in FILES for name in file.names if (path := folder / file.folder / name).exists()]
+    for path in there:
+        shutil.move(path, kept / f"{path.parent.name}-{path.name}")
+    yield folder
+    for file in FILES:
+        for path in (folder / file.folder).glob(f"{file.name}*"):
+            path.unlink()
+    for path in there:
+        shutil.move(kept / f"{path.parent.name}-{path.name}", path)
+    kept.rmdir()

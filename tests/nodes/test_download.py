@@ -1,46 +1,19 @@
 """ExVideoDownload and the labels of lists in a running ComfyUI and its page; Hugging Face is a server of this test."""
 
-import shutil
 import threading
 import time
 
 import pytest
 import torch
-from hub_server import running_hub
 from safetensors.torch import save
 
-from exvideo_core.hub.catalog import CHOICES, EXVIDEO_SVD, FILES, SVD_XT
+from exvideo_core.hub.catalog import CHOICES, EXVIDEO_SVD, SVD_XT
 from host.browser import find_chromium, open_page
 from host.client import ExecutionError, RequestError
 
 pytestmark = pytest.mark.comfyui
 
 CONTENT = save({"blocks.7.norm_in.weight": torch.zeros(320), "blocks.7.ff_in.weight": torch.zeros(250_000)})
-
-
-@pytest.fixture
-def hub(comfyui):
-    with running_hub(comfyui.hub_port) as hub:
-        hub.files = {f"{file.repositories['huggingface']}/{file.path}": CONTENT for file in FILES}
-        yield hub
-
-
-@pytest.fixture
-def models(comfyui):
-    """The models folder without published files, as it was afterwards."""
-    folder = comfyui.base / "models"
-    kept = comfyui.base / "kept"
-    kept.mkdir()
-    there = [path for file in FILES for name in file.names if (path := folder / file.folder / name).exists()]
-    for path in there:
-        shutil.move(path, kept / f"{path.parent.name}-{path.name}")
-    yield folder
-    for file in FILES:
-        for path in (folder / file.folder).glob(f"{file.name}*"):
-            path.unlink()
-    for path in there:
-        shutil.move(kept / f"{path.parent.name}-{path.name}", path)
-    kept.rmdir()
 
 
 def download(model, source="Hugging Face"):

@@ -6,15 +6,15 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import pytest
 import torch
-from hub_server import running_hub
 from PIL import Image
 from safetensors.torch import save
 
-from exvideo_core.hub.catalog import COGVIDEOX_VAE, EXVIDEO_SVD, FILES, SVD_XT
+from exvideo_core.hub.catalog import COGVIDEOX_VAE, EXVIDEO_SVD, SVD_XT
 from exvideo_core.video.reading import load_frames
 from host.client import Client
 from host.server import Server
@@ -84,35 +84,20 @@ def test_clips_of_the_same_name_are_all_there_and_whole(comfyui, clients):
 # downloads
 
 
-@pytest.fixture
-def hub(comfyui):
-    with running_hub(comfyui.hub_port) as hub:
-        hub.files = {f"{file.repositories['huggingface']}/{file.path}": CONTENT for file in FILES}
-        yield hub
-
-
-@pytest.fixture
-def models(comfyui):
-    folder = comfyui.base / "models"
-    yield folder
-    for file in FILES:
-        for path in (folder / file.folder).glob(f"{file.name}*"):
-            path.unlink()
-
-
 def node(client, file):
     prompt = {"1": {"class_type": "ExVideoDownload", "inputs": {"model": file.name, "source": "Hugging Face"}}}
     return client.wait(client.queue(prompt), timeout=60)
 
 
+@contextmanager
 def command(hub, models, key):
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(models / "huggingface")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "exvideo_core", "download", key, "--to", str(models)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    arguments = [sys.executable, "-m", "exvideo_core", "download", key, "--to", str(models)]
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def assert_only(path):
@@ -122,10 +107,10 @@ def assert_only(path):
 
 def test_of_three_that_want_a_file_one_fetches_it(hub, models, clients):
     hub.pace = 0.1
-    process = command(hub, models, "exvideo-svd-128f")
-    runs = at_once(*(lambda client=client: node(client, EXVIDEO_SVD) for client in clients))
+    with command(hub, models, "exvideo-svd-128f") as process:
+        runs = at_once(*(lambda client=client: node(client, EXVIDEO_SVD) for client in clients))
+        assert process.wait(60) == 0, process.stdout.read()
 
-    assert process.wait(60) == 0, process.stdout.read()
     assert [run.status for run in runs] == ["success"] * 2
     assert [headers.get("Range") for headers in hub.sent("store")] == [None]
     assert_only(models / EXVIDEO_SVD.folder / EXVIDEO_SVD.name)
@@ -133,20 +118,18 @@ def test_of_three_that_want_a_file_one_fetches_it(hub, models, clients):
 
 def test_when_the_one_that_fetches_is_killed_another_goes_on_where_it_stopped(hub, models, clients):
     hub.pace = 0.1
-    process = command(hub, models, "exvideo-svd-128f")
     folder = models / EXVIDEO_SVD.folder
-    end = time.monotonic() + 60
-    while time.monotonic() < end and not any(path.stat().st_size for path in folder.glob("*.part")):
-        time.sleep(0.02)
-    runs = []
-    bring = [lambda client=client: runs.append(node(client, EXVIDEO_SVD)) for client in clients]
-    waiting = [threading.Thread(target=each) for each in bring]
-    for thread in waiting:
-        thread.start()
-    time.sleep(1)
-    assert process.poll() is None, "it had brought all before it could be killed"
-    process.kill()
-    process.wait()
+    with command(hub, models, "exvideo-svd-128f") as process:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and not any(path.stat().st_size for path in folder.glob("*.part")):
+            time.sleep(0.02)
+        runs = []
+        bring = [lambda client=client: runs.append(node(client, EXVIDEO_SVD)) for client in clients]
+        waiting = [threading.Thread(target=each) for each in bring]
+        for thread in waiting:
+            thread.start()
+        time.sleep(1)
+        assert process.poll() is None, "it had brought all before it could be killed"
     for thread in waiting:
         thread.join()
 
@@ -159,10 +142,10 @@ def test_when_the_one_that_fetches_is_killed_another_goes_on_where_it_stopped(hu
 
 def test_different_files_come_at_the_same_time(hub, models, clients):
     hub.pace = 0.1
-    process = command(hub, models, "cogvideox-5b-vae")
-    runs = at_once(lambda: node(clients[0], SVD_XT), lambda: node(clients[1], EXVIDEO_SVD))
+    with command(hub, models, "cogvideox-5b-vae") as process:
+        runs = at_once(lambda: node(clients[0], SVD_XT), lambda: node(clients[1], EXVIDEO_SVD))
+        assert process.wait(60) == 0, process.stdout.read()
 
-    assert process.wait(60) == 0, process.stdout.read()
     assert [run.status for run in runs] == ["success"] * 2
     for file in (SVD_XT, EXVIDEO_SVD, COGVIDEOX_VAE):
         assert_only(models / file.folder / file.name)

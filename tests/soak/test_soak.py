@@ -82,7 +82,8 @@ def soaked(tmp_path_factory):
         rounds = []
         for seed in (1, 2):
             done = [session.do(job) for job in round_of(seed)]
-            rounds.append({"done": done, "alive": session.alive(), **session.look()})
+            # without the free memory that the C library keeps: it comes and goes with the order of things
+            rounds.append({"done": done, "alive": session.alive(trim=True), **session.look()})
         session.client.post("/free", FREE)
         end = time.monotonic() + 10
         while session.alive()["loaded"] and time.monotonic() < end:
