@@ -72,6 +72,8 @@ class StepCache:
             where they are few.
     """
 
+    is_whole_in_steps = False
+
     def __init__(self, reuse: Reuse, steps: int, free: Callable[[torch.device], float] = _unlimited) -> None:
         self.reuse, self.steps, self.free = reuse, steps, free
         self.step = -1

@@ -32,6 +32,8 @@ def noise_source(shape: Sequence[int], seed: int) -> SeededNoise:
 class SeededNoise:
     """See `noise_source`; it can go on where another one was."""
 
+    is_whole_in_steps = True
+
     def __init__(self, shape: Sequence[int], seed: int) -> None:
         self._shape, self._generator = tuple(shape), torch.Generator().manual_seed(seed)
 

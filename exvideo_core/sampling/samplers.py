@@ -6,7 +6,8 @@ probability flow ODE.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -161,18 +162,26 @@ def _run(
     steps = len(levels) - 1
     at = (recording and recording.start) or Point(0, x)
     for done in range(at.step + 1, steps + 1):
-        denoised = denoiser(at.x, levels[done - 1])
+        with _stopping(recording, at, in_step=True):
+            denoised = denoiser(at.x, levels[done - 1])
         at = Point(done, step(at, denoised, levels[: done + 1]), denoised if looks_back else None)
-        try:
+        with _stopping(recording, at, in_step=False):
             if callback:
                 callback(done, steps, denoised)
-        except BaseException:  # Cancel; what comes up in the midst of a step cannot be gone on with
-            if recording:
-                recording.keep(at, at_once=True)
-            raise
         if recording:
             recording.keep(at)
     return at.x
+
+
+@contextmanager
+def _stopping(recording: Recording | None, at: Point, *, in_step: bool) -> Iterator[None]:
+    """In it, where the run ends before its time, by Cancel or without memory, where it stood is noted."""
+    try:
+        yield
+    except BaseException:
+        if recording:
+            recording.stop(at, in_step=in_step)
+        raise
 
 
 def _towards(target: Tensor, x: Tensor, now: Tensor, following: Tensor) -> Tensor:

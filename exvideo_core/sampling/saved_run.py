@@ -51,7 +51,13 @@ class Point:
 
 
 class Stateful(Protocol):
-    """What a run remembers beside its solver, such as a generator of noise."""
+    """What a run remembers beside its solver, such as a generator of noise.
+
+    Attributes:
+        is_whole_in_steps: whether the network's part of a step leaves it alone, so that its state is sound within one.
+    """
+
+    is_whole_in_steps: bool
 
     def state(self) -> dict[str, Tensor]:
         """All that `restore` needs."""
@@ -163,6 +169,7 @@ class Recording:
         self._notes = {"fingerprint": fingerprint, "steps": str(steps)}
         self._next = time.monotonic() + run.interval  # when it may be written again
         self._is_failing = False
+        self._written = 0  # step of the state in the file
 
     def keep(self, point: Point, *, at_once: bool = False) -> None:
         """Note where the run stands after a step; written now and then, and after the last step, or `at_once`.
@@ -181,9 +188,19 @@ class Recording:
                 self._run.tell(f"the steps done so far cannot be saved ({_cause(error)}); the run goes on.")
             self._is_failing = True
         else:
-            self._is_failing = False
+            self._is_failing, self._written = False, point.step
         now = time.monotonic()
         self._next = now + max(self._run.interval, (now - begun) / _SHARE)
+
+    def stop(self, point: Point, *, in_step: bool) -> None:
+        """Note at once where a run stood that ends before its time: cancelled, or without memory.
+
+        Args:
+            in_step: it ended within the step after the point.
+        """
+        is_sound = not in_step or all(part.is_whole_in_steps for part in self._parts.values())
+        if is_sound and point.step > max(self._written, self.start.step if self.start else 0):
+            self.keep(point, at_once=True)
 
 
 def _cause(error: Exception) -> str:

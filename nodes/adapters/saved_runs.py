@@ -118,7 +118,12 @@ class _Walk:
             self._start = None
         elif self._denoised is not None:
             self._keep(x)
-        self._denoised = denoised = self._model(x, sigma, **options)
+        try:
+            denoised = self._model(x, sigma, **options)
+        except BaseException:  # Cancel, which ComfyUI also looks for here, or no memory
+            self._recording.stop(self._point(x), in_step=True)
+            raise
+        self._denoised = denoised
         self._done += 1
         return denoised
 
@@ -132,10 +137,13 @@ class _Walk:
             self._stopped = stopped
 
     def _keep(self, x: Tensor) -> None:
-        earlier = self._denoised if self._looks_back else None
-        self._recording.keep(Point(self._done, x, earlier), at_once=self._stopped is not None)
         if self._stopped is not None:
+            self._recording.stop(self._point(x), in_step=False)
             raise self._stopped
+        self._recording.keep(self._point(x))
+
+    def _point(self, x: Tensor) -> Point:
+        return Point(self._done, x, self._denoised if self._looks_back else None)
 
 
 # what a run is

@@ -96,6 +96,34 @@ def test_a_run_that_failed_in_the_midst_of_a_step_ends_at_the_same_bits(name: st
     assert done == [4, 5]
 
 
+@pytest.mark.parametrize("name", solvers())
+def test_where_a_run_failed_is_noted_though_it_was_not_yet_time_for_that(name: str, tmp_path: Path) -> None:
+    seldom = SavedRun(tmp_path / "run", interval=1000)
+    calls = count()
+
+    def failing(x: Tensor, level: Tensor) -> Tensor:
+        if next(calls) == 3:
+            raise Cut
+        return denoise(x, level)
+
+    with pytest.raises(Cut):
+        solve(name, seldom, denoiser=failing)
+
+    done: list[int] = []
+    assert torch.equal(solve(name, seldom, lambda step, *_: done.append(step)), solve(name, None))
+    assert done == [4, 5]
+
+
+def test_half_a_step_of_what_is_remembered_is_not_noted(tmp_path: Path) -> None:
+    run = SavedRun(tmp_path / "run", interval=1000)
+    recording = run.begin("this run", X, STEPS, {"reuse": StepCache(Reuse(threshold=0.1), STEPS)})
+
+    recording.stop(saved_run.Point(2, X), in_step=True)
+    assert not run.path.exists()
+    recording.stop(saved_run.Point(2, X), in_step=False)
+    assert run.path.exists()
+
+
 def test_what_is_finished_is_not_computed_again(saved: SavedRun, said: list[str]) -> None:
     result = solve("dpmpp_2m", saved)
 

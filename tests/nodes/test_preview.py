@@ -47,11 +47,8 @@ def clock(pack, monkeypatch):
 
 
 def node(either, preview, steps=3, model=None):
-    sampler = type(
-        "Sampler",
-        (either.pack.sampler.ExVideoSampler,),
-        {"hidden": SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)},
-    )
+    hidden = SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)
+    sampler = type("Sampler", (either.pack.sampler.ExVideoSampler,), {"hidden": hidden})
     options = {"seed": 3, "steps": steps, "guidance_min": 0.0, "guidance_max": 0.0, "denoise": 1.0}
     options |= {"normalize": "off", "contrast": 1.0, "preview": preview}
     with torch.inference_mode():

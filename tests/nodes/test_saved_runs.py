@@ -142,6 +142,11 @@ def test_a_run_that_failed_within_a_step_goes_on(run):
     assert torch.equal(result, run.sample(steps=STEPS))
 
 
+def test_where_a_run_failed_is_noted_though_it_was_not_yet_time_for_that(run, pack, monkeypatch):
+    monkeypatch.setitem(pack.adapters.saved_runs.SavedRun.__init__.__kwdefaults__, "interval", 1000)
+    test_a_run_that_failed_within_a_step_goes_on(run)
+
+
 def test_with_step_reuse_it_goes_on(either):
     model = either.pack.speed.ExVideoSpeed.execute(either.model, 0.99, 2, 1, 1).result[0]
     whole, _ = sample(either, model, steps=10, prompt=False)
