@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 WARM = 50  # prompts until everything has been used once
 COLOURS = {"success": "#2166ac", "interrupted": "#e08214", "error": "#b2182b", "refused": "#878787"}
 COUNTED = {"threads": "threads", "files": "open files", "children": "subprocesses"}
+WAITING = "exvideo/unfinished/"  # folder of states
 NAMES = {"success": "finished", "interrupted": "cancelled", "error": "failed", "refused": "refused"}
 
 
@@ -34,6 +35,7 @@ def table(results):
     samples, warm, last = results["samples"], _warm(results["alive"]), results["samples"][-1]
     found, ends = summary(results), Counter(sample["outcome"] for sample in samples)
     temp = last["folders"]["temp"]
+    left = [name for name in results["others"] if not name.startswith(WAITING)]
     minutes = sum(sample["seconds"] for sample in samples) / 60
     rows = {
         "all prompts": f"{len(samples)} in {minutes:.0f} minutes: "
@@ -46,7 +48,8 @@ def table(results):
         "open files": _counts(found["files"]),
         "subprocesses": _counts(found["children"]),
         "diffusion networks in memory": _counts([each["objects"]["networks"] for each in warm]),
-        "other files than results in the output folder": str(len(results["others"])),
+        "states of cut-off runs that wait": str(len(results["others"]) - len(left)),
+        "other files than results in the output folder": str(len(left)),
         "temp folder, at the end": f"{temp['files']} files, {temp['bytes'] / 1e6:.1f} MB",
         "log, at the end": f"{last['log'] / 1e3:.0f} kB",
     }

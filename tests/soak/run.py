@@ -1,6 +1,6 @@
 """Send many prompts to one ComfyUI server, and write down what it holds after each.
 
-    python tests/soak/run.py                          200 prompts, about half an hour on one core
+    python tests/soak/run.py                          200 prompts, ten minutes on two cores
     python tests/soak/run.py --prompts 30 --seed 3
 
 The environment is handed to the server, so MALLOC_ARENA_MAX=2 or PYTHONMALLOC=malloc can be tried.

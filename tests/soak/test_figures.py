@@ -35,6 +35,11 @@ def test_no_prompt_left_one(results, kind):
     assert len({sample[kind] for sample in results["samples"][50:]}) == 1
 
 
+def test_no_file_was_left_but_at_most_four_states_to_go_on_with(results):
+    assert all(name.startswith(figures.WAITING) for name in results["others"])
+    assert len(results["others"]) <= 4
+
+
 def test_no_model_was_left(results):
     assert all(each["objects"]["networks"] == 1 for each in results["alive"])
     assert not any(results["emptied"]["objects"].values())
