@@ -6,7 +6,7 @@ import pytest
 
 from .run import fuzz, is_possible
 
-SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "15"))
+SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "60"))
 
 
 @pytest.mark.skipif(not is_possible(), reason="atheris has wheels for Linux and Python 3.11 to 3.13")
