@@ -1,8 +1,10 @@
 """Save ExVideo in the page: the file's name, the picture on the node, and the graph out of the file."""
 
 import itertools
+import os
 import re
 import time
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -65,17 +67,21 @@ def graph_of(first_id, kind="mp4, h264", fps=8.0, prefix="exvideo/clip", poster=
 
 def save(page, comfyui, **choices):
     """Run the graph in the page; return what it sent, and the files that the node has written, by their endings."""
-    output = comfyui.base / "output"
-    before = set(output.rglob("*.*"))
+    before = files_in(comfyui.base / "output")
     assert page.load(graph_of(next(IDS), **choices)) == []
     sent = page.prompt()
 
     def new():
-        return set(output.rglob("*.*")) - before
+        return files_in(comfyui.base / "output") - before
 
     page.page.evaluate("app.queuePrompt(0)")
     wait_until(lambda: new() and not any(comfyui.client.get("/queue").values()), comfyui.server)
     return sent, {path.suffix[1:]: path for path in new()}
+
+
+def files_in(folder):
+    # os.walk takes it that a folder of a save in progress is gone when it comes there
+    return {Path(inside) / name for inside, _, names in os.walk(folder) for name in names}
 
 
 def wait_until(is_so, server):
