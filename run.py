@@ -84,8 +84,9 @@ import sys
 from exvideo_core.video import contact_sheet
 contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
 """
-# a file's tests share their server and models; in this order the last files are short ones
-WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+# A file's tests share their server and models; in this order the last files are short ones. Three on two cores, for a
+# good part of the time is spent waiting for servers and pages.
+WORKERS = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 
 
