@@ -89,7 +89,7 @@ def svd_sampling() -> Subject:
         lambda: [run.sample(steps=2, guidance=(1.0, 1.0))],
         (run.model.model.diffusion_model,),
         (run.latent["samples"],),
-        every=3,
+        every=3,  # its two steps take a third of a second
         is_exact=False,
     )
 
