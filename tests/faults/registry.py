@@ -122,7 +122,7 @@ def comfyui_faults() -> list[Fault]:
         *((f"ComfyUI, {m} encoding, every 7th layer", partial(subjects.encoding, m)) for m in ("SVD", "CogVideoX")),
     ]
     return [
-        *_no_memory("ComfyUI, SVD sampling", subjects.svd_sampling, 1, 17),
+        *_no_memory("ComfyUI, SVD sampling", subjects.svd_sampling, 1, 51),
         *_no_memory("ComfyUI, SVD conditioning", subjects.svd_conditioning, 1, 9),
         *_no_memory("ComfyUI, CogVideoX sampling", subjects.cog_sampling, 1, 17),
         *_no_memory("ComfyUI, CogVideoX with a LoRA, then without", subjects.cog_sampling_with_lora, 1, 17),
