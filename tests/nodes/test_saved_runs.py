@@ -122,7 +122,9 @@ def test_the_node_says_where_it_goes_on(run, said):
     assert f"going on after step 3 of {STEPS}" in said
 
 
-def test_a_run_that_failed_within_a_step_goes_on(run):
+@pytest.mark.parametrize("interval", [0, 1000])  # where it failed is noted though it was not yet time for that
+def test_a_run_that_failed_within_a_step_goes_on(interval, run, pack, monkeypatch):
+    monkeypatch.setitem(pack.adapters.saved_runs.SavedRun.__init__.__kwdefaults__, "interval", interval)
     network, calls = run.model.model.diffusion_model, []
 
     def fail(*_):
@@ -140,11 +142,6 @@ def test_a_run_that_failed_within_a_step_goes_on(run):
 
     assert done[0] > 0
     assert torch.equal(result, run.sample(steps=STEPS))
-
-
-def test_where_a_run_failed_is_noted_though_it_was_not_yet_time_for_that(run, pack, monkeypatch):
-    monkeypatch.setitem(pack.adapters.saved_runs.SavedRun.__init__.__kwdefaults__, "interval", 1000)
-    test_a_run_that_failed_within_a_step_goes_on(run)
 
 
 def test_with_step_reuse_it_goes_on(either):
