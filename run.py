@@ -4,7 +4,8 @@
     python run.py demo              make a video of a picture and one of a sentence with the bundled demo models;
                                     --model svd or --model cogvideox makes one, --prompt "..." says what to show
     python run.py serve [--port N]  start ComfyUI with this pack, and open it in the browser
-    python run.py test [ARGS...]    linters, types and tests; ARGS go to pytest
+    python run.py test --quick      linters, types and the tests that need no server, browser or fuzzer: four minutes
+    python run.py test [ARGS...]    linters, types and all tests; ARGS go to pytest
 
 The first call installs everything it needs, ComfyUI included, into `.venv`. Needs Python 3.10 or newer, nothing else.
 """
@@ -84,9 +85,9 @@ import sys
 from exvideo_core.video import contact_sheet
 contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
 """
-# A file's tests share their server and models; in this order the last files are short ones. Three on two cores, for a
-# good part of the time is spent waiting for servers and pages.
-WORKERS = ("-n", "3", "--dist", "loadfile", "--no-loadscope-reorder")
+# A file's tests share their server and models, and tests/sharing.py says which files do.
+WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
+QUICK = ("-m", "not (slow or network or comfyui or browser or fuzz)")
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 
 
@@ -99,7 +100,8 @@ def main() -> int:
     serve = verbs.add_parser("serve", help="start ComfyUI with this pack")
     serve.add_argument("--port", type=int, default=8188)
     serve.add_argument("--gpu", action="store_true", help="let ComfyUI use the graphics card; the default is the CPU")
-    verbs.add_parser("test", help="linters, types and tests; further arguments go to pytest", add_help=False)
+    test = verbs.add_parser("test", help="linters, types and tests; further arguments go to pytest", add_help=False)
+    test.add_argument("--quick", action="store_true", help="without what needs a server, a browser or a fuzzer")
     options, rest = parser.parse_known_args()
     if rest and options.verb != "test":
         parser.error(f"unknown arguments: {' '.join(rest)}")
@@ -114,7 +116,7 @@ def main() -> int:
             return run_demos(environment, chosen_demos(options.model, options.prompt))
         if options.verb == "serve":
             return run_server(environment, options.port, use_gpu=options.gpu)
-        return run_tests(environment, rest)
+        return run_tests(environment, [*(QUICK if options.quick else ()), *rest])
     except HostError as error:
         print(f"run.py: {error}", file=sys.stderr)
         return 1

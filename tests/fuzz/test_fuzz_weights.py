@@ -6,14 +6,18 @@ import pytest
 
 from .run import fuzz, is_possible
 
-SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "60"))
+pytestmark = [
+    pytest.mark.fuzz,
+    pytest.mark.skipif(not is_possible(), reason="atheris has wheels for Linux and Python 3.11 to 3.13"),
+]
+SECONDS = int(os.environ.get("EXVIDEO_FUZZ_SECONDS", "20"))
 
 
-@pytest.mark.skipif(not is_possible(), reason="atheris has wheels for Linux and Python 3.11 to 3.13")
 @pytest.mark.parametrize("reader", ["weights", "lora", "folders", "records"])
-def test_fuzzer_finds_nothing(reader, tmp_path):
-    result = fuzz(reader, SECONDS, kept=tmp_path)
+@pytest.mark.parametrize("seconds", [SECONDS, pytest.param(60, marks=pytest.mark.slow)])
+def test_fuzzer_finds_nothing(reader, seconds, tmp_path):
+    result = fuzz(reader, seconds, kept=tmp_path)
 
     assert not result.finding, result.finding
-    assert result.executions > 5 * SECONDS
+    assert result.executions > 5 * seconds
     assert result.edges > 50
