@@ -24,8 +24,8 @@ sys.path.insert(0, str(ROOT))
 from PIL import Image
 
 from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
-from exvideo_core.models.fp8 import FP8
-from exvideo_core.step_cache import Reuse
+from exvideo_core.nn.fp8 import FP8
+from exvideo_core.nn.step_cache import Reuse
 
 STEPS = 50
 Clip = Callable[..., Any]

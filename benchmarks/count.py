@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks import tasks
 from benchmarks.engine import Config
 from benchmarks.engines import ENGINES
-from exvideo_core.counting import Counts, Elsewhere, count
+from exvideo_core.estimate.counting import Counts, Elsewhere, count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,16 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exvideo_core.checkpoint.keymaps import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import SCALE as COG_SCALE
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE, pieces
-from exvideo_core.models.svd.config import UNetConfig, VAEConfig
-from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import SCALE as SVD_SCALE
-from exvideo_core.models.svd.vae import VAE
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import SCALE as COG_SCALE
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, pieces
+from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
+from exvideo_core.families.svd.lazy_frames import OnHost
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import SCALE as SVD_SCALE
+from exvideo_core.families.svd.vae import VAE
 
 Config = Mapping[
     str, Any

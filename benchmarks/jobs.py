@@ -26,16 +26,16 @@ from torch import Tensor, nn
 
 from benchmarks import memory, tasks
 from benchmarks.engines import engine
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
-from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from exvideo_core.models.svd.image_encoder import ImageEncoder, fill_buffers
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
-from exvideo_core.pipelines.cogvideox import CogVideoXPipeline, blocks_of
-from exvideo_core.pipelines.svd import SVDPipeline
-from exvideo_core.streaming import WeightStream
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.pipeline import CogVideoXPipeline, blocks_of
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
+from exvideo_core.families.svd.image_encoder import ImageEncoder, fill_buffers
+from exvideo_core.families.svd.pipeline import SVDPipeline
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
+from exvideo_core.runtime.weight_streaming import WeightStream
 
 Run = Callable[[int], None]  # of so many steps
 

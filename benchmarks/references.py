@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import COG_SCALE, SVD_SCALE, Config, Network, Networks, Task, Weights, base, extension
-from exvideo_core.models.cogvideox.positions import rotary_angles
+from exvideo_core.families.cogvideox.rope import rotary_angles
 
 
 def diffsynth(submodule: str) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.engine import EXTENSION, Config, Engine
 from benchmarks.references import Diffusers
-from exvideo_core.checkpoint.keymaps import sgm_to_extension
+from exvideo_core.families.svd.keys import sgm_to_extension
 
 TASKS = ("svd_unet", "cog_dit", "svd_vae", "cog_vae")
 

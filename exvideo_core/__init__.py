@@ -1,9 +1,9 @@
 """Long videos from Stable Video Diffusion and CogVideoX with ExVideo (arXiv:2406.14130), in plain PyTorch."""
 
 from .errors import CheckpointError, ClipError, DownloadError, ExVideoError, VideoError
+from .families.cogvideox.pipeline import CogVideoXPipeline, CogVideoXResult, load_cogvideox
+from .families.svd.pipeline import SVDPipeline, SVDResult, load_svd
 from .lora import apply_lora
-from .pipelines.cogvideox import CogVideoXPipeline, CogVideoXResult, load_cogvideox
-from .pipelines.svd import SVDPipeline, SVDResult, load_svd
 from .video import save_video
 
 __version__ = "0.2.0"

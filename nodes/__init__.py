@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cogvideox, download, files, host, replacements, sampler, speed, svd, video
+from . import download, files, host, replacements, sampler, speed, video
+from .cogvideox import nodes as cogvideox
+from .svd import nodes as svd
 
 
 class ExVideoExtension(ComfyExtension):

@@ -11,10 +11,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..exvideo_core.checkpoint.detect import Kind, identify
-from ..exvideo_core.checkpoint.files import open_weights
 from ..exvideo_core.errors import CheckpointError
 from ..exvideo_core.hub import catalog
+from ..exvideo_core.weights.detect import Kind, identify
+from ..exvideo_core.weights.safetensors_files import open_weights
 from . import host
 
 LISTS: dict[str, Callable[[], list[str]]] = {

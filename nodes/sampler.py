@@ -9,11 +9,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from .adapters import latents, sampling
-from .adapters.estimates import Progress
-from .adapters.presets import AS_SET, PRESETS, described, prepared
-from .adapters.preview import AnimatedPreview, has_colours, rate_of
-from .adapters.saved_runs import Run
+from .comfy_bridge import latent_file, sampling
+from .comfy_bridge.estimates import Progress
+from .comfy_bridge.presets import AS_SET, PRESETS, described, prepared
+from .comfy_bridge.preview import AnimatedPreview, has_colours, rate_of
+from .comfy_bridge.resume import Run
 from .host import show_text
 
 _ANIMATED = "animated"
@@ -204,7 +204,7 @@ class ExVideoSampler(io.ComfyNode):
         )
         finished = sampling.finish(model, samples, _NORMALIZE[normalize], contrast)
         if keep_latents:
-            told = latents.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
+            told = latent_file.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
             show_text(hidden.unique_id, told)
         return io.NodeOutput(finished)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..exvideo_core.step_cache import Reuse
-from .adapters.speed import with_step_reuse
+from ..exvideo_core.nn.step_cache import Reuse
+from .comfy_bridge.step_reuse import with_step_reuse
 
 
 class ExVideoSpeed(io.ComfyNode):

@@ -19,8 +19,8 @@ from torch import Tensor
 from training_runs import free_port
 
 from exvideo_core.cli import main
-from exvideo_core.models.cogvideox.parallel import share_tokens
-from exvideo_core.training.ranks import joined
+from exvideo_core.families.cogvideox.sequence_parallel import share_tokens
+from exvideo_core.runtime.distributed import joined
 
 WORDS = 5
 SIX_HEADS = replace(TINY.transformer, width=96, hidden=176)

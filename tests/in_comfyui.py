@@ -12,6 +12,7 @@ from narrow_svd import TINY, fill, save_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from exvideo_core.hub.catalog import (
     COGVIDEOX_TRANSFORMER,
     COGVIDEOX_VAE,
@@ -20,7 +21,6 @@ from exvideo_core.hub.catalog import (
     SVD_XT,
     T5_XXL,
 )
-from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from exvideo_core.video import save_video
 from host.graph import nodes_of, read_graph, to_prompt
 
@@ -151,18 +151,18 @@ class Run:
 
     def __init__(self, pack, model, clip_vision, vae, frames=6):
         self.pack, self.model, self.clip_vision, self.vae = pack, model, clip_vision, vae
-        self.size = pack.adapters.conditioning.ClipSize(width=128, height=128, frames=frames)
+        self.size = pack.svd.conditioning.ClipSize(width=128, height=128, frames=frames)
         self.image = torch.rand(1, 150, 140, 3, generator=torch.Generator().manual_seed(1))
-        self.positive, self.negative = pack.adapters.conditioning.condition(
+        self.positive, self.negative = pack.svd.conditioning.condition(
             clip_vision, vae, self.image, self.size, fps=30, motion_bucket_id=127, noise=0.02, seed=3
         )
-        self.latent = pack.adapters.conditioning.start_latents(vae, self.size)
+        self.latent = pack.svd.conditioning.start_latents(vae, self.size)
 
     def sample(self, model=None, *, seed=3, steps=3, guidance=(2.0, 2.0), denoise=1.0, latent=None):
         options = {"seed": seed, "steps": steps, "guidance": guidance, "denoise": denoise}
         conditions = (self.positive, self.negative, latent or self.latent)
         with torch.inference_mode():
-            return self.pack.adapters.sampling.sample(model or self.model, *conditions, **options)["samples"]
+            return self.pack.comfy_bridge.sampling.sample(model or self.model, *conditions, **options)["samples"]
 
     def ksampler(self, model=None, *, seed=3, steps=3, cfg=2.0, scheduler="karras"):
         from nodes import common_ksampler
@@ -276,13 +276,13 @@ class CogRun:
     def __init__(self, pack, model, clip, vae):
         self.pack, self.model, self.clip, self.vae = pack, model, clip, vae
         self.positive, self.negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in PROMPTS)
-        self.latent = pack.adapters.cogvideox_latent.start_latents(self.width, self.height, self.frames)
+        self.latent = pack.cogvideox.latent.start_latents(self.width, self.height, self.frames)
 
     def sample(self, model=None, *, seed=3, steps=4, guidance=(7.0, 7.0), denoise=1.0, latent=None, method="auto"):
         options = {"seed": seed, "steps": steps, "guidance": guidance, "denoise": denoise, "method": method}
         conditions = (self.positive, self.negative, latent or self.latent)
         with torch.inference_mode():
-            return self.pack.adapters.sampling.sample(model or self.model, *conditions, **options)["samples"]
+            return self.pack.comfy_bridge.sampling.sample(model or self.model, *conditions, **options)["samples"]
 
     def ksampler(self, model=None, *, seed=3, steps=4, cfg=7.0, sampler="euler", scheduler="normal", latent=None):
         from nodes import common_ksampler

@@ -12,14 +12,16 @@ import torch
 from narrow_svd import noise
 from torch import Tensor
 
-from exvideo_core.checkpoint.load import SVDWeights, assign_weights
-from exvideo_core.models.svd.config import UNetConfig
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
-from exvideo_core.pipelines.inputs import shapes_of
+from exvideo_core.families.cogvideox import training as cogvideox
+from exvideo_core.families.svd import training as svd
+from exvideo_core.families.svd.checkpoint import SVDWeights
+from exvideo_core.families.svd.config import UNetConfig
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
 from exvideo_core.training.clips import CogVideoXClip, SVDClip
 from exvideo_core.training.config import CogVideoXTraining, SVDModel, SVDTraining, Training, parse_config
-from exvideo_core.training.targets import Target, cogvideox, svd
+from exvideo_core.training.target import Target
+from exvideo_core.weights.assign import assign_weights, shapes_of
 
 NO_TEXT_LD = noise(5, 8, seed=5)  # stands for the embedding of the empty sentence
 _CPU = torch.device("cpu")

@@ -119,7 +119,7 @@ def run(config: Path, world: int = 1, timeout: float = 240) -> list[int | None]:
 
 def _train(config: str, rank: int, world: int, port: int) -> None:
     _place(rank, world, port)
-    from exvideo_core.training.command import main
+    from exvideo_core.cli.train_command import main
 
     with open(said(Path(config)), "a") as sys.stderr:  # what it says can be read, and does not fill the screen
         status = main([config, "--device", "cpu"])
@@ -152,10 +152,10 @@ def _measure(config: str, rank: int, world: int, port: int, folder: str) -> None
     _place(rank, world, port)
     import json
 
+    from exvideo_core.runtime.distributed import joined
     from exvideo_core.training.build import build_target
     from exvideo_core.training.config import read_config
     from exvideo_core.training.loop import make_engine
-    from exvideo_core.training.ranks import joined
 
     settings = read_config(Path(config))
     with joined("cpu", always=settings.run.engine == "deepspeed") as ranks:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exvideo_core.checkpoint.detect import Kind
 from exvideo_core.hub.catalog import FILES, SVD_XT, T5_XXL
+from exvideo_core.weights.detect import Kind
 
 TYPES = {
     Kind.EXTENSION: "exvideo",

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ExVideoError
-from . import demo, download, generate, inspect, train
+from ..families.svd import command as generate
+from . import demo, download, inspect, train
 from . import eval as evaluation
 
 

@@ -6,12 +6,13 @@ import argparse
 from pathlib import Path
 
 from .. import demo_models
+from ..families.cogvideox import command as generate_cogvideox
+from ..families.cogvideox.pipeline import load_cogvideox
+from ..families.svd import command as generate
+from ..families.svd.pipeline import load_svd
 from ..lora import apply_lora
-from ..pipelines.cogvideox import load_cogvideox
-from ..pipelines.svd import load_svd
+from ..terminal.output_options import check_output, saved_run
 from ..video.pictures import read_picture
-from . import generate, generate_cogvideox
-from .output import check_output, saved_run
 
 _PROMPT = "a red circle swings on white"  # of the kind that the model was trained on
 

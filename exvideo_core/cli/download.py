@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import DownloadError
 from ..hub.catalog import FILES, GROUPS, HUGGING_FACE, SOURCES, PublishedFile, choose, keys, size
 from ..hub.download import check_room, check_whole, fetch, locate
-from .progress import Bar
+from ..terminal.progress import Bar
 
 _ENDING = """\
 A download that was stopped goes on where it was when it is started again. What has arrived is

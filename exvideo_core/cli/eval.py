@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExVideoError
-from ..training.evaluate import (
+from ..evaluation.measures import (
     CHUNK,
     LONGEST_SIDE,
     USUAL,
@@ -23,10 +23,10 @@ from ..training.evaluate import (
     read_reduced,
     reduced_size,
 )
-from ..training.plots import check_plot, plot_measures
+from ..evaluation.plots import check_plot, plot_measures
+from ..terminal.progress import Bar
 from ..video import VideoInfo, probe
 from ..video.files import move, work_folder
-from .progress import Bar
 
 _EXPLANATIONS = {  # of the fields of Measures; black to white is 2
     "difference": "mean change from frame to frame: motion, flicker and noise together",

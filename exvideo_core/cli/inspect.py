@@ -11,18 +11,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
-from ..checkpoint.detect import FileKind, Kind, identify
-from ..checkpoint.files import Shape, WeightFile, open_weights
-from ..checkpoint.load import assign_weights, read_extension, read_svd, sized_by
 from ..errors import CheckpointError
+from ..families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
+from ..families.cogvideox.pipeline import build_text_encoder, build_transformer, build_vae
+from ..families.svd.checkpoint import read_extension, read_svd
+from ..families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
+from ..families.svd.image_encoder import build_clip
+from ..families.svd.unet import SVDUNet
+from ..families.svd.vae import VAE
 from ..lora import read_lora
-from ..models.finite import described, is_finite
-from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from ..models.svd.image_encoder import build_clip
-from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import VAE
-from ..pipelines.cogvideox import build_text_encoder, build_transformer, build_vae
+from ..nn.nan_check import described, is_finite
+from ..weights.assign import assign_weights, sized_by
+from ..weights.detect import FileKind, Kind, identify
+from ..weights.safetensors_files import Shape, WeightFile, open_weights
 
 _COGVIDEOX = ("transformer", "vae", "text_encoder")  # folders of diffusers' layout
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from ..training import command
+from . import train_command
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
     parser = subparsers.add_parser("train", help="extend a model to longer clips")
-    command.add_arguments(parser)
-    parser.set_defaults(run=command.run)
+    train_command.add_arguments(parser)
+    parser.set_defaults(run=train_command.run)

@@ -14,18 +14,18 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..counting import Counts, Elsewhere, count
-from ..memory import num_bytes
-from ..models.cogvideox.config import TransformerConfig
-from ..models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
-from ..models.cogvideox.transformer import CogVideoXTransformer
-from ..models.cogvideox.vae import CELL, STRIDE, CogVideoXVAE, pieces
-from ..models.svd.config import UNetConfig, VAEConfig
-from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import VAE
-from ..pipelines import cogvideox as cogvideox_pipeline
-from ..pipelines import svd as svd_pipeline
-from ..tiling import Axis, tiles
+from ..families.cogvideox import pipeline as cogvideox_pipeline
+from ..families.cogvideox.config import TransformerConfig
+from ..families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
+from ..families.cogvideox.transformer import CogVideoXTransformer
+from ..families.cogvideox.vae import CELL, STRIDE, CogVideoXVAE, pieces
+from ..families.svd import pipeline as svd_pipeline
+from ..families.svd.config import UNetConfig, VAEConfig
+from ..families.svd.unet import SVDUNet
+from ..families.svd.vae import VAE
+from ..nn.tiling import Axis, tiles
+from ..runtime.memory import num_bytes
+from .counting import Counts, Elsewhere, count
 from .speed import Work, probe, seconds, work_of
 
 _Module = TypeVar("_Module", bound=nn.Module)

@@ -9,14 +9,14 @@ from collections.abc import Callable
 
 import torch
 
-from ..models.cogvideox.config import TransformerConfig
-from ..models.cogvideox.vae import CELL
-from ..models.svd.config import UNetConfig
+from ..families.cogvideox.config import TransformerConfig
+from ..families.cogvideox.vae import CELL
+from ..families.svd.config import UNetConfig
 from .jobs import Clip, gigabytes, of_time
 from .speed import Speed, Work, probe, seconds
 
 _WORDS = 226  # tokens of CogVideoX's text
-# Bytes that elementwise operations move for each byte of a block's result, by count (tests/core/test_estimate.py).
+# Bytes that elementwise operations move for each byte of a block's result, by count (tests/core/estimate).
 _MOVED_BY_CONVOLUTIONS = 60
 _MOVED_BY_TRANSFORMER = 125
 _MOVED_BY_EXTENSION = 12

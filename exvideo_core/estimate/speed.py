@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import BACKENDS
-from ..counting import ATTENTION, CONVOLUTION, ELEMENTWISE, PRODUCT, Counts
+from ..nn.attention import BACKENDS
+from .counting import ATTENTION, CONVOLUTION, ELEMENTWISE, PRODUCT, Counts
 
 
 @dataclass(frozen=True, kw_only=True)

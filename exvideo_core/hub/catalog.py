@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from ..checkpoint.detect import Kind
 from ..errors import DownloadError
+from ..weights.detect import Kind
 
 HUGGING_FACE, MODELSCOPE = "huggingface", "modelscope"
 SOURCES = {HUGGING_FACE: "Hugging Face", MODELSCOPE: "ModelScope"}  # the first is the default

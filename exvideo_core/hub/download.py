@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..checkpoint.detect import identify
-from ..checkpoint.files import open_weights, read_header
 from ..errors import CheckpointError, DownloadError
+from ..weights.detect import identify
+from ..weights.safetensors_files import open_weights, read_header
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
 from .part import DamagedError, Part, check_free, disk_sentence, turn
 from .sources import Announcement, announce

@@ -11,11 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.detect import FileKind, Kind, Shapes, identify
 from ..errors import CheckpointError
-from ..out_of_memory import explained
+from ..families.cogvideox.lora_keys import layer_name
+from ..nn.out_of_memory import explained
+from ..weights.detect import FileKind, Kind, Shapes, identify
 from .files import LoRA, LoRAPair, read_lora
-from .names import layer_name
 
 
 @dataclass(frozen=True, kw_only=True)

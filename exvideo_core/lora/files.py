@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..checkpoint.detect import Kind, identify, require
-from ..checkpoint.files import Shape, WeightFile, open_weights
-from ..checkpoint.load import check_finite
-from ..checkpoint.save import write_weights
 from ..errors import CheckpointError
-from .names import Key, parse_key, to_diffsynth_name
+from ..families.cogvideox.lora_keys import Key, parse_key, to_diffsynth_name
+from ..weights.assign import AGAIN, check_finite
+from ..weights.detect import Kind, identify, require
+from ..weights.safetensors_files import Shape, WeightFile, open_weights
+from ..weights.write import write_weights
 
 
 @dataclass(frozen=True)
@@ -129,14 +129,14 @@ def _pairs(file: WeightFile, keys: Mapping[str, Key]) -> dict[str, _Parts]:
     parts: dict[str, _Parts] = defaultdict(dict)
     for key, parsed in keys.items():
         if previous := parts[parsed.parameter].get(parsed.role):
-            raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {_AGAIN}")
+            raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {AGAIN}")
         parts[parsed.parameter][parsed.role] = key
     halves = [roles for roles in parts.values() if ("down" in roles) != ("up" in roles)]
     if halves:
         first = halves[0].get("down") or halves[0]["up"]
         raise CheckpointError(
             f"{file.name} is incomplete: {len(halves)} of its {len(parts)} pairs have one half only "
-            f"(first: {first}); {_AGAIN}"
+            f"(first: {first}); {AGAIN}"
         )
     return {name: roles for name, roles in parts.items() if "down" in roles}
 
@@ -149,14 +149,14 @@ def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
         down, up = wrong[0]["down"], wrong[0]["up"]
         raise CheckpointError(
             f"{file.name} is damaged: {len(wrong)} of its {len(pairs)} pairs cannot be multiplied (first: {down} is "
-            f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {_AGAIN}"
+            f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {AGAIN}"
         )
     factors = [roles[role] for roles in pairs.values() for role in ("down", "up")]
     if whole := [key for key in factors if not file.dtypes[key].is_floating_point]:
-        raise CheckpointError(f"{file.name} is damaged: {whole[0]} holds whole numbers; {_AGAIN}")
+        raise CheckpointError(f"{file.name} is damaged: {whole[0]} holds whole numbers; {AGAIN}")
     numbers = [roles["alpha"] for roles in pairs.values() if "alpha" in roles]
     if several := [key for key in numbers if math.prod(file.shapes[key]) != 1]:
-        raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {_AGAIN}")
+        raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {AGAIN}")
 
 
 def _multiply(down: Shape, up: Shape) -> bool:
@@ -167,9 +167,6 @@ def _multiply(down: Shape, up: Shape) -> bool:
 def _pair(file: WeightFile, roles: _Parts) -> LoRAPair:
     alpha = float(file[roles["alpha"]].float()) if "alpha" in roles else None
     return LoRAPair(file[roles["down"]], file[roles["up"]], alpha)
-
-
-_AGAIN = "download it again, or save it again from its training."
 
 
 def save_lora(path: Path, lora: LoRA) -> None:

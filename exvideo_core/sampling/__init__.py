@@ -1,10 +1,10 @@
 """Sampling: noise levels, denoisers, guidance and solvers. Knows no network."""
 
+from ..runtime.resume import SavedRun
 from .denoisers import naming_steps, noised, pin_frames, start, v_prediction, zero_snr_v_prediction
 from .guidance import frame_guidance, guide, rising_guidance
 from .postprocess import normalize_frames
 from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
-from .saved_run import SavedRun
 from .schedules import (
     alpha_levels,
     karras_sigmas,

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ..runtime.resume import Point, Recording
 from .denoisers import Denoiser
-from .saved_run import Point, Recording
 
 # step done (from 1), steps in all, denoised latents of that step; may raise to stop the run
 Callback = Callable[[int, int, Tensor], None]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from ..families.cogvideox import training as cogvideox
+from ..families.svd import training as svd
+from ..runtime.distributed import Ranks
 from .config import CogVideoXTraining, SVDTraining, Training
-from .ranks import Ranks
 from .sources import Progress, cogvideox_source, encoding_format, svd_source
-from .targets import Target, cogvideox, svd
+from .target import Target
 
 
 def build_target(config: Training, ranks: Ranks, progress: Progress | None = None) -> Target:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
-from .ranks import Ranks
+from ..runtime.distributed import Ranks
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from ..attention import BACKENDS
 from ..errors import ExVideoError
+from ..families.cogvideox.vae import STRIDE
+from ..families.svd.vae import SCALE
 from ..files import quoted, read_small
 from ..lora.attach import ATTENTION
-from ..models.cogvideox.vae import STRIDE
-from ..models.svd.vae import SCALE
+from ..nn.attention import BACKENDS
 
 _MOST_BYTES = 30_000  # of a configuration; one with every default has 4,000
 _DEEPEST = 10  # levels of sections, lists and maps

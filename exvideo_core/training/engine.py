@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from .averages import AveragedWeights
+from ..runtime.distributed import Ranks
 from .config import OptimizerConfig
-from .only_data import check_metadata, only_data
+from .ema import AveragedWeights
 from .optimizers import make_optimizers
-from .ranks import Ranks
+from .safe_load import check_metadata, only_data
 
 State = dict[str, Any]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExVideoError
-from .averages import AveragedWeights
+from ..runtime.distributed import Ranks
 from .config import OptimizerConfig
-from .only_data import only_data
-from .ranks import Ranks
+from .ema import AveragedWeights
+from .safe_load import only_data
 
 _TAG = "state"
 

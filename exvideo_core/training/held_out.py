@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .ranks import Ranks
-from .targets import Target
+from ..runtime.distributed import Ranks
+from .target import Target
 
 
 @dataclass(frozen=True, kw_only=True)

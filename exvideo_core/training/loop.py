@@ -21,7 +21,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import ExVideoError
+from ..evaluation.plots import plot_training
 from ..files import quoted
+from ..runtime.distributed import Ranks
 from .checkpoints import Checkpoints, read_note
 from .config import RunConfig, Training, fingerprint
 from .engine import TorchEngine
@@ -29,9 +31,7 @@ from .engine_deepspeed import DeepSpeedEngine
 from .held_out import held_out_loss
 from .logs import Table, TensorBoard
 from .optimizers import learning_rate
-from .plots import plot_training
-from .ranks import Ranks
-from .targets import Target
+from .target import Target
 
 log = logging.getLogger(__name__)
 Engine = TorchEngine | DeepSpeedEngine

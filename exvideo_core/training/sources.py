@@ -16,28 +16,28 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..checkpoint.cogvideox import read_text_encoder, read_vae
-from ..checkpoint.load import SVDWeights
-from ..checkpoint.save import write_weights
 from ..errors import ExVideoError
-from ..memory import free_bytes, num_bytes
-from ..models.cogvideox.text_encoder import TextEncoder
-from ..models.svd.image_encoder import ImageEncoder
-from ..models.svd.vae import VAE
-from ..pipelines.cogvideox import build_text_encoder, build_vae
+from ..families.cogvideox.checkpoint import read_text_encoder, read_vae
+from ..families.cogvideox.pipeline import build_text_encoder, build_vae
+from ..families.cogvideox.text_encoder import TextEncoder
+from ..families.cogvideox.training import paths
+from ..families.svd.checkpoint import SVDWeights
+from ..families.svd.image_encoder import ImageEncoder
+from ..families.svd.vae import VAE
+from ..runtime.distributed import Ranks
+from ..runtime.memory import free_bytes, num_bytes
+from ..weights.write import write_weights
 from .clips import CachedClips, CogVideoXClip, Source, SVDClip
 from .config import CogVideoXTraining, DataConfig, SVDTraining, Training
 from .data.cache import CachedClip, Encode, cache_clips, plan_clips, read_cached, usable_clips
 from .data.index import BAD_FILES_NAME, Index, index_videos
 from .data.listing import list_videos
 from .data.videos import Sampling
-from .demo_cogvideox import scenes
 from .motion_buckets import motion_bucket
-from .pictures import PHOTOGRAPHS, Pictures
-from .procedural import SIDE, Gallery, MovingShapes, PushIns
+from .procedural import shapes
+from .procedural.gallery import SIDE, Gallery, MovingShapes, PushIns
+from .procedural.pictures import PHOTOGRAPHS, Pictures
 from .randomness import shuffled
-from .ranks import Ranks
-from .targets.cogvideox import paths
 
 log = logging.getLogger(__name__)
 
@@ -123,10 +123,10 @@ def cogvideox_source(
     _, vae_path, text_path = paths(config.model)
     text_part = read_text_encoder(text_path)
     if config.data.source == PROCEDURAL:
-        _check_procedural(config.data, scenes.SIDE, sum(words.is_held_out for words in scenes.all_words()))
+        _check_procedural(config.data, shapes.SIDE, sum(words.is_held_out for words in shapes.all_words()))
         text_encoder = build_text_encoder(text_part).to(encoding_format(ranks.device))
-        shapes = MovingShapes(text_encoder, config.model.num_frames, config.data.held_out)
-        return shapes, _embedded(text_encoder, "")
+        clips = MovingShapes(text_encoder, config.model.num_frames, config.data.held_out)
+        return clips, _embedded(text_encoder, "")
     vae_part = read_vae(vae_path)
     mark = content_mark((vae_part.weights, text_part.weights))
 
@@ -151,14 +151,14 @@ def cogvideox_source(
 
         return encode
 
-    clips = _encoded(config, ranks, mark, build_encode, progress)
+    encoded = _encoded(config, ranks, mark, build_encode, progress)
     no_text = cache_folder(config) / f"no_text_{mark[:16]}.safetensors"
     if ranks.is_first and not no_text.exists():
         write_weights(no_text, {"context": _embedded(text_encoder_in_place(), "").half()})
     ranks.wait()
     text_encoder_in_place.cache_clear()  # many GB that training has better uses for
     source = CachedClips(
-        len(clips), config.data.held_out, lambda i: _cog_clip(read_cached(clips[i], _COGVIDEOX)), config.run.seed
+        len(encoded), config.data.held_out, lambda i: _cog_clip(read_cached(encoded[i], _COGVIDEOX)), config.run.seed
     )
     return source, read_cached(no_text, ("context",))["context"].float()
 

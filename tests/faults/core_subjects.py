@@ -14,14 +14,17 @@ import torch
 from narrow_svd import noise
 from torch import Tensor, nn
 
-from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd, out_of_memory
+from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd
+from exvideo_core.families.cogvideox import pipeline as cogvideox
+from exvideo_core.families.svd import pipeline as svd
+from exvideo_core.families.svd.lazy_frames import OnHost
 from exvideo_core.lora import LoRA, attach, merge, new_lora, remove_loras
-from exvideo_core.models.fp8 import store_in_fp8
-from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.pipelines import advice, cogvideox, svd
-from exvideo_core.pipelines.branches import branches
-from exvideo_core.step_cache import Reuse
-from exvideo_core.streaming import WeightStream
+from exvideo_core.nn import out_of_memory
+from exvideo_core.nn.fp8 import store_in_fp8
+from exvideo_core.nn.step_cache import Reuse
+from exvideo_core.runtime import oom_hints as advice
+from exvideo_core.runtime.guidance_branches import branches
+from exvideo_core.runtime.weight_streaming import WeightStream
 
 from .no_memory import Subject
 

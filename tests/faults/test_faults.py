@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core import out_of_memory
+from exvideo_core.nn import out_of_memory
 from faults import disk
 from faults.no_memory import Attempts, NoMemory, Subject
 from faults.outcomes import HARM, POISONED, SAID, SAME

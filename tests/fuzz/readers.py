@@ -13,17 +13,15 @@ from pathlib import Path
 
 import torch
 
-from exvideo_core.checkpoint.files import open_weights
-from exvideo_core.checkpoint.preview_colours import read_colours
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import ExVideoError
+from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.hub.catalog import COGVIDEOX_VAE, SOURCES
 from exvideo_core.hub.sources import announce
 from exvideo_core.hub.web import PassingError, StatusError
 from exvideo_core.lora import merge, read_lora, remove_loras
-from exvideo_core.models.cogvideox.config import TransformerConfig
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.sampling.saved_run import SavedRun
+from exvideo_core.runtime.resume import SavedRun
 from exvideo_core.training.config import SVDTraining, read_config
 from exvideo_core.training.data.cache import read_cached
 from exvideo_core.training.data.index import index_videos
@@ -34,6 +32,8 @@ from exvideo_core.training.loop import check_resumable
 from exvideo_core.video import load_frames, probe
 from exvideo_core.video.frames import cover_crop, to_pixels
 from exvideo_core.video.pictures import read_picture
+from exvideo_core.weights.preview_colours import read_colours
+from exvideo_core.weights.safetensors_files import open_weights
 
 from .answers import answering
 from .guard import guarded

@@ -17,8 +17,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from exvideo_core.checkpoint.files import open_weights, read_header
-from exvideo_core.checkpoint.save import write_weights
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import CheckpointError, ExVideoError, VideoError
 from exvideo_core.hub.catalog import COGVIDEOX_VAE
@@ -28,6 +26,8 @@ from exvideo_core.training.data.listing import list_videos
 from exvideo_core.training.data.videos import examine
 from exvideo_core.video import load_frames, read_video, save_video
 from exvideo_core.video.pictures import read_picture
+from exvideo_core.weights.safetensors_files import open_weights, read_header
+from exvideo_core.weights.write import write_weights
 
 from .answers import answering
 from .guard import guarded

@@ -1,6 +1,6 @@
 """Make the package's T5 tokenizer from the `tokenizer.json` of google/t5-v1_1-xxl (or of any T5 v1.1).
 
-    python tests/golden/t5_tokenizer.py tokenizer.json exvideo_core/models/cogvideox/t5_tokenizer.json.gz
+    python tests/golden/t5_tokenizer.py tokenizer.json exvideo_core/families/cogvideox/t5_tokenizer.json.gz
 
 The steps around the vocabulary become those of transformers 5, which published files of several ages do not agree on.
 """

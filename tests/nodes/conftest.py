@@ -8,6 +8,7 @@ import asyncio
 import importlib
 import importlib.util
 import os
+import pkgutil
 import shutil
 import sys
 import warnings
@@ -25,29 +26,8 @@ from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "files", "download", "svd", "cogvideox", "sampler", "speed", "video")
-ADAPTERS = (
-    "clip_vision",
-    "cogvideox_clip",
-    "cogvideox_latent",
-    "cogvideox_loading",
-    "cogvideox_model",
-    "cogvideox_vae",
-    "compat",
-    "conditioning",
-    "estimates",
-    "latents",
-    "loading",
-    "lora",
-    "memory",
-    "model",
-    "presets",
-    "preview",
-    "sampling",
-    "saved_runs",
-    "speed",
-    "vae",
-)
+PARTS = ("host", "files", "download", "sampler", "speed", "video")
+FOLDERS = ("svd", "cogvideox", "comfy_bridge")
 
 
 def pytest_collection_modifyitems(items):
@@ -81,10 +61,16 @@ def import_pack(base):
     extension = asyncio.run(module.comfy_entrypoint())
     asyncio.run(extension.on_load())
     parts = {name: importlib.import_module(f"{PACK}.nodes.{name}") for name in PARTS}
-    adapters = {name: importlib.import_module(f"{PACK}.nodes.adapters.{name}") for name in ADAPTERS}
+    folders = {folder: modules_in(f"{PACK}.nodes.{folder}") for folder in FOLDERS}
     errors = importlib.import_module(f"{PACK}.exvideo_core.errors")
     node_list = asyncio.run(extension.get_node_list())
-    return SimpleNamespace(**parts, adapters=SimpleNamespace(**adapters), errors=errors, nodes=node_list, base=base)
+    return SimpleNamespace(**parts, **folders, errors=errors, nodes=node_list, base=base)
+
+
+def modules_in(package):
+    """Every module of a package, by name."""
+    names = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    return SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in names})
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +82,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def loaded(pack, files):
     """MODEL, CLIP_VISION and VAE with the extension."""
-    return pack.adapters.loading.load_svd(*files, torch.float32)
+    return pack.svd.loading.load_svd(*files, torch.float32)
 
 
 @pytest.fixture
@@ -120,7 +106,7 @@ def cog_lora(cog_files):
 @pytest.fixture(scope="session")
 def cog_loaded(pack, cog_files):
     """MODEL, CLIP and VAE."""
-    return pack.adapters.cogvideox_loading.load_cogvideox(*cog_files, torch.float32)
+    return pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float32)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exvideo_core.models.folding import live_weights
+from exvideo_core.nn.effective_weights import live_weights
 
 FP8 = torch.float8_e4m3fn
 
@@ -20,7 +20,7 @@ def layers_of(pack):
 
     def make(family="disable_weight_init", dtype=torch.float32, compute_dtype=torch.float32):
         operations = getattr(ops, family) if isinstance(family, str) else family
-        return pack.adapters.compat.layers(operations, dtype, compute_dtype, "cpu")
+        return pack.comfy_bridge.compat.layers(operations, dtype, compute_dtype, "cpu")
 
     return make
 

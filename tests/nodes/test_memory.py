@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from exvideo_core.counting import Elsewhere, count
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
-from exvideo_core.models.svd.config import UNetConfig, VAEConfig
-from exvideo_core.models.svd.skips import stay
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
+from exvideo_core.estimate.counting import Elsewhere, count
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.lazy_frames import stay
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
 
 
 def peak_bytes(function, *args):
@@ -20,7 +20,7 @@ def peak_bytes(function, *args):
 @pytest.mark.parametrize("card", [24e9, 6e9], ids=["large card", "small card"])
 @pytest.mark.parametrize("side", [64, 96])
 def test_unet(pack, card, side, monkeypatch):
-    adapter = pack.adapters.model
+    adapter = pack.svd.model
     monkeypatch.setattr(adapter.model_management, "get_total_memory", lambda _: card)
     monkeypatch.setattr(adapter.model_management, "is_device_cpu", lambda _: False)
     sizes, frames = UNetConfig(extension_frames=128), 128
@@ -57,8 +57,8 @@ def test_cogvideox_transformer(pack):
         transformer = CogVideoXTransformer(sizes).half()
         clips = torch.empty(2, 16, 33, 60, 90).half(), torch.empty(2), torch.empty(2, 226, sizes.text_dim).half()
         peak = peak_bytes(transformer, *clips)
-    config = pack.adapters.cogvideox_model.CogVideoXModelConfig(sizes, torch.float16, None)
-    told = pack.adapters.cogvideox_model.CogVideoXModel(config, device="meta").memory_required([2, 16, 33, 60, 90])
+    config = pack.cogvideox.model.CogVideoXModelConfig(sizes, torch.float16, None)
+    told = pack.cogvideox.model.CogVideoXModel(config, device="meta").memory_required([2, 16, 33, 60, 90])
 
     assert 0.9 * peak <= told <= 1.5 * peak
 

@@ -79,11 +79,11 @@ def test_a_second_run_uses_the_same_clone(split, either, passes):
 
 
 def test_a_lora_is_on_both(pack, split, cog, cog_lora):
-    with_lora, _ = pack.adapters.lora.apply(cog.model, cog_lora, 1.0)
+    with_lora, _ = pack.cogvideox.lora.apply(cog.model, cog_lora, 1.0)
     wanted = cog.sample(with_lora)
 
     assert relative(cog.sample(split(with_lora)), wanted) <= 1e-5  # before the splitter
-    assert relative(cog.sample(pack.adapters.lora.apply(split(cog.model), cog_lora, 1.0)[0]), wanted) <= 1e-5  # after
+    assert relative(cog.sample(pack.cogvideox.lora.apply(split(cog.model), cog_lora, 1.0)[0]), wanted) <= 1e-5  # after
     assert relative(cog.sample(), wanted) > 1e-2
 
 
@@ -100,7 +100,7 @@ def test_guidance_by_frame_and_context_windows_split(pack, loaded, split):
 
 
 def test_attention_is_told_the_options_of_its_own_thread(pack):
-    attention, meeting, told = pack.adapters.model.HostAttention(), threading.Barrier(2, timeout=20), {}
+    attention, meeting, told = pack.svd.model.HostAttention(), threading.Barrier(2, timeout=20), {}
 
     def attend_as(name):
         def override(attend, *args, **options):
@@ -108,7 +108,7 @@ def test_attention_is_told_the_options_of_its_own_thread(pack):
             told[name] = options["transformer_options"]["name"]
             return attend(*args, **options)
 
-        with pack.adapters.model.running_with({"name": name, "optimized_attention_override": override}):
+        with pack.svd.model.running_with({"name": name, "optimized_attention_override": override}):
             meeting.wait()  # both have set their options
             attention(*torch.randn(3, 1, 2, 5, 4))
 

@@ -53,7 +53,7 @@ def test_a_later_step_is_counted(run, pack):
 
     try:
         with torch.inference_mode(), pytest.raises(pack.errors.NumberError, match=r"^step 3 of 3"):
-            pack.adapters.sampling.sample(
+            pack.comfy_bridge.sampling.sample(
                 run.model, run.positive, run.negative, run.latent,
                 seed=3, steps=3, guidance=(2.0, 2.0), denoise=1.0, watch=watch,
             )  # fmt: skip
@@ -63,7 +63,7 @@ def test_a_later_step_is_counted(run, pack):
 
 
 def test_an_overflow_in_half_precision_is_said_to_be_one(pack, files):
-    model, *_ = pack.adapters.loading.load_svd(*files, torch.float16)
+    model, *_ = pack.svd.loading.load_svd(*files, torch.float16)
     network = model.model.diffusion_model
     layer = "input_blocks.4.1.time_stack.0.ff.net.2"
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_inputs_that_are_no_numbers_are_named_before_the_first_step(run, pack, w
     {"the latent": latent["samples"], "the negative conditioning": negative}.get(what, picture)[0] = torch.nan
 
     with pytest.raises(pack.errors.NumberError, match=f"^{what}.* holds NaN"):
-        pack.adapters.sampling.sample(
+        pack.comfy_bridge.sampling.sample(
             run.model,
             [[positive, {**told, "concat_latent_image": picture}]],
             [[negative, {}]],
@@ -117,9 +117,9 @@ def test_the_prompt_names_the_layer_of_the_text_encoder(cog, pack):
 
 def test_the_picture_names_the_layer_of_its_encoder(run, pack):
     with complaint(pack, run.clip_vision.model, "visual_projection.weight", ""):
-        pack.adapters.clip_vision.embed_picture(run.clip_vision, torch.rand(1, 3, 64, 64))
+        pack.svd.clip_vision.embed_picture(run.clip_vision, torch.rand(1, 3, 64, 64))
 
 
 def test_a_clip_that_cannot_be_normalised_says_so(run, pack):
     with pytest.raises(pack.errors.NumberError, match="cannot be normalised"):
-        pack.adapters.sampling.finish(run.model, {"samples": torch.zeros(3, 4, 8, 8)}, True, 1.0)
+        pack.comfy_bridge.sampling.finish(run.model, {"samples": torch.zeros(3, 4, 8, 8)}, True, 1.0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from in_comfyui import relative
 
-from exvideo_core.pipelines.cogvideox import load_cogvideox
-from exvideo_core.pipelines.svd import load_svd
+from exvideo_core.families.cogvideox.pipeline import load_cogvideox
+from exvideo_core.families.svd.pipeline import load_svd
 
 ROUNDING = 3e-5  # of the size of the latents, in float32
 
@@ -19,7 +19,7 @@ def either(request):
 def sampled(either, **options):
     settings = {"seed": 3, "steps": 2, "guidance": (2.0, 2.0), "denoise": 1.0}
     with torch.inference_mode():
-        return either.pack.adapters.sampling.sample(
+        return either.pack.comfy_bridge.sampling.sample(
             either.model, either.positive, either.negative, either.latent, **settings, **options
         )["samples"]
 

@@ -42,7 +42,7 @@ def test_given_model_keeps_its_own_guidance(run):
 
 def test_denoise_starts_from_the_given_clip(run):
     clip = torch.rand(6, 128, 128, 3, generator=torch.Generator().manual_seed(5))
-    given = run.pack.adapters.conditioning.start_latents(run.vae, run.size, init_video=clip)
+    given = run.pack.svd.conditioning.start_latents(run.vae, run.size, init_video=clip)
 
     near = run.sample(denoise=0.05, latent=given)
 
@@ -51,7 +51,7 @@ def test_denoise_starts_from_the_given_clip(run):
 
 
 def test_keyframes_stay(run):
-    make = run.pack.adapters.conditioning.start_latents
+    make = run.pack.svd.conditioning.start_latents
     picture = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(6))
     given = make(run.vae, run.size, keyframes={2: picture})
 
@@ -62,9 +62,9 @@ def test_keyframes_stay(run):
 
 
 def test_finish_is_for_extended_models(run, pack, files):
-    finish = pack.adapters.sampling.finish
+    finish = pack.comfy_bridge.sampling.finish
     latent = {"samples": torch.randn(6, 4, 16, 16) * torch.arange(1, 7).view(-1, 1, 1, 1)}
-    plain, *_ = pack.adapters.loading.load_svd(files[0], None, torch.float32)
+    plain, *_ = pack.svd.loading.load_svd(files[0], None, torch.float32)
 
     evened = finish(run.model, latent, None, 0)["samples"]
     assert torch.allclose(evened.std((1, 2, 3)), evened.std() / 1, rtol=1e-2)
@@ -75,7 +75,7 @@ def test_finish_is_for_extended_models(run, pack, files):
 
 def test_values_that_are_not_numbers_are_reported(run, pack):
     with pytest.raises(pack.errors.ExVideoError, match="bf16"):
-        pack.adapters.sampling.finish(run.model, {"samples": torch.full((6, 4, 16, 16), float("nan"))}, None, 0)
+        pack.comfy_bridge.sampling.finish(run.model, {"samples": torch.full((6, 4, 16, 16), float("nan"))}, None, 0)
 
 
 def test_more_frames_than_the_table_are_refused_before_the_run(run, pack):

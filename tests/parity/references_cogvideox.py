@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import T5Config
 
 from exvideo_core import CogVideoXPipeline
-from exvideo_core.models.cogvideox.config import TransformerConfig, VAEConfig
-from exvideo_core.models.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
+from exvideo_core.families.cogvideox.vae import SCALE
 from parity.references import Weights, diffsynth, load_strictly, narrowed, quarter
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, [tokens, head_dim]

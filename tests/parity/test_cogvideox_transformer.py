@@ -9,8 +9,8 @@ import torch
 from narrow_cogvideox import NARROW, build_transformer
 from narrow_svd import noise
 
-from exvideo_core.models.cogvideox.positions import crop_region, rotary_angles
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.rope import crop_region, rotary_angles
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from parity import references_cogvideox as references
 from parity.references import diffsynth
 

@@ -7,7 +7,7 @@ import torch
 from narrow_cogvideox import NARROW, TINY, build_vae
 from narrow_svd import noise
 
-from exvideo_core.models.cogvideox.vae import SCALE, CogVideoXVAE
+from exvideo_core.families.cogvideox.vae import SCALE, CogVideoXVAE
 from parity import references_cogvideox as references
 
 pytestmark = pytest.mark.parity

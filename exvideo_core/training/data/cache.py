@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ...checkpoint.files import read_header
-from ...checkpoint.save import write_weights
 from ...errors import CheckpointError, ExVideoError, VideoError
+from ...weights.safetensors_files import read_header
+from ...weights.write import write_weights
 from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
 from .videos import Sampling, clip_fps, last_start, read_clip
 

@@ -1,0 +1,122 @@
+"""`exvideo train` and `python -m exvideo_core.training`, which torchrun starts once for each GPU."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ..errors import ExVideoError
+from ..runtime.distributed import Ranks, joined
+from ..training.config import TARGETS, Training, read_config, write_template
+
+_USAGE = """
+  exvideo train --init svd > my_extension.yaml    a configuration with every default and what it is for
+  exvideo train my_extension.yaml --dry-run       check it, say what would be trained and what memory it takes
+  exvideo train my_extension.yaml                 train; the same command goes on after an interruption
+  torchrun --nproc-per-node 8 -m exvideo_core.training my_extension.yaml    the same on 8 GPUs
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _USAGE
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml", help="what to train, and how")
+    parser.add_argument("--init", choices=TARGETS, help="print a configuration with every default")
+    parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked without training")
+    parser.add_argument("--device", help="such as cpu; CUDA where there is one")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the arguments ask for; 130 if a signal ended the run early."""
+    if arguments.init:
+        sys.stdout.write(write_template(arguments.init))
+        return 0
+    if arguments.config is None:
+        raise ExVideoError("which run? Give a CONFIG.yaml, or --init svd or --init cogvideox to have one written.")
+    config = read_config(arguments.config)
+    if arguments.dry_run:
+        from ..training.dry_run import describe
+
+        sys.stdout.write(f"{describe(config)}\n")
+        return 0
+    with joined(arguments.device, always=config.run.engine == "deepspeed") as ranks:
+        logging.basicConfig(
+            level=logging.INFO if ranks.is_first else logging.ERROR, format="%(asctime)s %(message)s", stream=sys.stderr
+        )
+        with logging_redirect_tqdm():
+            return 0 if _train(config, arguments.config, ranks) else 130
+
+
+def _train(config: Training, path: Path, ranks: Ranks) -> bool:
+    # here, because every other verb of the command line is ready sooner without them
+    from ..training.build import build_target
+    from ..training.loop import Run
+
+    output = Path(config.run.output)
+    if ranks.is_first:
+        output.mkdir(parents=True, exist_ok=True)
+    with _Bars(ranks.is_first) as bars:
+        target = build_target(config, ranks, bars.prepare)
+        run = Run(config, target, ranks)
+        if ranks.is_first:  # not before: another run's folder keeps its own
+            (output / "config.yaml").write_bytes(path.read_bytes())
+        is_finished = run.train(bars.step)
+    if ranks.is_first:
+        say = (
+            f"done: {output / config.run.name}.safetensors" if is_finished else f"stopped, and saved at step {run.step}"
+        )
+        logging.getLogger(__name__).info(say)
+    return is_finished
+
+
+class _Bars:
+    """Progress bars with time left: one for each preparation, and one for the steps."""
+
+    def __init__(self, is_shown: bool) -> None:
+        self._is_shown = is_shown
+        self._name: str | None = None
+        self._bar: tqdm | None = None  # type: ignore[type-arg]  # iterates over nothing
+
+    def __enter__(self) -> _Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def prepare(self, what: str, done: int, total: int) -> None:
+        """How far a preparation is."""
+        self._show(what, done, total)
+
+    def step(self, step: int, steps: int, loss: float) -> None:
+        """After each step."""
+        self._show("training", step, steps)
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+
+    def _show(self, what: str, done: int, total: int) -> None:
+        if what != self._name:
+            if self._bar is not None:
+                self._bar.close()
+            # a resumed run begins in the middle
+            self._bar = tqdm(total=total, initial=max(done - 1, 0), desc=what, disable=not self._is_shown)
+            self._name = what
+        assert self._bar is not None
+        self._bar.update(done - self._bar.n)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Of `python -m exvideo_core.training`; errors that the user can act on are one sentence and status 2."""
+    parser = argparse.ArgumentParser(prog="python -m exvideo_core.training", description="Post-tune a model.")
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args(argv))
+    except ExVideoError as error:
+        sys.stderr.write(f"exvideo train: {error}\n")
+        return 2

@@ -1,0 +1,379 @@
+"""From a sentence to a clip: CogVideoX-5B, with ExVideo's LoRA for 129 frames (arXiv:2408.06072, arXiv:2406.14130).
+
+Shapes: B = 1 clip, C channels, F frames, T latent frames, H and W pixels, h and w latent cells of 8x8 pixels,
+L text tokens, D channels of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...errors import ClipError, ExVideoError
+from ...nn.attention import Attention, sdpa
+from ...nn.nan_check import check_given, checked
+from ...nn.out_of_memory import in_smaller_tiles
+from ...nn.step_cache import Branch, Reuse, StepCache
+from ...runtime import oom_hints
+from ...runtime.guidance_branches import Branches, branches
+from ...runtime.memory import free_bytes, visiting
+from ...runtime.pipeline_resume import Resume, begin
+from ...runtime.weight_streaming import WeightStream
+from ...sampling import (
+    alpha_levels,
+    ddim,
+    dpmpp_2m,
+    dpmpp_2m_sde,
+    guide,
+    linspace_timesteps,
+    naming_steps,
+    noised,
+    num_timesteps,
+    trailing_timesteps,
+    zero_snr_v_prediction,
+)
+from ...sampling.denoisers import Denoiser
+from ...sampling.inputs import (
+    Picture,
+    Place,
+    attention_named,
+    check_finite,
+    check_init_video,
+    checked_noise,
+    chosen_devices,
+    named,
+    noise_source,
+)
+from ...sampling.samplers import Callback, NoiseSource, Solver
+from ...video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
+from ...weights.assign import assign_weights, shapes_of, sized_by
+from ...weights.detect import Kind
+from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
+from .config import TransformerConfig, VAEConfig
+from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
+from .transformer import CogVideoXTransformer
+from .vae import CELL, SCALE, STRIDE, CogVideoXVAE, Progress
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way from noise to latents: which timesteps, and the solver, given where fresh noise comes from."""
+
+    timesteps: Callable[[int, float], Tensor]
+    solver: Callable[[NoiseSource], Solver]
+
+
+METHODS = {
+    "ddim": Method(linspace_timesteps, lambda _: ddim),  # DiffSynth-Studio's
+    "ddim_trailing": Method(trailing_timesteps, lambda _: ddim),  # diffusers'
+    "dpmpp_2m": Method(trailing_timesteps, lambda _: dpmpp_2m),
+    "dpmpp_2m_sde": Method(trailing_timesteps, lambda draw: partial(dpmpp_2m_sde, draw=draw)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogVideoXResult:
+    """A finished clip.
+
+    Attributes:
+        frames: float32 [F, H, W, 3] in [0, 1], on the CPU.
+        latents: float32 [1, 16, T, h, w], what was decoded, in the transformer's scale.
+    """
+
+    frames: Tensor
+    latents: Tensor
+
+
+class CogVideoXPipeline:
+    """The three networks and the way from a sentence to frames.
+
+    Attributes:
+        transformer: predicts v.
+        vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
+        text_encoder: sentences to [B, L, D]; on the CPU, from where it visits the device while it is needed. None where
+            prompts come as embeddings.
+        devices: of guidance's branches, one for both or one for each; empty is where the transformer is.
+        stream: where the transformer's weights come from, block by block; None where all are on the device.
+    """
+
+    def __init__(
+        self,
+        transformer: CogVideoXTransformer,
+        vae: CogVideoXVAE,
+        text_encoder: TextEncoder | None = None,
+        *,
+        devices: Sequence[torch.device] = (),
+        stream: WeightStream | None = None,
+    ) -> None:
+        self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
+        self.devices, self.stream = devices, stream
+
+    @property
+    def device(self) -> torch.device:
+        return self.devices[0] if self.devices else next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.transformer.parameters()).dtype
+
+    @torch.inference_mode()
+    @oom_hints.sampling
+    def __call__(  # noqa: PLR0913  every one is a setting that users know
+        self,
+        prompt: str | None = None,
+        *,
+        negative_prompt: str = "",
+        num_frames: int = 129,
+        height: int = 480,
+        width: int = 720,
+        guidance_scale: float | Sequence[float] = 7.0,
+        num_inference_steps: int = 50,
+        denoise: float = 1.0,
+        init_video: Sequence[Picture] | None = None,
+        seed: int = 0,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        method: str = "ddim",
+        reuse: Reuse | None = None,
+        callback: Callback | None = None,
+        decode_progress: Progress | None = None,
+        decode_tile: int | None = None,
+        resume: Resume = None,
+    ) -> CogVideoXResult:
+        """Make a clip.
+
+        Args:
+            prompt: what to show; not needed beside `prompt_embeds`.
+            negative_prompt: what to keep away from.
+            num_frames: F, 8 k + 1.
+            height: in pixels, a multiple of 16.
+            width: likewise.
+            guidance_scale: how closely to follow the prompt, for all steps or for each; 1 leaves the negative prompt
+                out, in half the time. See `sampling.rising_guidance`.
+            num_inference_steps: model calls (pairs of them, with guidance); `denoise` does not change their number.
+            denoise: above 0, at most 1; how far `init_video` is changed.
+            init_video: F pictures to start from; at `denoise` 1 nothing of them is left.
+            seed: of the noise.
+            latents: unit noise [1, 16, T, h, w] to start from in place of the seed's.
+            prompt_embeds: [1, L, D] in place of the prompt.
+            negative_prompt_embeds: likewise.
+            method: a name in `METHODS`.
+            reuse: when a step may be predicted from those before, faster and not exact; None computes all.
+            callback: called after each step with (step, steps, denoised latents); may raise to stop.
+            decode_progress: called after each decoded piece with (done, all).
+            decode_tile: side of the tiles to decode in, in latent cells, for little memory; None is exact.
+            resume: file to keep the state of the run in, or a `SavedRun`; a call with the same arguments that finds it
+                goes on after the step it was saved at. Delete it when the video is saved.
+
+        Raises:
+            ClipError: frames, size or steps that the model cannot make.
+            NumberError: NaN or infinity came up; says in which step and layer, and what to do.
+            ExVideoError: a prompt or its encoder is missing, or the transformer is the image-to-video one.
+        """
+        self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
+        way = named("method", method, METHODS)
+        timesteps = way.timesteps(num_inference_steps, denoise)
+        scales = _scale_of_each(timesteps, guidance_scale)
+        shape = self._latent_shape(num_frames, width, height)
+        draw = noise_source(shape, seed)
+        noise = draw()  # drawn in any case, so that later draws do not depend on `latents`
+        if latents is not None:
+            noise = checked_noise("latents", latents, shape)
+        is_guided = any(scale != 1 for scale in scales.values())
+        texts = [(prompt, prompt_embeds), *([(negative_prompt, negative_prompt_embeds)] if is_guided else [])]
+        contexts = self._contexts(texts)
+        alphas = alpha_levels(timesteps)
+        start = noise.to(self.device, torch.float32)
+        if init_video is not None and denoise < 1:
+            start = noised(self._encode_video(init_video, width, height), start, alphas[0])
+        devices = (self.devices or [self.device])[: 1 + is_guided]
+        cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
+        told = {"contexts": contexts, "guidance": scales, "method": method, "reuse": reuse, "devices": devices}
+        recording = begin(resume, self.transformer, start, alphas, {"reuse": cache, "noise": draw}, **told, seed=seed)
+        with branches(self.transformer, devices, self.stream) as transformers:
+            denoiser = naming_steps(self._denoiser(transformers, contexts, scales, cache), alphas)
+            result = way.solver(draw)(denoiser, start, alphas, callback, recording)
+        return self._decode(result, decode_progress, decode_tile)
+
+    def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
+        latent_frames = (num_frames - 1) // STRIDE + 1
+        return 1, self.vae.config.latent_channels, latent_frames, height // CELL, width // CELL
+
+    def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
+        """Embedding [1, L, D] of each text: the given one, or that of the sentence."""
+        sentences = [sentence for sentence, embedding in texts if embedding is None]
+        if None in sentences:
+            raise ExVideoError("there is no prompt: give one, or prompt_embeds.")
+        encoded = iter(self._encode_text([sentence or "" for sentence in sentences]) if sentences else ())
+        contexts = [next(encoded)[None] if embedding is None else embedding for _, embedding in texts]
+        width = self.transformer.config.text_dim
+        for context in contexts:
+            if context.ndim != 3 or len(context) != 1 or context.shape[2] != width:
+                raise ValueError(f"an embedding has the shape {list(context.shape)}; [1, tokens, {width}] is needed")
+            check_given({"the prompt's embedding": context})
+        return [context.to(self.device, self.dtype) for context in contexts]
+
+    def _encode_text(self, sentences: Sequence[str]) -> Tensor:
+        if self.text_encoder is None:
+            raise ExVideoError(
+                "no text encoder is loaded: load one, or give prompt_embeds, and negative_prompt_embeds unless "
+                "guidance_scale is 1."
+            )
+        with visiting(self.text_encoder, self.device, free_bytes(self.device)):
+            return self.text_encoder(sentences)
+
+    def _encode_video(self, init_video: Sequence[Picture], width: int, height: int) -> Tensor:
+        frames = [to_pixels(cover_crop(picture, width, height)) for picture in init_video]
+        video_BCFHW = rearrange(frames, "F C H W -> 1 C F H W")
+        return self.vae.encode(video_BCFHW).to(self.device, torch.float32) * SCALE
+
+    def _denoiser(
+        self,
+        transformers: Branches,
+        contexts: Sequence[Tensor],
+        scales: Mapping[int, float],
+        cache: StepCache | None,
+    ) -> Denoiser:
+        """Of one step: guided from the second context, if there is one, to the first by the timestep's scale."""
+        context, *negative = (c.to(device) for c, device in zip(contexts, transformers.devices, strict=False))
+
+        def velocity(x_BCTHW: Tensor, timestep: Tensor) -> Tensor:
+            told, untold = cache.branches(2) if cache else (None, None)
+            scale = scales[int(timestep)]
+            if scale == 1:
+                return transformers.one(self._predict, (x_BCTHW, timestep, context, told))
+            both = transformers.both(
+                self._predict, (x_BCTHW, timestep, context, told), (x_BCTHW, timestep, *negative, untold)
+            )
+            return guide(*both, scale)
+
+        return zero_snr_v_prediction(velocity)
+
+    def _predict(
+        self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor, memory: Branch | None
+    ) -> Tensor:
+        compute = partial(transformer, x_BCTHW.to(self.dtype), timestep, context_BLD)
+        given = {"the noisy latents": x_BCTHW, "the prompt's embedding": context_BLD}
+        return checked(compute(memory=memory), transformer, compute, given).float()
+
+    @oom_hints.decoding
+    def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
+        check_finite(latents_BCTHW)
+        largest = tile or max(latents_BCTHW.shape[-2:])
+        video_BCFHW = in_smaller_tiles(
+            lambda side: self.vae.decode(latents_BCTHW / SCALE, progress, side or tile), largest
+        )
+        return CogVideoXResult(
+            frames=pixels_to_frames(rearrange(video_BCFHW, "1 C F H W -> F C H W")),
+            latents=latents_BCTHW.float().cpu(),
+        )
+
+    def _check(
+        self,
+        num_frames: int,
+        width: int,
+        height: int,
+        steps: int,
+        denoise: float,
+        init_video: Sequence[Picture] | None,
+    ) -> None:
+        config = self.transformer.config
+        if config.in_channels != config.out_channels:
+            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {Kind.COG_I2V.value}.")
+        check_cogvideox_size(width, height)
+        check_cogvideox_frames(num_frames)
+        check_steps(steps, denoise)
+        check_init_video(init_video, num_frames, denoise)
+
+
+def check_steps(steps: int, denoise: float) -> None:
+    """Raise ClipError with the nearest valid values unless there are so many timesteps below where a run starts."""
+    if not 0 < denoise <= 1:
+        raise ClipError(f"denoise {denoise} is not possible: it must be above 0 and at most 1.")
+    most = num_timesteps(denoise)
+    if not 1 <= steps <= most:
+        nearest = min(max(steps, 1), most)
+        raise ClipError(f"{steps} steps are not possible: 1 to {most} at denoise {denoise}. The nearest is {nearest}.")
+
+
+def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[int, float]:
+    """Guidance scale by timestep."""
+    scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(timesteps)
+    if len(scales) != len(timesteps):
+        raise ValueError(f"guidance_scale has {len(scales)} values for {len(timesteps)} steps")
+    return dict(zip(timesteps.tolist(), scales, strict=True))
+
+
+@oom_hints.loading
+def load_cogvideox(
+    transformer: str | Path,
+    *,
+    vae: str | Path,
+    text_encoder: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: Place = None,
+    attention: str = "auto",
+    stream: bool = False,
+) -> CogVideoXPipeline:
+    """Load CogVideoX; `apply_lora` then extends it with ExVideo's LoRA.
+
+    Args:
+        transformer: a file, shards, the part's folder, or diffusers' folder of the whole model; so are the others.
+        vae: the autoencoder.
+        text_encoder: T5 v1.1 XXL; None where prompts come as embeddings. It remains on the CPU.
+        dtype: of the networks; bfloat16 on CUDA, else float32.
+        device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
+            the transformer; the other networks are on the first.
+        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one by the device.
+        stream: keep the transformer in main memory, for a card that is too small for it.
+
+    Raises:
+        CheckpointError: a file is damaged, or not what its place needs.
+        ExVideoError: a device or the attention cannot be used.
+    """
+    backend, devices = attention_named(attention), chosen_devices(device)
+    dtype = dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
+    parts = read_transformer(Path(transformer)), read_vae(Path(vae))
+    encoder = build_text_encoder(read_text_encoder(Path(text_encoder))).to(dtype) if text_encoder else None
+    network, decoder = build_transformer(parts[0], backend), build_vae(parts[1]).to(devices[0], dtype)
+    if not stream:
+        return CogVideoXPipeline(network.to(devices[0], dtype), decoder, encoder, devices=devices)
+    source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
+    source.place(network, devices[0], dtype)
+    return CogVideoXPipeline(network, decoder, encoder, devices=devices, stream=source)
+
+
+def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
+    """What the transformer calls one after the other: nearly all of its weights."""
+    return list(transformer.transformer_blocks)
+
+
+def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:
+    """A transformer over the given weights, uncopied, in evaluation mode."""
+    with sized_by(part.source), torch.device("meta"):
+        transformer = CogVideoXTransformer(TransformerConfig.from_shapes(shapes_of(part.weights)), attention=attention)
+    assign_weights(transformer, part.weights, part.source)
+    return transformer.eval()
+
+
+def build_vae(part: PartWeights) -> CogVideoXVAE:
+    """An autoencoder over the given weights, uncopied, in evaluation mode."""
+    with sized_by(part.source), torch.device("meta"):
+        vae = CogVideoXVAE(VAEConfig.from_shapes(shapes_of(part.weights)))
+    assign_weights(vae, part.weights, part.source)
+    return vae.eval()
+
+
+def build_text_encoder(part: PartWeights) -> TextEncoder:
+    """A text encoder over the given weights, uncopied, in evaluation mode."""
+    with sized_by(part.source), torch.device("meta"):
+        t5 = build_t5(TextEncoderConfig.from_shapes(shapes_of(part.weights)))
+    assign_weights(t5, part.weights, part.source)
+    return TextEncoder(t5, Tokenizer()).eval()

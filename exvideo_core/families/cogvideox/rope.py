@@ -1,0 +1,110 @@
+"""Rotary positions of CogVideoX-5B 1.0 in time, height and width (arXiv:2104.09864, arXiv:2408.06072)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...nn.fused import is_fused, turned
+
+_TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the model was trained on
+
+
+def crop_region(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where a picture of other proportions lies in the trained field: (top, left), (bottom, right), in tokens.
+
+    The picture is fitted into the field and centred, as DiffSynth-Studio 1.1.9 and diffusers before 0.42 do.
+    """
+    if height / width > _TRAINED_HEIGHT / _TRAINED_WIDTH:
+        fitted_height, fitted_width = _TRAINED_HEIGHT, round(_TRAINED_HEIGHT / height * width)
+    else:
+        fitted_height, fitted_width = round(_TRAINED_WIDTH / width * height), _TRAINED_WIDTH
+    top = round((_TRAINED_HEIGHT - fitted_height) / 2)
+    left = round((_TRAINED_WIDTH - fitted_width) / 2)
+    return (top, left), (top + fitted_height, left + fitted_width)
+
+
+def rotary_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tensor:
+    """Angle by which each pair of a head's channels is turned, for every token.
+
+    A quarter of the channels tells the time, which is plainly the number of the latent frame (a longer clip goes on
+    counting), three eighths the height and three eighths the width.
+
+    Args:
+        times: numbers of the latent frames, [..., T].
+        height, width: size of a frame in tokens.
+        head_dim: channels of a head, a multiple of 16.
+
+    Returns:
+        [..., T * height * width, head_dim / 2] float32.
+    """
+    (top, left), (bottom, right) = crop_region(height, width)
+    rows, columns = _spread(top, bottom, height), _spread(left, right, width)
+    sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
+    turns = [
+        place.to(times.device)[..., None].float() * _frequencies(size, times.device)
+        for place, size in zip((times, rows, columns), sizes, strict=True)
+    ]
+    grid = (*times.shape, height, width)
+    parts = (
+        turns[0][..., :, None, None, :].expand(*grid, -1),
+        turns[1][:, None, :].expand(*grid, -1),
+        turns[2].expand(*grid, -1),
+    )
+    return torch.cat(parts, dim=-1).flatten(-4, -2)
+
+
+@lru_cache(maxsize=4)
+def rotary_turns(
+    times: tuple[tuple[float, ...], ...],
+    height: int,
+    width: int,
+    head_dim: int,
+    words: int,
+    device: torch.device,
+) -> Tensor:
+    """Factors for `rotate` of a whole job's tokens: the text's, which come first and are not turned, then the video's.
+
+    Args:
+        times: numbers of the latent frames, for each clip or once for all.
+        height, width: size of a frame in tokens.
+        head_dim: channels of a head.
+        words: tokens of the text.
+        device: where the factors are.
+
+    Returns:
+        complex64 [L, B or 1, 1, head_dim / 2], the same for all heads.
+    """
+    with torch.inference_mode(False), torch.no_grad():  # kept: another call may want gradients
+        angles = rotary_angles(torch.tensor(times, device=device), height, width, head_dim)
+        return turns(F.pad(angles, (0, 0, words, 0))).transpose(0, 1)[:, :, None]
+
+
+def turns(angles: Tensor) -> Tensor:
+    """Complex numbers of length 1."""
+    return torch.polar(torch.ones_like(angles), angles)
+
+
+def rotate(x: Tensor, turn: Tensor) -> Tensor:
+    """Turn neighbouring pairs of channels, in float32, by one complex product.
+
+    Args:
+        x: [..., D].
+        turn: complex, broadcast over [..., D / 2].
+    """
+    if is_fused():
+        return turned(x, turn.real, turn.imag)
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+
+
+def _spread(start: int, stop: int, count: int) -> Tensor:
+    """`count` places evenly over [start, stop), without the end."""
+    return (start + torch.arange(count, dtype=torch.float64) * ((stop - start) / count)).float()
+
+
+def _frequencies(channels: int, device: torch.device) -> Tensor:
+    return 1.0 / 10000 ** (torch.arange(0, channels, 2, dtype=torch.float32, device=device) / channels)

@@ -1,0 +1,186 @@
+"""Post-tuning CogVideoX: a LoRA beside a frozen transformer, new or to go on from.
+
+Shapes: T latent frames, C channels, H and W latent cells, L tokens, D channels of the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ... import demo_models
+from ...errors import ExVideoError
+from ...lora import LoRA, LoRAPair, apply_lora, attach, new_lora, read_lora, save_lora
+from ...sampling.inputs import attention_named
+from ...training.clips import CogVideoXClip, Source
+from ...training.config import CogVideoXModel, CogVideoXTraining
+from ...training.freezing import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
+from ...training.objectives import cogvideox_loss, noisy_timesteps, velocity_errors
+from ...training.randomness import chance, generator_of, window
+from ...video import save_video
+from ...weights.formats import FORMATS, converted
+from .block import Block
+from .checkpoint import read_transformer
+from .pipeline import build_transformer, load_cogvideox
+from .transformer import CogVideoXTransformer
+from .vae import SCALE, STRIDE
+
+# Where held-out loss is taken: from grain to where only the sentence tells what to show.
+HELD_OUT_TIMESTEPS = (100, 400, 700, 950)
+
+
+class CogVideoXTarget:
+    """See `Target`.
+
+    Args:
+        config: of the run.
+        transformer: the base.
+        lora: what is trained.
+        source: the clips.
+        no_text_LD: embedding of the empty sentence.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        config: CogVideoXTraining,
+        transformer: CogVideoXTransformer,
+        lora: LoRA,
+        source: Source[CogVideoXClip],
+        no_text_LD: Tensor,
+        device: torch.device,
+    ) -> None:
+        self.config, self.source, self.device = config, source, device
+        self.transformer, self._no_text_LD = transformer, no_text_LD
+        self.dtype = FORMATS[config.run.precision]
+        self._attached = attach(transformer, lora)
+        self.units: dict[str, nn.Module] = dict(self._attached.factors)
+        freeze(transformer, self.units.values(), self.dtype, device)
+        self.num_frozen = sum(p.numel() for p in transformer.parameters())
+        self.base_frames = (config.model.base_frames - 1) // STRIDE + 1
+        if config.run.checkpointing:
+            checkpoint_blocks(module for module in transformer.modules() if isinstance(module, Block))
+
+    @property
+    def num_held_out(self) -> int:
+        return self.source.num_held_out * len(HELD_OUT_TIMESTEPS)
+
+    def loss(self, position: int, step: int) -> Tensor:
+        """See `Target`."""
+        objective, windows = self.config.objective, self.config.data.windows
+        generator = generator_of(self.config.run.seed, position)
+        clip = self.source.training(position, generator)
+        length = clip.latents_CTHW.shape[1]
+        times = window(length, windows[step % len(windows)] if windows else length, generator)
+        timestep_B = noisy_timesteps(1, objective.noisiness, generator)
+        is_silent = chance(objective.condition_dropout, generator)
+        latents_CTHW = clip.latents_CTHW[:, times.start : times.stop]
+        noise = torch.randn(latents_CTHW.shape, generator=generator)
+        return cogvideox_loss(
+            self._network(times),
+            self._placed(latents_CTHW) * SCALE,
+            self._placed(self._no_text_LD if is_silent else clip.context_LD),
+            timestep_B.to(self.device),
+            self._placed(noise),
+        )
+
+    @torch.no_grad()
+    def held_out_errors(self, item: int) -> Tensor:
+        """See `Target`."""
+        index, level = divmod(item, len(HELD_OUT_TIMESTEPS))
+        clip = self.source.held_out(index)
+        noise = torch.randn(clip.latents_CTHW.shape, generator=generator_of(HELD_OUT_SEED, index))
+        errors_BCTHW = velocity_errors(
+            self._network(range(clip.latents_CTHW.shape[1])),
+            self._placed(clip.latents_CTHW) * SCALE,
+            self._placed(clip.context_LD),
+            torch.tensor([HELD_OUT_TIMESTEPS[level]], device=self.device),
+            self._placed(noise),
+        )
+        return errors_BCTHW.mean(dim=(0, 1, 3, 4)).cpu()
+
+    def export(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        """See `Target`."""
+        factors = converted(weights, FORMATS[self.config.run.export_format])
+        pairs = {
+            name: LoRAPair(factors[f"{name}.down"], factors[f"{name}.up"], unit.alpha)
+            for name, unit in self._attached.factors.items()
+        }
+        save_lora(path, LoRA(pairs, source=path.name))
+
+    def sample(self, exported: Path, video: Path) -> None:
+        """See `Target`."""
+        model, data, clip = self.config.model, self.config.data, self.source.held_out(0)
+        transformer, vae, _ = paths(model)
+        pipeline = load_cogvideox(transformer, vae=vae, device=self.device)
+        apply_lora(pipeline, exported)
+        result = pipeline(
+            num_frames=model.num_frames,
+            width=data.width,
+            height=data.height,
+            num_inference_steps=SAMPLING_STEPS,
+            prompt_embeds=clip.context_LD[None],
+            negative_prompt_embeds=self._no_text_LD[None],
+            guidance_scale=3.0 if model.transformer == "demo" else 6.0,
+        )
+        save_video(result.frames, video, fps=clip.fps)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """A batch of one."""
+        return tensor.to(self.device, torch.float32)[None]
+
+    def _network(self, times: range) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """The network on these places of the clip."""
+        places_T = torch.arange(times.start, times.stop)
+        return lambda x, timestep, context: self.transformer(x.to(self.dtype), timestep, context, places_T)
+
+
+def paths(model: CogVideoXModel) -> tuple[Path, Path, Path]:
+    """Of transformer, autoencoder and text encoder."""
+    demos = (
+        demo_models.COGVIDEOX_TRANSFORMER,
+        demo_models.COGVIDEOX_VAE,
+        demo_models.COGVIDEOX_TEXT_ENCODER,
+    )
+    given = (model.transformer, model.vae, model.text_encoder)
+    return tuple(  # type: ignore[return-value]  # three
+        demo if name == "demo" else Path(name) for name, demo in zip(given, demos, strict=True)
+    )
+
+
+def build_base(config: CogVideoXTraining) -> CogVideoXTransformer:
+    """The transformer, in the file's own format.
+
+    Raises:
+        CheckpointError: the file is damaged, or something else.
+        ExVideoError: it makes videos from pictures.
+    """
+    transformer = build_transformer(read_transformer(paths(config.model)[0]), attention_named(config.run.attention))
+    if transformer.config.in_channels != transformer.config.out_channels:
+        raise ExVideoError(
+            f"{config.model.transformer} is CogVideoX's image-to-video transformer; training from sentences needs the "
+            f"text-to-video one (THUDM/CogVideoX-5b)."
+        )
+    return transformer
+
+
+def starting_lora(config: CogVideoXTraining, transformer: CogVideoXTransformer) -> LoRA:
+    """The LoRA to train: a new one that changes nothing, or one to go on from.
+
+    Raises:
+        ExVideoError: a target names no layer.
+    """
+    model = config.model
+    if model.lora:
+        return read_lora(demo_models.COGVIDEOX_LORA if model.lora == "demo" else model.lora)
+    try:
+        return new_lora(
+            transformer, model.targets, rank=model.rank, alpha=model.alpha, generator=generator_of(config.run.seed, 0)
+        )
+    except ValueError as error:
+        raise ExVideoError(
+            f"model.targets: {error}; {', '.join(CogVideoXModel().targets)} are the usual ones."
+        ) from error

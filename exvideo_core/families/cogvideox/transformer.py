@@ -1,0 +1,201 @@
+"""CogVideoX's transformer with rotary positions, the 5B model of version 1.0 (arXiv:2408.06072).
+
+Parameter names are those of the published files (diffusers' naming), so they load as they are.
+Shapes: B clips, C channels, T latent frames, H W latent height and width, L tokens, first the text's, then the
+video's, D channels of the text, E channels of the time embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...nn.attention import Attention, sdpa
+from ...nn.chunks import PIECE_BYTES, in_pieces, items_within
+from ...nn.layers import Ops, sinusoid
+from ...nn.step_cache import Branch
+from .block import Block, Conditions, Run, in_turn
+from .config import TransformerConfig
+from .rope import rotary_turns
+
+
+class CogVideoXTransformer(nn.Module):
+    """Predicts v from noisy latents, a timestep and a text.
+
+    Args:
+        config: sizes; `TransformerConfig.from_shapes` reads them from a checkpoint.
+        ops: where the layers come from.
+        attention: see `exvideo_core.nn.attention`.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of one piece, where no gradients are wanted. Beside them live the tokens
+            and what attention makes of them. Results depend on it by rounding alone.
+        run: how tokens go through blocks; see `parallel` for another way.
+    """
+
+    def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
+        super().__init__()
+        self.config = config
+        self.piece_bytes: int = PIECE_BYTES
+        self.run: Run = in_turn
+        self.patch_embed = PatchEmbed(config, ops)
+        self.time_embedding = TimeEmbedding(config.width, config.time_dim, ops)
+        self.transformer_blocks = nn.ModuleList(Block(config, ops, attention) for _ in range(config.layers))
+        self.norm_final = ops.LayerNorm(config.width, eps=1e-5)
+        self.norm_out = OutNorm(config.width, config.time_dim, ops)
+        self.proj_out = ops.Linear(config.width, config.patch**2 * config.out_channels)
+
+    def forward(
+        self,
+        x_BCTHW: Tensor,
+        timestep: Tensor | float,
+        context_BLD: Tensor,
+        times: Tensor | None = None,
+        memory: Branch | None = None,
+    ) -> Tensor:
+        """Predict v.
+
+        Args:
+            x_BCTHW: [B, 16, T, H, W] at unit variance; H and W are multiples of the patch size. The image-to-video
+                variant takes 32 channels: the noisy latents, then the picture's.
+            timestep: 0 to 999, a number, [1] or [B].
+            context_BLD: text embeddings, [B, 226, D] or [1, 226, D].
+            times: numbers of the latent frames in the whole clip, [T] or [B, T]; 0 to T - 1 where nothing is said.
+            memory: of the steps before, to predict from them what changes little (see `step_cache`).
+
+        Returns:
+            [B, 16, T, H, W].
+        """
+        batch, _, frames, height, width = x_BCTHW.shape
+        patch = self.config.patch
+        if height % patch or width % patch:
+            raise ValueError(f"height and width must be multiples of {patch} latent cells, not {height} and {width}")
+        steps = torch.as_tensor(timestep, device=x_BCTHW.device).expand(batch)
+        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.piece_bytes)
+        on = Conditions(
+            tokens=len(x_LBC),
+            words=context_BLD.shape[1],
+            time_BE=F.silu(self.time_embedding(steps, x_BCTHW.dtype)),
+            turn=self._turn(x_BCTHW, context_BLD.shape[1], times),
+            piece_bytes=self.piece_bytes,
+        )
+        return rearrange(
+            self._patches(self._video(x_LBC, on, memory), on),
+            "(T H W) B (C P Q) -> B C T (H P) (W Q)",
+            T=frames,
+            H=height // patch,
+            P=patch,
+            Q=patch,
+        )
+
+    def _turn(self, x_BCTHW: Tensor, words: int, times: Tensor | None) -> Tensor:
+        frames, height, width = x_BCTHW.shape[2:]
+        numbers = range(frames) if times is None else times.tolist()
+        by_clip = numbers if times is not None and times.ndim == 2 else [numbers]
+        return rotary_turns(
+            tuple(map(tuple, by_clip)),
+            height // self.config.patch,
+            width // self.config.patch,
+            self.config.head_dim,
+            words,
+            x_BCTHW.device,
+        )
+
+    def _video(self, x_LBC: Tensor, on: Conditions, memory: Branch | None) -> Tensor:
+        """The video's tokens after all blocks, or what they are predicted to be after the first."""
+        blocks = list(self.transformer_blocks)
+        if memory:
+            memory.enter(x_LBC[on.words :])
+        x_LBC = self._through(blocks[:1], x_LBC, on)
+        if memory and (predicted := memory.predict(x_LBC[on.words :])) is not None:
+            return predicted
+        x_LBC = self._through(blocks[1:], x_LBC, on)
+        if memory:
+            memory.keep(x_LBC)
+        return x_LBC
+
+    def _through(self, blocks: Sequence[nn.Module], x_LBC: Tensor, on: Conditions) -> Tensor:
+        """What blocks make of the tokens; the last of all gives the video's alone, for nothing asks for the text's."""
+        is_end = len(blocks) > 0 and blocks[-1] is self.transformer_blocks[-1]
+        return self.run(blocks, x_LBC, on, on.words if is_end else 0)
+
+    def _patches(self, x_LBC: Tensor, on: Conditions) -> Tensor:
+        """Latents of the patches that the tokens stand for, [L, B, 16 * patch * patch]."""
+        norm_out, size = self.norm_out(on.time_BE), items_within(self.piece_bytes, 4 * x_LBC[0].nbytes)
+        return in_pieces(lambda rows: self.proj_out(norm_out(self.norm_final(x_LBC[rows]))), len(x_LBC), size)
+
+
+class PatchEmbed(nn.Module):
+    """Text and picture to tokens of one width."""
+
+    def __init__(self, config: TransformerConfig, ops: Ops) -> None:
+        super().__init__()
+        patch = config.patch
+        self.proj = ops.Conv2d(config.in_channels, config.width, kernel_size=patch, stride=patch)
+        self.text_proj = ops.Linear(config.text_dim, config.width)
+        self.pos_embedding = (
+            nn.Parameter(torch.zeros(1, config.learned_positions, config.width)) if config.learned_positions else None
+        )
+
+    def forward(self, x_BCTHW: Tensor, context_BLD: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+        """Tokens [L, B, C] of the text and of the video, the latter in the order time, height, width."""
+        text_LBC = self.text_proj(context_BLD).transpose(0, 1)
+        x_TBCHW = rearrange(x_BCTHW, "B C T H W -> T B C H W")
+        patches = x_BCTHW[0, 0, 0].numel() // self.proj.stride[0] ** 2
+
+        def of_frames(span: slice) -> Tensor:
+            some_TBCHW = x_TBCHW[span]
+            frames_FCHW = self.proj(some_TBCHW.flatten(0, 1))
+            return rearrange(frames_FCHW, "(T B) C H W -> T (H W) B C", B=len(x_BCTHW))
+
+        if torch.is_grad_enabled():
+            x_LBC = torch.cat([text_LBC, of_frames(slice(None)).flatten(0, 1)])
+        else:
+            words, frames = len(text_LBC), len(x_TBCHW)
+            x_LBC = text_LBC.new_empty(words + frames * patches, *text_LBC.shape[1:])
+            x_LBC[:words] = text_LBC
+            size = items_within(piece_bytes, 2 * patches * text_LBC[0].nbytes)
+            in_pieces(of_frames, frames, size, x_LBC[words:].unflatten(0, (frames, patches)))
+        return x_LBC if self.pos_embedding is None else x_LBC + self._places(x_LBC, len(text_LBC))
+
+    def _places(self, x_LBC: Tensor, words: int) -> Tensor:
+        """Learned positions of the tokens, [L, 1, C]."""
+        assert self.pos_embedding is not None
+        known, length = self.pos_embedding.shape[1], len(x_LBC)
+        if length > known:
+            raise ValueError(
+                f"this model has learned positions for {known} tokens, but {words} of text and "
+                f"{length - words} of video were given; make fewer frames"
+            )
+        return self.pos_embedding.to(x_LBC)[:, :length].transpose(0, 1)
+
+
+class TimeEmbedding(nn.Module):
+    """Timestep to the vector that modulates all norms."""
+
+    def __init__(self, width: int, time_dim: int, ops: Ops) -> None:
+        super().__init__()
+        self.width = width
+        self.linear_1 = ops.Linear(width, time_dim)
+        self.linear_2 = ops.Linear(time_dim, time_dim)
+
+    def forward(self, timestep_B: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.linear_2(F.silu(self.linear_1(sinusoid(timestep_B, self.width).to(dtype))))
+
+
+class OutNorm(nn.Module):
+    """The last norm, shifted and scaled by the timestep."""
+
+    def __init__(self, width: int, time_dim: int, ops: Ops) -> None:
+        super().__init__()
+        self.linear = ops.Linear(time_dim, 2 * width)
+        self.norm = ops.LayerNorm(width, eps=1e-5)
+
+    def forward(self, time_BE: Tensor) -> Callable[[Tensor], Tensor]:
+        """A function of tokens [L, B, C]."""
+        shift, scale = self.linear(time_BE).chunk(2, dim=1)
+        return lambda x_LBC: torch.addcmul(shift, self.norm(x_LBC), 1 + scale)

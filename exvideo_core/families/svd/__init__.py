@@ -1,0 +1,1 @@
+"""Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130)."""

@@ -1,0 +1,179 @@
+"""Transformers of SVD's UNet: over the cells of each frame, then over the frames of each cell.
+
+Parameter names are those of the sgm code base, so the published file loads as it is.
+Shapes: T frames, C channels, H and W latent height and width, L = H W tokens of a frame, D context, B sequences,
+N heads. Everything is of one clip. Without gradients, blocks work in place on their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...nn.attention import Attention
+from ...nn.chunks import added, in_pieces, items_within
+from ...nn.layers import FeedForward, Ops, norm_groups, sinusoid
+from ...nn.linear import taken, together, with_constant
+from .blocks import Blend, Conditions, blend
+from .config import num_heads
+from .temporal import TemporalExtension
+
+
+class SelfOrCrossAttention(nn.Module):
+    """Multi-head attention; without a context, tokens attend to each other."""
+
+    split = "B L (N D) -> B N L D"
+
+    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
+        super().__init__()
+        self.heads = num_heads(channels)
+        self.attention = attention
+        self.to_q = ops.Linear(channels, channels, bias=False)
+        self.to_k = ops.Linear(context_dim, channels, bias=False)
+        self.to_v = ops.Linear(context_dim, channels, bias=False)
+        self.to_out = nn.Sequential(ops.Linear(channels, channels))
+
+    def forward(self, x_BLC: Tensor, context_BLD: Tensor) -> Tensor:
+        """Attention to a context."""
+        q, k, v = self.to_q(x_BLC), self.to_k(context_BLD), self.to_v(context_BLD)
+        return self.to_out(self._attend(q, k, v))
+
+    def among_themselves(self, like: Tensor, constant_C: Tensor) -> Callable[[Tensor], Tensor]:
+        """Self-attention plus a constant, as a function of the tokens of any number of sequences."""
+        project = together((self.to_q, self.to_k, self.to_v), like)
+        out = with_constant(self.to_out[0], constant_C, like)
+        return lambda x: out(self._attend(*project(x)))
+
+    def single_token(self, context_B1D: Tensor) -> Tensor:
+        """Exact result for a context of one token: softmax over one key is 1, whatever the query. [B, 1, C]."""
+        return self.to_out(self.to_v(context_B1D))
+
+    def _attend(self, *qkv: Tensor) -> Tensor:
+        q, k, v = (rearrange(x, self.split, N=self.heads) for x in qkv)
+        # contiguous, for a linear layer would rather copy its weights for every sequence
+        return rearrange(self.attention(q, k, v), "B N L D -> B L (N D)").contiguous()
+
+
+class AttentionOverTime(SelfOrCrossAttention):
+    """The same for tokens [L, B, C], whose sequences lie along the first axis; the result is [B, L, C]."""
+
+    split = "L B (N D) -> B N L D"
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the image, feed-forward; over the cells of each frame."""
+
+    attention_class: type[SelfOrCrossAttention] = SelfOrCrossAttention
+
+    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
+        super().__init__()
+        self.norm1 = ops.LayerNorm(channels)
+        self.attn1 = self.attention_class(channels, channels, attention, ops)
+        self.norm2 = ops.LayerNorm(channels)
+        self.attn2 = SelfOrCrossAttention(channels, context_dim, attention, ops)
+        self.norm3 = ops.LayerNorm(channels)
+        self.ff = FeedForward(channels, ops)
+
+    def forward(self, x_TLC: Tensor, context_TLD: Tensor, piece_bytes: int) -> Tensor:
+        """Tokens of all frames; the context is that of each frame, or one for all."""
+        told = self.attn2.single_token(context_TLD) if context_TLD.shape[1] == 1 else None
+        is_constant = told is not None and len(told) == 1
+        constant_C = told.flatten() if told is not None and is_constant else x_TLC.new_zeros(())
+        x_TLC = self._attend(x_TLC, constant_C, piece_bytes)
+        if not is_constant:
+            x_TLC = x_TLC + (self.attn2(self.norm2(x_TLC), context_TLD) if told is None else told)
+        return feed(x_TLC, self.norm3, self.ff, piece_bytes)
+
+    def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
+        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+        size = items_within(piece_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
+        return added(x_TLC, lambda frames: attend(norm(x_TLC[frames])), size)
+
+
+class TemporalTransformerBlock(TransformerBlock):
+    """The same over the frames of each cell, with one more feed-forward in front."""
+
+    attention_class = AttentionOverTime
+
+    def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
+        super().__init__(channels, context_dim, attention, ops)
+        self.norm_in = ops.LayerNorm(channels)
+        self.ff_in = FeedForward(channels, ops)
+
+    def forward(self, x_TLC: Tensor, context_TLD: Tensor, piece_bytes: int) -> Tensor:
+        """Tokens of all frames; the context is one for all."""
+        x_TLC = feed(x_TLC, self.norm_in, self.ff_in, piece_bytes)
+        return super().forward(x_TLC, context_TLD, piece_bytes)
+
+    def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
+        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+        x_LTC = x_TLC.transpose(0, 1)  # cells first, as pieces are of them
+        size = items_within(piece_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
+        x_LTC = added(x_LTC, lambda cells: attend(norm(x_TLC[:, cells])), size)
+        return x_LTC.transpose(0, 1)
+
+
+def feed(x_TLC: Tensor, norm: nn.Module, feed_forward: FeedForward, piece_bytes: int) -> Tensor:
+    """x and the feed-forward of its norm; of any number of tokens at a time."""
+    x_RC = x_TLC.flatten(0, 1)
+    # normed, twice 4 C, the gate's activation, gated, result
+    size = items_within(piece_bytes, 18 * x_RC[:1].nbytes)
+    normed, fed = taken(norm, x_RC), feed_forward.taken(x_RC)
+    return added(x_RC, lambda rows: fed(normed(x_RC[rows])), size).view(x_TLC.shape)
+
+
+class SpatioTemporalTransformer(nn.Module):
+    """Transformer over cells, then over frames. ExVideo's extension, where there is one, sits between the two."""
+
+    def __init__(
+        self, channels: int, context_dim: int, extension_frames: int | None, attention: Attention, ops: Ops
+    ) -> None:
+        super().__init__()
+        self.norm = ops.GroupNorm(norm_groups(channels), channels, eps=1e-6)
+        self.proj_in = ops.Linear(channels, channels)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_dim, attention, ops)])
+        self.time_pos_embed = nn.Sequential(
+            ops.Linear(channels, 4 * channels), nn.SiLU(), ops.Linear(4 * channels, channels)
+        )
+        self.extension = TemporalExtension(channels, extension_frames, ops) if extension_frames else None
+        self.time_stack = nn.ModuleList([TemporalTransformerBlock(channels, context_dim, attention, ops)])
+        self.time_mixer = Blend()
+        self.proj_out = ops.Linear(channels, channels)
+
+    def forward(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
+        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, on), on.context, on.piece_bytes)
+        temporal_TLC = self._over_time(spatial_TLC, x_TCHW.shape[2], on)
+        temporal_TLC = self.time_stack[0](temporal_TLC, on.context[:1], on.piece_bytes)
+        return self._back(x_TCHW, spatial_TLC, temporal_TLC, on)
+
+    def _tokens(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
+        project = taken(self.proj_in, x_TCHW)
+
+        def tokens(frames: slice) -> Tensor:
+            return project(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
+
+        return in_pieces(tokens, len(x_TCHW), items_within(on.piece_bytes, 3 * x_TCHW[:1].nbytes))
+
+    def _over_time(self, spatial_TLC: Tensor, height: int, on: Conditions) -> Tensor:
+        """Tokens that know their frame: a new tensor."""
+        if self.extension is None:
+            position_TC = sinusoid(on.frame_ids, spatial_TLC.shape[-1]).to(spatial_TLC.dtype)
+            return spatial_TLC + self.time_pos_embed(position_TC)[:, None]
+        x_BCTHW = rearrange(spatial_TLC, "T (H W) C -> 1 C T H W", H=height)
+        x_BCTHW = self.extension(x_BCTHW, on.frame_ids, self.time_pos_embed, on.piece_bytes)
+        return rearrange(x_BCTHW, "1 C T H W -> T (H W) C")
+
+    def _back(self, x_TCHW: Tensor, spatial_TLC: Tensor, temporal_TLC: Tensor, on: Conditions) -> Tensor:
+        """x and the projected mean of both."""
+        height = x_TCHW.shape[2]
+        x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
+        spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
+        project = taken(self.proj_out, x_TCHW)
+
+        def projected(rows: slice) -> Tensor:
+            return project(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
+
+        x_RC = added(x_RC, projected, items_within(on.piece_bytes, 2 * x_RC[:1].nbytes))
+        return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)

@@ -1,0 +1,263 @@
+"""Stable Video Diffusion's UNet (arXiv:2311.15127), with ExVideo's extension where its tensors are there.
+
+Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width, D context channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ClipError
+from ...nn.attention import Attention, sdpa
+from ...nn.chunks import PIECE_BYTES, in_pieces, items_within
+from ...nn.layers import Ops, norm_groups, sinusoid
+from ...nn.step_cache import Branch
+from .blocks import Conditions, Downsample, ResBlock, Upsample, channels_last
+from .config import UNetConfig
+from .lazy_frames import Frames, Later, Park, stay
+from .transformer import SpatioTemporalTransformer
+
+# Of the residual blocks' norms, where DiffSynth-Studio 1.1.9 and diffusers agree: the smaller one on the way down where
+# there is attention, and on the whole way up. (sgm has 1e-5 everywhere, 2e-5 off their results on random weights.)
+_EPS = 1e-5
+_ATTENDING_EPS = 1e-6
+
+
+class SVDUNet(nn.Module):
+    """Predicts v of every frame from noisy latents, the conditioning picture and its embedding.
+
+    Args:
+        config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
+        ops: where the layers come from.
+        attention: function of q, k, v.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of what is computed at a time; results do not depend on it.
+        park: where skips wait from the way down to the way up: `skips.stay` or `skips.OnHost`.
+    """
+
+    def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
+        super().__init__()
+        self.config = config
+        self.piece_bytes = PIECE_BYTES
+        self.park: Park = stay
+        width, time_dim = config.widths[0], config.time_dim
+        self.time_embed = _mlp(width, time_dim, ops)
+        self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
+        build = _Builder(config, ops, attention)
+        self.input_blocks = build.down()
+        deepest = config.widths[-1]
+        self.middle_block = nn.ModuleList(
+            [
+                build.res(deepest, deepest, _EPS),
+                build.transformer(deepest),
+                build.res(deepest, deepest, _EPS),
+            ]
+        )
+        self.output_blocks = build.up()
+        self.out = nn.Sequential(
+            ops.GroupNorm(norm_groups(width), width, eps=_EPS),
+            nn.SiLU(),
+            ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1),
+        )
+
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        add_time_ids: Tensor,
+        num_frames: int | None = None,
+        frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
+    ) -> Tensor:
+        """Predict v.
+
+        Args:
+            x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning picture's latents.
+            timestep: 0.25 ln sigma; a scalar, [1], [N] or [N T].
+            context: image embeddings, [D], [1, D], [N, 1, D] or [N T, 1, D].
+            add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3].
+            num_frames: T; all of B when left out.
+            frame_ids: place of each frame in the whole clip; 0 to T - 1 when left out.
+            memory: of the steps before, to predict from them what changes little (see `step_cache`).
+
+        Returns:
+            [N T, 4, H, W].
+
+        Raises:
+            ClipError: a frame beyond the extension's position table, or cells too few for its reflected borders.
+        """
+        ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
+        return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
+
+    def denoise(
+        self,
+        x_BCHW: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        ids_embedding: Tensor,
+        num_frames: int | None = None,
+        frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
+    ) -> Tensor:
+        """As `forward`, for a caller that embedded the three ids itself: `ids_embedding` [N, 3 x id_dim]."""
+        num_frames = num_frames or x_BCHW.shape[0]
+        self._check(x_BCHW, num_frames, frame_ids)
+        device, dtype = x_BCHW.device, x_BCHW.dtype
+        places = range(num_frames) if frame_ids is None else frame_ids
+        ids_T = torch.tensor(list(places), device=device)
+        steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
+        embedding = self.time_embed(steps), self.label_emb(ids_embedding.to(device, dtype))
+        tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
+        clips = []
+        for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, as fast
+            of_clip = partial(_of_clip, clip=clip, num_frames=num_frames, batch=len(x_BCHW))
+            on = Conditions(
+                embedding=of_clip(embedding[0]) + of_clip(embedding[1]),
+                context=of_clip(tokens.to(device, dtype)),
+                frame_ids=ids_T,
+                piece_bytes=self.piece_bytes,
+            )
+            x_TCHW = channels_last(x_BCHW[start : start + num_frames])
+            clips.append(self._denoise_clip(x_TCHW, on, memory and memory.part(clip)))
+        return torch.cat(clips) if len(clips) > 1 else clips[0]
+
+    def _denoise_clip(self, x_TCHW: Frames, on: Conditions, memory: Branch | None) -> Tensor:
+        skips: list[Frames] = []
+        for index, block in enumerate(self.input_blocks.children()):
+            if memory and index == 1:
+                memory.enter(x_TCHW[:])
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, on)
+            skips.append(self.park(x_TCHW[:]))
+            if memory and index == 1 and (predicted := memory.predict(x_TCHW[:])) is not None:
+                return _apply(self.out, predicted, on)[:]
+        for layer in self.middle_block:
+            x_TCHW = _apply(layer, x_TCHW, on)
+        for block in self.output_blocks.children():
+            skip: Frames | None = skips.pop()
+            size = tuple(skips[-1].shape[2:]) if skips else None
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, on, skip, size)
+                skip = None  # so that its memory is free
+        if memory:
+            memory.keep(x_TCHW[:])
+        return _apply(self.out, x_TCHW, on)[:]
+
+    def _check(self, x_BCHW: Tensor, num_frames: int, frame_ids: Sequence[int] | None) -> None:
+        batch, channels, height, width = x_BCHW.shape
+        if channels != self.config.in_channels or batch % num_frames:
+            raise ValueError(f"expected [N x {num_frames}, {self.config.in_channels}, H, W], not {tuple(x_BCHW.shape)}")
+        if frame_ids is not None and len(frame_ids) != num_frames:
+            raise ValueError(f"{len(frame_ids)} frame ids were given for {num_frames} frames")
+        table = self.config.extension_frames
+        if table is None:
+            return
+        last = num_frames - 1 if frame_ids is None else max(frame_ids)
+        if last >= table:
+            raise ClipError(
+                f"{last + 1} frames were asked for, but this extension was trained for {table}. "
+                f"Choose {table} frames or fewer, or use context windows."
+            )
+        smallest = 2 ** (len(self.config.widths) - 1) + 1  # leaves two cells on the deepest level
+        if min(height, width) < smallest or num_frames < 2:
+            raise ClipError(
+                f"{num_frames} frames of {width * 8}x{height * 8} pixels are too small for an extended model: "
+                f"it needs at least 2 frames of {smallest * 8}x{smallest * 8}."
+            )
+
+    def reset_extension(self) -> None:
+        """Make a new extension start as the base model (see `TemporalExtension.reset`)."""
+        for module in self.modules():
+            if isinstance(module, SpatioTemporalTransformer) and module.extension is not None:
+                module.extension.reset()
+
+
+def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
+    return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
+
+
+def _of_clip(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
+    """The part of [1, N or N T, ...] that one clip is told: one row for all of its frames, or one for each."""
+    if batch % len(rows):
+        raise ValueError(f"conditioning of {len(rows)} rows does not fit {batch} frames")
+    each = len(rows) * num_frames // batch  # rows of a clip
+    return rows[:1] if len(rows) == 1 else rows[clip * each : (clip + 1) * each]
+
+
+def _apply(
+    layer: nn.Module,
+    x_TCHW: Frames,
+    on: Conditions,
+    skip_TCHW: Frames | None = None,
+    size: tuple[int, ...] | None = None,
+) -> Frames:
+    """One layer of a block; `size` is what an upsampling grows to."""
+    if isinstance(layer, ResBlock):
+        return layer(x_TCHW, on, skip_TCHW)
+    if isinstance(layer, SpatioTemporalTransformer):
+        return layer(x_TCHW, on)
+    if isinstance(layer, Upsample):
+        grow = partial(layer, size=size)
+        shape = (*x_TCHW.shape[:2], *(size or (2 * side for side in x_TCHW.shape[2:])))
+        return grow(x_TCHW[:]) if torch.is_grad_enabled() else Later(grow, x_TCHW[:], shape)
+    frame = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
+    return in_pieces(
+        lambda frames: channels_last(layer(x_TCHW[frames])), x_TCHW.shape[0], items_within(on.piece_bytes, 3 * frame)
+    )
+
+
+class _Builder:
+    """Puts the levels together in the published order, so that the block numbers are the checkpoint's."""
+
+    def __init__(self, config: UNetConfig, ops: Ops, attention: Attention) -> None:
+        self.config, self.ops, self.attention = config, ops, attention
+        self.skip_channels: list[int] = []
+
+    def res(self, channels: int, out_channels: int, norm_eps: float) -> ResBlock:
+        return ResBlock(channels, out_channels, self.config.time_dim, norm_eps, self.ops)
+
+    def transformer(self, channels: int) -> SpatioTemporalTransformer:
+        config = self.config
+        return SpatioTemporalTransformer(
+            channels, config.context_dim, config.extension_frames, self.attention, self.ops
+        )
+
+    def down(self) -> nn.ModuleList:
+        config = self.config
+        channels = config.widths[0]
+        blocks = [nn.ModuleList([self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)])]
+        self.skip_channels = [channels]
+        for level, width in enumerate(config.widths):
+            eps = _ATTENDING_EPS if level in config.attention_levels else _EPS
+            for _ in range(config.blocks_per_level):
+                layers: list[nn.Module] = [self.res(channels, width, eps)]
+                if level in config.attention_levels:
+                    layers.append(self.transformer(width))
+                blocks.append(nn.ModuleList(layers))
+                self.skip_channels.append(width)
+                channels = width
+            if level < len(config.widths) - 1:
+                blocks.append(nn.ModuleList([Downsample(width, self.ops)]))
+                self.skip_channels.append(width)
+        return nn.ModuleList(blocks)
+
+    def up(self) -> nn.ModuleList:
+        config = self.config
+        channels = config.widths[-1]
+        blocks = []
+        for level, width in reversed(list(enumerate(config.widths))):
+            for index in range(config.blocks_per_level + 1):
+                layers: list[nn.Module] = [self.res(channels + self.skip_channels.pop(), width, _ATTENDING_EPS)]
+                if level in config.attention_levels:
+                    layers.append(self.transformer(width))
+                if level and index == config.blocks_per_level:
+                    layers.append(Upsample(width, self.ops))
+                blocks.append(nn.ModuleList(layers))
+                channels = width
+        return nn.ModuleList(blocks)

@@ -1,0 +1,176 @@
+"""Stable Video Diffusion's autoencoder: an image encoder and a temporal decoder (arXiv:2311.15127).
+
+Names are those of the sgm code base. Shapes: T frames, C channels, H and W height and width (pixels or, in the
+middle, latent cells of 8x8 pixels).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.chunks import PIECE_BYTES
+from ...nn.group_norm import norm_silu
+from ...nn.layers import Ops
+from ...nn.nan_check import checked_part
+from ...nn.out_of_memory import pieces_kept, with_less
+from ...nn.tiling import Axis, blend_weight, tiles
+from .config import VAEConfig
+from .vae_blocks import Downsample, ResBlock, SelfAttention, group_norm, laid_out
+from .vae_decoder import TemporalDecoder
+
+SCALE = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
+CELL = 8  # pixels along one side of a latent cell
+
+# The decoder sees a few frames at a time and its norms depend on which: these are the reference's
+# (DiffSynth-Studio 1.1.9, svd_vae_decoder.py), so its pictures come out whatever memory there is.
+_WINDOW = Axis(length=0, size=8, stride=4)
+LARGEST_TILE = 128  # latent cells; larger pictures are cut
+_TILE = Axis(length=0, size=LARGEST_TILE, stride=32)
+
+Progress = Callable[[int, int], None]  # done, total
+
+
+class VAE(nn.Module):
+    """Pixels in [-1, 1] to raw (unscaled) latents and back.
+
+    Args:
+        config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
+        quantised: whether the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
+        ops: where the layers come from.
+
+    Attributes:
+        piece_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
+    """
+
+    def __init__(self, config: VAEConfig, quantised: bool = True, ops: Ops = nn) -> None:
+        super().__init__()
+        self.config = config
+        self.piece_bytes = PIECE_BYTES
+        moments = 2 * config.latent_channels
+        self.encoder = Encoder(config, ops)
+        self.quant_conv = ops.Conv2d(moments, moments, kernel_size=1) if quantised else None
+        self.decoder = TemporalDecoder(config, ops)
+
+    def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
+        """Most likely latents of each frame, one frame at a time: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
+        height, width = video_TCHW.shape[-2:]
+        if height % CELL or width % CELL:
+            raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
+        latents = []
+        with pieces_kept(self):
+            for index, frame_CHW in enumerate(video_TCHW):
+                encode = partial(with_less, self, partial(self._encode_frame, frame_CHW))
+                latents.append(checked_part(f"encoding frame {index}", encode(), self, encode, frame_CHW))
+                if progress:
+                    progress(len(latents), len(video_TCHW))
+        return torch.cat(latents)
+
+    def _encode_frame(self, frame_CHW: Tensor) -> Tensor:
+        moments = self.encoder(self.to_network(frame_CHW[None]), self.piece_bytes)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        return moments[:, : self.config.latent_channels]
+
+    def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
+        """Blend of windows of 8 frames, 4 apart (and of tiles above 1024 pixels).
+
+        The windows are part of the definition: the pictures do not depend on how much memory is free. Where it ends,
+        they are computed in smaller pieces, which changes nothing but rounding.
+
+        Args:
+            latents_TCHW: [T, 4, h, w], raw.
+            progress: called with the number of windows done and in all; may raise to stop.
+            tile: side of the tiles in latent cells, below 128, in less memory and not quite the same; None is exact.
+
+        Returns:
+            [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
+        """
+        frames, _, height, width = latents_TCHW.shape
+        cut = _TILE if tile is None else Axis(length=0, size=tile, stride=max(1, tile * 3 // 4))
+        axes = [Axis(n, a.size, a.stride) for n, a in ((frames, _WINDOW), (height, cut), (width, cut))]
+        lengths = (frames, CELL * height, CELL * width)
+        total_TCHW = torch.zeros(frames, 3, *lengths[1:])
+        weights_THW = torch.zeros(lengths)
+        windows = list(tiles(axes))
+        with pieces_kept(self):
+            for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
+                window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
+                decode = partial(with_less, self, partial(self._decode_window, window_TCHW))
+                part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
+                spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
+                weight_THW = blend_weight(spans, lengths)
+                place = tuple(slice(*span) for span in spans)
+                total_TCHW[place[0], :, place[1], place[2]] += part_TCHW.mul_(weight_THW[:, None])
+                weights_THW[place] += weight_THW
+                if progress:
+                    progress(done, len(windows))
+        return total_TCHW.div_(weights_THW[:, None])
+
+    def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
+        return self.decoder(self.to_network(latents_TCHW), self.piece_bytes).float().cpu()
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
+        weight = self.decoder.conv_in.weight
+        return x.to(weight.device, weight.dtype)
+
+
+class Encoder(nn.Module):
+    """Picture to the mean and log variance of its latents."""
+
+    def __init__(self, config: VAEConfig, ops: Ops) -> None:
+        super().__init__()
+        channels = config.widths[0]
+        self.conv_in = ops.Conv2d(3, channels, kernel_size=3, padding=1)
+        self.down = nn.ModuleList()
+        for level, width in enumerate(config.widths):
+            is_last = level == len(config.widths) - 1
+            self.down.append(Level(channels, width, config.blocks_per_level, not is_last, ops))
+            channels = width
+        self.mid = Middle(channels, ops)
+        self.norm_out = group_norm(channels, ops)
+        self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
+
+    def forward(self, x_TCHW: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+        """[T, 3, H, W] to [T, 8, H / 8, W / 8]; the budget is for the temporary tensors of one piece."""
+        if torch.is_grad_enabled():
+            piece_bytes = sys.maxsize
+        x_TCHW = self.conv_in(laid_out(x_TCHW))
+        for level in (*self.down, self.mid):
+            x_TCHW = level(x_TCHW, piece_bytes)
+        return self.conv_out(norm_silu(self.norm_out, x_TCHW))
+
+
+class Level(nn.Module):
+    """Blocks, then the step to the next level."""
+
+    def __init__(self, channels: int, out_channels: int, depth: int, is_halved: bool, ops: Ops) -> None:
+        super().__init__()
+        inputs = [channels] + [out_channels] * (depth - 1)
+        self.block = nn.ModuleList(ResBlock(channels, out_channels, ops) for channels in inputs)
+        self.downsample = Downsample(out_channels, ops) if is_halved else None
+
+    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        for block in self.block:
+            x_TCHW = block(x_TCHW, piece_bytes)
+        return x_TCHW if self.downsample is None else self.downsample(x_TCHW)
+
+
+class Middle(nn.Module):
+    """Attention between two blocks, on the coarsest level."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels, ops)
+        self.attn_1 = SelfAttention(channels, ops)
+        self.block_2 = ResBlock(channels, channels, ops)
+
+    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        for layer in (self.block_1, self.attn_1, self.block_2):
+            x_TCHW = layer(x_TCHW, piece_bytes)
+        return x_TCHW

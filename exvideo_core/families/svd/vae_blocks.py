@@ -1,0 +1,141 @@
+"""Blocks of SVD's autoencoder that work on single frames; on rows of one where it is more than a piece may take.
+
+Parameter names are those of the sgm code base. Shapes: T frames, C channels, H and W height and width, L = H W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...nn.chunks import added, in_pieces, items_within, spans
+from ...nn.convolution import convolved, taken_conv
+from ...nn.effective_weights import live_weights
+from ...nn.fused import scaled_silu
+from ...nn.group_norm import affine, norm_silu
+from ...nn.layers import Ops, norm_groups
+from ...nn.upsample import empty_map
+from .blocks import frames_first, rows_first
+
+Rows = Callable[[slice], Tensor]  # of a result, first in the shape: [h, T, C, W]
+
+
+def group_norm(channels: int, ops: Ops) -> nn.Module:
+    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=1e-6)
+    return norm
+
+
+def laid_out(x_TCHW: Tensor) -> Tensor:
+    """As the device wants what it convolves; all that follows stays so."""
+    return x_TCHW if x_TCHW.device.type == "cpu" else x_TCHW.contiguous(memory_format=torch.channels_last)
+
+
+def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Rows]:
+    """Norm, SiLU and 3x3 convolution of frames: rows for a piece, and the rows of a span.
+
+    Only a single frame is cut, for each has its own statistics.
+    """
+    height = x_TCHW.shape[2]
+    # scaled in float32, activated, result
+    rows = items_within(piece_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
+    weights = live_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
+    if weights is None:
+        return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
+    factor_C, summand_C = affine(norm, weights, strips([x_TCHW], piece_bytes))
+    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), taken_conv(conv, x_TCHW)
+
+    def with_neighbours(span: slice) -> Tensor:
+        above, below = max(0, span.start - 1), min(height, span.stop + 1)  # neighbours, where there are any
+        out_1CHW = convolve(scaled_silu(x_TCHW[:, :, above:below], *scale))
+        return rows_first(out_1CHW)[span.start - above : span.stop - above]
+
+    return rows, with_neighbours
+
+
+def strips(parts: Sequence[Tensor], piece_bytes: int) -> Iterator[Tensor]:
+    """Rows of frames that may be looked at together, in float32."""
+    for part_TCHW in parts:
+        rows = items_within(piece_bytes, 4 * rows_first(part_TCHW)[0].numel())
+        for span in spans(part_TCHW.shape[2], rows):
+            yield part_TCHW[:, :, span]
+
+
+class FrameBlock(nn.Module):
+    """Two convolutions per frame."""
+
+    def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels, ops)
+        self.conv1 = ops.Conv2d(channels, out_channels, kernel_size=3, padding=1)
+        self.norm2 = group_norm(out_channels, ops)
+        self.conv2 = ops.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.nin_shortcut = ops.Conv2d(channels, out_channels, kernel_size=1) if channels != out_channels else None
+        self.out_channels = out_channels
+
+    def per_frame(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        """In x itself where the channels stay as many, unless gradients are wanted."""
+        frames, channels, height, width = x_TCHW.shape
+        # before a convolution: its input, scaled in float32, activated; after it as many
+        frame_bytes = height * width * max(channels, self.out_channels) * (4 + 2 * x_TCHW.element_size())
+        size = items_within(piece_bytes, frame_bytes)
+        out_TCHW = x_TCHW if self.nin_shortcut is None else self.nin_shortcut(x_TCHW)
+        if size >= frames:
+            return self._plus_residual(out_TCHW, x_TCHW, piece_bytes)
+        for span in spans(frames, size):
+            self._plus_residual(out_TCHW[span], x_TCHW[span], piece_bytes)
+        return out_TCHW
+
+    def _plus_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        """In `out_TCHW`, unless gradients are wanted."""
+        frames, _, height, width = x_TCHW.shape
+        rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, piece_bytes)
+        room = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
+        h_TCHW = frames_first(in_pieces(first, height, rows, room))
+        rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, piece_bytes)
+        return frames_first(added(rows_first(out_TCHW), second, rows))
+
+
+class ResBlock(FrameBlock):
+    """That and nothing else."""
+
+    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        return self.per_frame(x_TCHW, piece_bytes)
+
+
+class SelfAttention(nn.Module):
+    """Attention of all cells of a frame to each other, with one head."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, ops)
+        self.q = ops.Conv2d(channels, channels, kernel_size=1)
+        self.k = ops.Conv2d(channels, channels, kernel_size=1)
+        self.v = ops.Conv2d(channels, channels, kernel_size=1)
+        self.proj_out = ops.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+        """In x itself, unless gradients are wanted."""
+        # normed, queries, keys, values, what they give, result
+        size = items_within(piece_bytes, 6 * x_TCHW[0].nbytes)
+        return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
+
+    def _residual(self, x_TCHW: Tensor) -> Tensor:
+        h_TCHW = self.norm(x_TCHW)
+        q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T (H W) C") for layer in (self.q, self.k, self.v))
+        out_TLC = F.scaled_dot_product_attention(q, k, v)
+        return self.proj_out(rearrange(out_TLC, "T (H W) C -> T C H W", H=x_TCHW.shape[2]))
+
+
+class Downsample(nn.Module):
+    """Halve height and width; the missing border is on the right and below."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, x_TCHW: Tensor) -> Tensor:
+        return self.conv(F.pad(x_TCHW, (0, 1, 0, 1)))

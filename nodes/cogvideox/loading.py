@@ -1,0 +1,68 @@
+"""From CogVideoX's files to ComfyUI's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.sd
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...exvideo_core.estimate import cogvideox_line
+from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
+from ...exvideo_core.weights.preview_colours import read_colours
+from ..svd.loading import log_estimate
+from .clip import make_clip
+from .model import CogVideoXLatents, make_model
+from .vae import CogVAE
+
+# The second name of the table of words, and what CLIPSave writes of every text model.
+_NOT_IN_T5 = ("encoder.embed_tokens.weight", "logit_scale")
+
+
+def load_cogvideox(
+    transformer: Path, text_encoder: Path, vae: Path, dtype: torch.dtype | None
+) -> tuple[ModelPatcher, comfy.sd.CLIP, CogVAE]:
+    """MODEL, CLIP and VAE; each path is a file, one shard of several, or a folder in diffusers' layout.
+
+    Raises:
+        CheckpointError: a file is damaged, or in the wrong slot.
+    """
+    # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them in `cached_patcher_init`
+    model = _load_model(transformer, dtype)
+    log_estimate(cogvideox_line, model, lambda *size: [1, 16, *size])
+    clip = _load_clip(text_encoder)
+    clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
+    part = read_vae(vae)
+    decoder = CogVAE(part.weights, part.source)
+    decoder.patcher.cached_patcher_init = (_reload_vae, (vae,))
+    return model, clip, decoder
+
+
+def _load_model(path: Path, dtype: torch.dtype | None, disable_dynamic: bool = False) -> ModelPatcher:
+    part = read_transformer(path)
+    model = make_model(part.weights, part.source, dtype, latents=preview_colours(path), disable_dynamic=disable_dynamic)
+    model.cached_patcher_init = (_load_model, (path, dtype))
+    return model
+
+
+def _load_clip(path: Path, disable_dynamic: bool = False) -> comfy.sd.CLIP:
+    part = read_text_encoder(path)
+    weights = {name: weight for name, weight in part.weights.items() if name not in _NOT_IN_T5}
+    return make_clip(weights, part.source, disable_dynamic=disable_dynamic)
+
+
+def _reload_clip(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
+    patcher: ModelPatcher = _load_clip(path, disable_dynamic).patcher
+    return patcher
+
+
+def _reload_vae(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
+    part = read_vae(path)
+    return CogVAE(part.weights, part.source, disable_dynamic=disable_dynamic).patcher
+
+
+def preview_colours(path: Path) -> CogVideoXLatents:
+    """How latents are previewed: as the file says, else as those of the published VAE."""
+    colours = read_colours(path, CogVideoXLatents.latent_channels)
+    return CogVideoXLatents() if colours is None else CogVideoXLatents(colours.factors, colours.bias)

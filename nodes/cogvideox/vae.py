@@ -1,0 +1,106 @@
+"""The core's CogVideoX autoencoder as ComfyUI's VAE: two latent frames at a time, whatever memory is free.
+
+Shapes: T latent frames, F frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.families.cogvideox.config import Shapes, VAEConfig
+from ...exvideo_core.families.cogvideox.vae import CELL, STRIDE, CogVideoXVAE
+from ...exvideo_core.nn.layers import Ops
+from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, in_smaller_tiles
+from ...exvideo_core.video.frames import pixels_to_frames
+from .. import host
+from ..comfy_bridge import compat
+from ..svd.vae import CoreVAE, Placed, decoding, encoding
+
+# Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
+# tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.
+_LIVE_DECODING = 55
+_LIVE_ENCODING = 40
+
+
+class HostedVAE(Placed, CogVideoXVAE):
+    """CogVideoX's."""
+
+
+class CogVAE(CoreVAE):
+    """ComfyUI's VAE object with our decoding, which VAEDecode, VAEDecodeTiled, VAEEncode and their like call.
+
+    In time it is always cut as the model is defined (ComfyUI would cut it by its own tiles and change the pictures);
+    in height and width only where VAEDecodeTiled asks, or where memory ends.
+    """
+
+    def describe(self) -> None:
+        self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
+        self.latent_dim, self.latent_channels = 3, 16
+        self.upscale_ratio = (lambda t: max(0, STRIDE * (t - 1) + 1), CELL, CELL)
+        self.downscale_ratio = (lambda frames: max(0, (frames + STRIDE - 1) // STRIDE), CELL, CELL)
+        self.upscale_index_formula = self.downscale_index_formula = (STRIDE, CELL, CELL)
+
+    def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
+        return HostedVAE(VAEConfig.from_shapes(shapes), layers)
+
+    @decoding
+    def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
+        """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
+        _check(samples_in, self.latent_channels)
+        side = max(samples_in.shape[-2:])
+        return in_smaller_tiles(lambda tile: self._decode(samples_in, tile or side), side)
+
+    @decoding
+    def decode_tiled(
+        self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, *_overlaps: Any, **_tiles: Any
+    ) -> Tensor:
+        """The same in overlapping tiles of so many latent cells, in height and width only."""
+        _check(samples, self.latent_channels)
+        side = min(max(tile_x or 0, tile_y or 0, SMALLEST_TILE), max(samples.shape[-2:]))
+        return in_smaller_tiles(lambda smaller: self._decode(samples, smaller or side), side)
+
+    def _decode(self, latents_BCTHW: Tensor, side: int) -> Tensor:
+        height, width = (min(length, side) for length in latents_BCTHW.shape[-2:])
+        self._load(self._decode_memory((height, width), self.vae_dtype))
+        tile = None if side >= max(latents_BCTHW.shape[-2:]) else side
+        clips = []
+        for latents_CTHW in latents_BCTHW:
+            (video_CFHW,) = self.first_stage_model.decode(latents_CTHW[None], host.progress(1), tile)
+            clips.append(pixels_to_frames(video_CFHW.transpose(0, 1)))
+        return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
+
+    @encoding
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames [F, H, W, 3] in [0, 1] to raw latents [1, 16, T, h, w]; sides are cut to multiples of 8 pixels."""
+        frames = self.vae_encode_crop_pixels(pixel_samples)
+        self._load(self._encode_memory(frames.shape[1:3], self.vae_dtype))
+        video_BCFHW = frames.movedim(-1, 0)[None].float() * 2 - 1
+        latents_BCTHW = self.first_stage_model.encode(video_BCFHW, host.progress(1))
+        return latents_BCTHW.to(self.output_device, compat.intermediate_dtype())
+
+    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
+        """The same as `encode`, which takes eight frames at a time."""
+        return self.encode(pixel_samples)
+
+    def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        return self._live(shape[-2] * shape[-1] * CELL * CELL * _LIVE_DECODING, dtype)
+
+    def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
+        return self._live(shape[-2] * shape[-1] * _LIVE_ENCODING, dtype)
+
+    def _live(self, pixels: int, dtype: torch.dtype) -> float:
+        network = self.first_stage_model
+        return pixels * network.config.widths[0] * dtype.itemsize + network.piece_bytes / 2
+
+
+def _check(latents: Tensor, channels: int) -> None:
+    if latents.ndim != 5 or latents.shape[1] != channels:
+        raise ExVideoError(
+            f"this latent is not CogVideoX's (its shape is {list(latents.shape)}; "
+            f"[1, {channels}, T, height / 8, width / 8] is needed). Take the VAE of the model that made it."
+        )

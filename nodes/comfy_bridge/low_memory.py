@@ -1,0 +1,69 @@
+"""A run that needs as little of the graphics card as it can: the same clip, more slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ...exvideo_core.nn.chunks import PIECE_BYTES
+from ...exvideo_core.nn.out_of_memory import InPieces, explained, with_less
+
+SMALL_PIECE_BYTES = PIECE_BYTES // 4
+_NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
+
+# Runs in which memory has ended, known by their noise levels, and the pieces that then found room.
+_lowered: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
+
+explained_sampling = explained(
+    "the clip was sampled, even in small pieces",
+    "Choose ExVideo Sampler's preset low memory; then lower width and height, then frames.",
+)
+
+
+def saving(model: ModelPatcher) -> ModelPatcher:
+    """A clone whose runs compute in smaller pieces while weights and skips wait in main memory."""
+    clone = model.clone()
+    clone.model_options["transformer_options"][_NAME] = True
+    clone.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _NAME)
+    clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, _NAME, _without_weights)
+    return clone
+
+
+def is_saving(options: Mapping[str, Any]) -> bool:
+    """Whether this is such a run, by its `transformer_options`."""
+    return bool(options.get(_NAME))
+
+
+def piece_bytes(options: Mapping[str, Any]) -> int:
+    """What the temporary tensors of a piece of work may take in this run."""
+    return SMALL_PIECE_BYTES if is_saving(options) else PIECE_BYTES
+
+
+@explained_sampling
+def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """A forward pass, in the pieces of this run; in smaller ones from where memory ends on, for the rest of the run.
+
+    Args:
+        network: computes in pieces.
+        options: `transformer_options` of the forward pass.
+        compute: calls the network, and changes nothing that it needs again.
+    """
+    levels = options.get("sample_sigmas")
+    given = network.piece_bytes = piece_bytes(options) if levels is None else _lowered.get(levels, piece_bytes(options))
+    try:
+        return with_less(network, compute)
+    finally:
+        if network.piece_bytes < given and levels is not None:
+            _lowered[levels] = network.piece_bytes
+        network.piece_bytes = piece_bytes(options)
+
+
+def _without_weights(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Around the loading of models: ComfyUI is asked for all memory, so it brings weights only as they are used."""
+    kwargs["force_offload"] = True
+    return executor(*args, **kwargs)

@@ -1,0 +1,105 @@
+"""Step reuse (the core's step_cache) on ComfyUI's MODEL: settings in a clone's options, a memory for each run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from comfy import model_management
+from comfy.model_patcher import ModelPatcher, create_model_options_clone
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from ...exvideo_core.families.svd.unet import SVDUNet
+from ...exvideo_core.nn.step_cache import Branch, Reuse, StepCache
+from . import low_memory
+
+_NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its memory
+_NAMES = "exvideo_prompt_names"  # likewise, during a run: of its prompts by ComfyUI's ids, which are new in each run
+
+
+def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
+    """A clone whose runs predict steps that change little."""
+    network = model.model.diffusion_model
+    if not isinstance(network, SVDUNet | CogVideoXTransformer):
+        raise ExVideoError(
+            f"step reuse is for the models of Load ExVideo SVD and Load ExVideo CogVideoX, and this one is "
+            f"{type(model.model).__name__}. Use ComfyUI's EasyCache with it."
+        )
+    clone = model.clone()
+    clone.model_options["transformer_options"][_NAME] = reuse
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)  # of a node before this one
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _NAME, _run_with_memory)
+    return clone
+
+
+def settings_of(model: ModelPatcher) -> Reuse | None:
+    """What a node before this one has set."""
+    settings: Reuse | None = model.model_options.get("transformer_options", {}).get(_NAME)
+    return settings
+
+
+def without_step_reuse(model: ModelPatcher) -> ModelPatcher:
+    """The MODEL, or a clone that computes every step."""
+    if settings_of(model) is None:
+        return model
+    clone = model.clone()
+    del clone.model_options["transformer_options"][_NAME]
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)
+    return clone
+
+
+def memory_of(options: Mapping[str, Any]) -> Branch | None:
+    """The memory for one call of the network; None where nothing is reused.
+
+    Args:
+        options: `transformer_options` of the forward pass.
+    """
+    cache = running(options)
+    if cache is None:
+        return None
+    cache.begin(step_of(options["sample_sigmas"], options["sigmas"]))
+    window = options.get("context_window")
+    names = options.get(_NAMES, {})
+    # whether both prompts go together depends on the free memory
+    prompts = (names.get(prompt, prompt) for prompt in options["uuids"])
+    return cache.branch((*prompts, None if window is None else tuple(window.index_list)))
+
+
+def running(options: Mapping[str, Any]) -> StepCache | None:
+    """The memory of the run that is going on."""
+    cache = options.get(_NAME)
+    return cache if isinstance(cache, StepCache) else None
+
+
+def step_of(levels: Tensor, now: Tensor) -> int:
+    """Number of the step, from 0, that a noise level belongs to; solvers also look between the levels."""
+    return int((levels.to(now.device) >= now.max() * (1 - 1e-5)).sum()) - 1
+
+
+def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Around a sampling run, whose fourth argument is the noise levels."""
+    guider = executor.class_obj  # type: ignore[attr-defined]
+    given, guider.model_options = guider.model_options, create_model_options_clone(guider.model_options)
+    options = guider.model_options["transformer_options"]
+    free = _no_memory if low_memory.is_saving(options) else model_management.get_free_memory
+    cache = options[_NAME] = StepCache(options[_NAME], len(args[3]) - 1, free)
+    options[_NAMES] = {
+        prompt["uuid"]: f"{kind} {index}"
+        for kind, prompts in guider.conds.items()
+        for index, prompt in enumerate(prompts)
+    }
+    try:
+        return executor(*args, **kwargs)
+    finally:
+        guider.model_options = given
+        logging.info("ExVideo: %s", cache)
+
+
+def _no_memory(_device: torch.device) -> float:
+    """Of the device, so that all that is remembered goes to main memory."""
+    return 0

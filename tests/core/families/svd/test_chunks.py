@@ -1,0 +1,168 @@
+"""SVD's UNet in pieces: however small they are, the result is the same; and nothing is changed that is not its own."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from narrow_svd import NARROW, TINY, build_unet, noise
+from torch import Tensor
+
+from exvideo_core.estimate.counting import count
+from exvideo_core.families.svd import blocks
+from exvideo_core.families.svd import lazy_frames as skips
+from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
+from exvideo_core.families.svd.unet import SVDUNet
+
+WHOLE = 2**40
+# Of one block in float32. Over the whole network roundings grow: float32 itself is 2e-6 from float64 then, so there the
+# proof is in float64.
+TOLERANCE = 1e-6
+ROUNDED = 5e-6
+IDS = torch.tensor([[29.0, 127.0, 0.02]])
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    return float((result - expected).abs().max() / expected.abs().max())
+
+
+def inputs(frames: int = 5, height: int = 17, width: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return noise(frames, 8, height, width), torch.tensor(0.3), noise(1, TINY.unet.context_dim, seed=1), IDS
+
+
+@pytest.fixture(params=[None, 8], ids=["plain", "extended"])
+def unet(request: pytest.FixtureRequest) -> SVDUNet:
+    return build_unet(TINY, request.param)
+
+
+def budgets(count: int) -> list[int]:
+    """From one item at a time to all at once, evenly in the logarithm."""
+    generator = random.Random(0)
+    return [1, *(int(2 ** generator.uniform(8, 22)) for _ in range(count))]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", budgets(7))
+def test_any_budget_gives_the_same(unet: SVDUNet, budget: int) -> None:
+    given = inputs()
+    unet.piece_bytes = WHOLE
+    expected = unet(*given)
+    unet.piece_bytes = budget
+    result = unet(*given)
+    unet.double()
+    precise = unet(*(tensor.double() for tensor in given))
+    unet.piece_bytes = WHOLE
+
+    assert relative_error(result, expected) <= ROUNDED
+    assert relative_error(precise, unet(*(tensor.double() for tensor in given))) <= 1e-12
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", budgets(4))
+@pytest.mark.parametrize("name", ["input_blocks.1.0", "input_blocks.4.0", "input_blocks.1.1", "output_blocks.5.1"])
+def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget: int) -> None:
+    block = unet.get_submodule(name)
+    norm = block.norm if isinstance(block, SpatioTemporalTransformer) else block.in_layers[0]
+    x_TCHW = blocks.channels_last(noise(5, norm.num_channels, 9, 6))
+    told = {
+        "embedding": noise(1, TINY.unet.time_dim, seed=1),
+        "context": noise(1, 1, TINY.unet.context_dim, seed=2),
+        "frame_ids": torch.arange(5),
+    }
+    expected = block(x_TCHW.clone(), blocks.Conditions(**told, piece_bytes=WHOLE))
+
+    result = block(x_TCHW.clone(), blocks.Conditions(**told, piece_bytes=budget))
+
+    assert relative_error(result, expected) <= TOLERANCE
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", [1, 4096, 2**18])
+def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
+    with torch.enable_grad():
+        expected = unet(*inputs()).detach()
+    unet.piece_bytes = budget
+
+    assert relative_error(unet(*inputs()), expected) <= ROUNDED
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", [1, 3000, 2**20])
+def test_conditions_may_differ_by_frame(unet: SVDUNet, budget: int) -> None:
+    x_TCHW, *_ = inputs(4)
+    told = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
+    unet.piece_bytes = WHOLE
+    expected = unet(x_TCHW, *told)
+    unet.piece_bytes = budget
+
+    assert relative_error(unet(x_TCHW, *told), expected) <= ROUNDED
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", [1, 2**40])
+def test_what_was_given_is_not_changed(unet: SVDUNet, budget: int) -> None:
+    given = inputs()
+    before = [tensor.clone() for tensor in given]
+    unet.piece_bytes = budget
+    unet(*given)
+
+    assert all(map(torch.equal, given, before))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", [1, 2**40])
+def test_a_second_call_gives_the_same(unet: SVDUNet, budget: int) -> None:
+    unet.piece_bytes = budget
+
+    assert torch.equal(unet(*inputs()), unet(*inputs()))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("budget", [1, 2**18, 2**40])
+def test_skips_that_wait_on_the_host_change_nothing(unet: SVDUNet, budget: int) -> None:
+    unet.piece_bytes = budget
+    expected = unet(*inputs())
+    unet.park = skips.OnHost
+
+    assert torch.equal(unet(*inputs()), expected)
+
+
+@torch.inference_mode()
+def test_small_pieces_need_less_memory() -> None:
+    def peak(budget: int) -> int:
+        with torch.device("meta"):
+            unet = SVDUNet(NARROW.unet).eval()
+            unet.piece_bytes = budget
+            given = torch.empty(16, 8, 32, 32), torch.empty(()), torch.empty(1, NARROW.unet.context_dim), IDS.to("meta")
+            return count(lambda: unet(*given)).peak
+
+    assert peak(2**16) < 0.5 * peak(WHOLE)
+
+
+@torch.inference_mode()
+def test_no_skip_is_joined_but_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the way up, what is joined is never more than a piece."""
+    longest = 0
+
+    def watched(tensors: list[Tensor], dim: int) -> Tensor:
+        nonlocal longest
+        longest = max(longest, len(tensors[0]))
+        return torch.cat(tensors, dim)
+
+    unet = build_unet(TINY, None)
+    unet.piece_bytes = 1
+    monkeypatch.setattr(blocks, "torch", _Torch(watched))
+    unet(*inputs())
+
+    assert longest == 1
+
+
+class _Torch:
+    """torch with another `cat`."""
+
+    def __init__(self, cat: object) -> None:
+        self.cat = cat
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
