@@ -82,7 +82,7 @@ def count_job(job: Job, engine: str = "exvideo", dtype: torch.dtype = torch.floa
     # theirs have parameters that are on the CPU all the same; torch's `to`, because diffusers' warns of what is not so
     nn.Module.to(network, "meta", dtype)
     if job.cfg.get("is_streamed"):
-        network.park = Elsewhere  # for on the meta device there is no other place
+        network.offload_skip = Elsewhere  # for on the meta device there is no other place
     given = tasks.inputs(job.task, job.cfg, dtype, "meta")
     return count(lambda: call(given))
 

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox import config as cog
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.families.cogvideox.vae import SCALE as COG_SCALE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR as COG_SCALE
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE, pieces
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
-from exvideo_core.families.svd.lazy_frames import OnHost
+from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.families.svd.unet import SVDUNet
-from exvideo_core.families.svd.vae import SCALE as SVD_SCALE
+from exvideo_core.families.svd.vae import SCALING_FACTOR as SVD_SCALE
 from exvideo_core.families.svd.vae import VAE
 
 Config = Mapping[
@@ -84,7 +84,7 @@ def extension(weights: Weights) -> dict[str, Tensor]:
 def _svd_unet(cfg: Config) -> Network:
     unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None))
     if cfg.get("is_streamed"):
-        unet.park = OnHost
+        unet.offload_skip = HostTensor
     return unet, lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
 
 

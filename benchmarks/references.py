@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import COG_SCALE, SVD_SCALE, Config, Network, Networks, Task, Weights, base, extension
-from exvideo_core.families.cogvideox.rope import rotary_angles
+from exvideo_core.families.cogvideox.rope import rope_angles
 
 
 def diffsynth(submodule: str) -> Any:
@@ -37,7 +37,7 @@ def rotary(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     Always ours, which equal those of DiffSynth; diffusers 0.42 changed its own.
     """
     frames, height, width = given["latents"].shape[2:]
-    angles = rotary_angles(torch.arange(frames, device=given["latents"].device), height // 2, width // 2, 64)
+    angles = rope_angles(torch.arange(frames, device=given["latents"].device), height // 2, width // 2, 64)
     angles = angles.repeat_interleave(2, dim=-1)
     return angles.cos(), angles.sin()
 

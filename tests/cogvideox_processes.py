@@ -37,7 +37,7 @@ def velocities() -> dict[str, Tensor]:
             transformer = build_transformer(config)
             if ranks.world > 1:
                 share_tokens(transformer)
-            for name, transformer.piece_bytes in BUDGETS.items():
+            for name, transformer.chunk_bytes in BUDGETS.items():
                 for batch in (1, 2):
                     x_BCTHW, context = noise(batch, 16, 3, 8, 10), noise(batch, WORDS, config.text_dim, seed=1)
                     with torch.inference_mode():

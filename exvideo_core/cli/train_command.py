@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import ExVideoError
-from ..runtime.distributed import Ranks, joined
+from ..runtime.distributed import World, joined
 from ..training.config import TARGETS, Training, read_config, write_template
 
 _USAGE = """
@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             return 0 if _train(config, arguments.config, ranks) else 130
 
 
-def _train(config: Training, path: Path, ranks: Ranks) -> bool:
+def _train(config: Training, path: Path, ranks: World) -> bool:
     # here, because every other verb of the command line is ready sooner without them
     from ..training.build import build_target
     from ..training.loop import Run

@@ -18,7 +18,7 @@ from ..families.cogvideox import pipeline as cogvideox_pipeline
 from ..families.cogvideox.config import TransformerConfig
 from ..families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
 from ..families.cogvideox.transformer import CogVideoXTransformer
-from ..families.cogvideox.vae import CELL, STRIDE, CogVideoXVAE, pieces
+from ..families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, pieces
 from ..families.svd import pipeline as svd_pipeline
 from ..families.svd.config import UNetConfig, VAEConfig
 from ..families.svd.unet import SVDUNet
@@ -50,7 +50,7 @@ class Clip:
     @property
     def latent_frames(self) -> int:
         """CogVideoX's."""
-        return (self.frames - 1) // STRIDE + 1
+        return (self.frames - 1) // TEMPORAL_FACTOR + 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +109,8 @@ def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, oth
     denoiser = _on_meta(lambda: SVDUNet(unet), place.dtype)
     coder = _on_meta(lambda: VAE(vae), place.dtype)
     if place.is_streamed:
-        denoiser.park = Elsewhere  # skips wait in main memory too
-    h, w = clip.height // CELL, clip.width // CELL
+        denoiser.offload_skip = Elsewhere  # skips wait in main memory too
+    h, w = clip.height // SPATIAL_FACTOR, clip.width // SPATIAL_FACTOR
 
     def call() -> None:
         x = torch.empty(clip.frames, unet.in_channels, h, w, dtype=place.dtype)
@@ -144,7 +144,7 @@ def estimate_cogvideox(
     """
     denoiser = _on_meta(lambda: CogVideoXTransformer(transformer), place.dtype)
     coder = _on_meta(lambda: CogVideoXVAE(vae), place.dtype)
-    h, w = clip.height // CELL, clip.width // CELL
+    h, w = clip.height // SPATIAL_FACTOR, clip.width // SPATIAL_FACTOR
 
     def call() -> None:
         x = torch.empty(1, transformer.in_channels, clip.latent_frames, h, w, dtype=place.dtype)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 import torch
 
 from ..families.cogvideox.config import TransformerConfig
-from ..families.cogvideox.vae import CELL
+from ..families.cogvideox.vae import SPATIAL_FACTOR
 from ..families.svd.config import UNetConfig
 from .jobs import Clip, gigabytes, of_time
 from .speed import Speed, Work, probe, seconds
 
-_WORDS = 226  # tokens of CogVideoX's text
+_TEXT_TOKENS = 226  # tokens of CogVideoX's text
 # Bytes that elementwise operations move for each byte of a block's result, by count (tests/core/estimate).
 _MOVED_BY_CONVOLUTIONS = 60
 _MOVED_BY_TRANSFORMER = 125
@@ -84,7 +84,7 @@ class _Blocks:
 
 def cogvideox_call(config: TransformerConfig, frames: int, height: int, width: int, itemsize: int = 2) -> Work:
     """One call of CogVideoX's transformer; sizes are in latent frames and cells."""
-    tokens = frames * height * width // config.patch**2 + _WORDS
+    tokens = frames * height * width // config.patch**2 + _TEXT_TOKENS
     layer = Work(
         products=2 * tokens * config.width * (4 * config.width + 2 * config.hidden),
         attention=4 * tokens**2 * config.width,
@@ -110,7 +110,7 @@ def svd_line(
         activations: see there.
     """
     clip = Clip(frames=config.extension_frames or 25, height=512, width=512, steps=50)
-    size = clip.frames, clip.height // CELL, clip.width // CELL
+    size = clip.frames, clip.height // SPATIAL_FACTOR, clip.width // SPATIAL_FACTOR
     return _line(clip, svd_call(config, *size, dtype.itemsize), probe(device, dtype), weights, activations(*size))
 
 
@@ -119,7 +119,7 @@ def cogvideox_line(
 ) -> str:
     """Likewise, of 129 frames of 720x480."""
     clip = Clip(frames=129, height=480, width=720, steps=50)
-    size = clip.latent_frames, clip.height // CELL, clip.width // CELL
+    size = clip.latent_frames, clip.height // SPATIAL_FACTOR, clip.width // SPATIAL_FACTOR
     return _line(clip, cogvideox_call(config, *size, dtype.itemsize), probe(device, dtype), weights, activations(*size))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-PIECE_BYTES = 2**28  # enough for matrix products to fill a large GPU, little beside the tensors that must be whole
+CHUNK_BYTES = 2**28  # enough for matrix products to fill a large GPU, little beside the tensors that must be whole
 
 
 def items_within(budget: float, bytes_per_item: float) -> int:
@@ -22,7 +22,7 @@ def spans(length: int, size: int) -> Iterator[slice]:
         yield slice(index * length // count, (index + 1) * length // count)
 
 
-def in_pieces(part: Callable[[slice], Tensor], length: int, size: int, out: Tensor | None = None) -> Tensor:
+def map_chunks(part: Callable[[slice], Tensor], length: int, size: int, out: Tensor | None = None) -> Tensor:
     """What `part` gives for the spans of the first axis, one after another.
 
     Args:

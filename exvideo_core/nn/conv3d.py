@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolution import taken_conv
-from .effective_weights import Weights, live_weights
+from .convolution import bind_conv
+from .effective_weights import Weights, effective_weights
 
 
 def conv3d(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
-    """What the layer gives for x, within rounding; see `taken_conv3d`."""
-    return taken_conv3d(layer, x_BCTHW)(x_BCTHW)
+    """What the layer gives for x, within rounding; see `bind_conv3d`."""
+    return bind_conv3d(layer, x_BCTHW)(x_BCTHW)
 
 
-def taken_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
+def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     """A layer as a function of x [B, C, T, H, W], to be called for all pieces of an input.
 
     x may have any layout; channels that come last in memory do in the result too.
@@ -31,23 +31,23 @@ def taken_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
         layer: a Conv3d of 1x1x1, of 3x1x1, or of 3x3x3 that does not pad time.
         like: of the device and type of what will be given.
     """
-    weights = live_weights(layer, like)
+    weights = effective_weights(layer, like)
     if weights is None:
         return layer
     padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
     if weights[0].shape[3:] == (1, 1):
         return partial(_over_time, weights, padding[0])
     if not _by_frames(like):
-        return taken_conv(layer, like)
+        return bind_conv(layer, like)
     taps = [tap.contiguous() for tap in weights[0].unbind(2)]
     return partial(_over_frames, taps, weights[1], padding[1:])
 
 
-def taken_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
     """The same for frames [B, C, 1, H, W] that need not lie together, by a Conv3d of 3x3x3 that does not pad time."""
-    weights = live_weights(layer, like) if _by_frames(like) else None
+    weights = effective_weights(layer, like) if _by_frames(like) else None
     if weights is None:
-        convolve = taken_conv3d(layer, like)
+        convolve = bind_conv3d(layer, like)
         return lambda frames: convolve(torch.cat(tuple(frames), dim=2))
     padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
     return partial(_of_frames, [tap.contiguous() for tap in weights[0].unbind(2)], weights[1], padding[1:])

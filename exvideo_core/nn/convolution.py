@@ -14,20 +14,20 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .effective_weights import Weights, live_weights
+from .effective_weights import Weights, effective_weights
 from .linear import product
 
 _FEW = 8  # times as many output channels as positions (measured: at 4, a convolution of images is as fast)
 
 
-def taken_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
+def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     """A Conv2d or Conv3d as a function, within rounding; the layer itself where it must be called.
 
     Args:
         conv: with numbers as padding.
         like: of the device and type of what will be given.
     """
-    weights = live_weights(conv, like)
+    weights = effective_weights(conv, like)
     if weights is None:
         return conv
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
@@ -36,7 +36,7 @@ def taken_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 def convolved(conv: nn.Module, x_BCX: Tensor) -> Tensor:
     """What a Conv2d or Conv3d gives for x, within rounding."""
-    return taken_conv(conv, x_BCX)(x_BCX)
+    return bind_conv(conv, x_BCX)(x_BCX)
 
 
 def _convolved(conv: nn.Conv2d | nn.Conv3d, weights: Weights, x_BCX: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 Weights = tuple[Tensor, Tensor | None]  # weight and bias
 
 
-def live_weights(layer: nn.Module, x: Tensor) -> Weights | None:
+def effective_weights(layer: nn.Module, x: Tensor) -> Weights | None:
     """Weight and bias that the layer would compute with on x; None if it must be called itself.
 
     That is so where more happens than its formula (hooks or a `forward` of its own: a LoRA beside it, sharding) and
@@ -21,7 +21,7 @@ def live_weights(layer: nn.Module, x: Tensor) -> Weights | None:
     """
     if torch.is_grad_enabled() or layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
         return None
-    of_host: Callable[[Tensor], Weights | None] | None = getattr(layer, "live_weights", None)
+    of_host: Callable[[Tensor], Weights | None] | None = getattr(layer, "effective_weights", None)
     if of_host is not None:
         return of_host(x)
     return layer.weight, layer.bias  # type: ignore[return-value]  # tensors, of every layer in `Ops`

@@ -47,8 +47,8 @@ class _In8Bits:
 
     scale: Tensor
 
-    def live_weights(self: _Scaled, x: Tensor) -> Weights | None:
-        """See `folding.live_weights`."""
+    def effective_weights(self: _Scaled, x: Tensor) -> Weights | None:
+        """See `folding.effective_weights`."""
         return _spread(self, x), self.bias
 
 
@@ -75,7 +75,7 @@ class _Conv3d(_In8Bits, nn.Conv3d):
 class _MultipliedLinear(_Linear):
     """Its input is rounded to 8 bits, too, with a scale for each row."""
 
-    def live_weights(self, x: Tensor) -> None:
+    def effective_weights(self, x: Tensor) -> None:
         return None  # it must be called: what it computes is not the product with any weight
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002

@@ -72,7 +72,7 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
 
 
 @fusible
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Neighbouring pairs of channels turned, in float32; [..., D], cos and sin broadcast over [..., D / 2].
 
     In real numbers: of complex ones the compiler makes no kernels.

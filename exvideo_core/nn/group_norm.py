@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .effective_weights import Weights, live_weights
+from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
 
 
@@ -82,7 +82,7 @@ def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_
 def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
     """Group norm of every item, and SiLU."""
     is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
-    weights = live_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
+    weights = effective_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
     if weights is None:
         return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
     assert isinstance(norm, nn.GroupNorm)

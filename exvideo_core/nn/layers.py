@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .fused import gated_gelu
-from .linear import taken
+from .linear import bind
 
 
 class Ops(Protocol):
@@ -81,9 +81,9 @@ class FeedForward(nn.Module):
     def forward(self, x_LC: Tensor) -> Tensor:
         return self.net(x_LC)
 
-    def taken(self, like: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
         """The same as a function of pieces."""
         gated, _, last = self.net
         assert isinstance(gated, GEGLU)
-        inner, outer = taken(gated.proj, like), taken(last, like)
+        inner, outer = bind(gated.proj, like), bind(last, like)
         return lambda x_LC: outer(gated_gelu(inner(x_LC)))

@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .effective_weights import Weights, live_weights
+from .effective_weights import Weights, effective_weights
 
 _LARGE = 2**20  # elements of a weight from which oneDNN's preparations are little
 
 
-def taken(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A linear layer or layer norm as a function; the layer itself where it must be called (see `live_weights`)."""
-    weights = live_weights(layer, like)
+def bind(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """A linear layer or layer norm as a function; the layer itself where `effective_weights` gives None."""
+    weights = effective_weights(layer, like)
     if weights is None:
         return layer
     if isinstance(layer, nn.LayerNorm):
@@ -27,17 +27,17 @@ def taken(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     return partial(product, weights)
 
 
-def together(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
+def fused_qkv(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
     """Linear layers of one input as one matrix product: a function of x that gives what each gives.
 
     The results are views of one tensor. Call it for all pieces of an input, for the weights are stacked here; with
     fewer rows than weights that would take longer than it saves.
     """
-    weights = [live_weights(layer, like) for layer in layers]
+    weights = [effective_weights(layer, like) for layer in layers]
     known = [pair for pair in weights if pair is not None]
     rows = like.numel() // like.shape[-1]
     if len(known) < len(layers) or rows < sum(len(weight) for weight, _ in known):
-        apart = [taken(layer, like) for layer in layers]
+        apart = [bind(layer, like) for layer in layers]
         return lambda x: tuple(layer(x) for layer in apart)
     weight = torch.cat([w for w, _ in known])
     biases = [bias for _, bias in known if bias is not None]
@@ -46,9 +46,9 @@ def together(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], Se
     return lambda x: product((weight, bias), x).split(sizes, dim=-1)
 
 
-def with_constant(layer: nn.Module, constant_O: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
+def bind_with_bias(layer: nn.Module, constant_O: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
     """A linear layer and the addition of a constant to its result, which goes into the bias where that can be had."""
-    weights = live_weights(layer, like)
+    weights = effective_weights(layer, like)
     if weights is None:
         return lambda x: layer(x) + constant_O
     weight, bias = weights

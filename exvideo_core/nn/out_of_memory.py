@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SMALLEST_PIECE = 2**24  # bytes: below, the tensors that must be whole are nearly all there is
+SMALLEST_CHUNK = 2**24  # bytes: below, the tensors that must be whole are nearly all there is
 SMALLEST_TILE = 16  # latent cells
 
 # Besides its own kind of error PyTorch says it in these words: cuBLAS and cuDNN, other accelerators, main memory.
@@ -26,14 +26,14 @@ class DeviceMemoryError(ExVideoError, torch.cuda.OutOfMemoryError):
     """A device has no memory left. Also PyTorch's own kind of error, upon which hosts free what they hold."""
 
 
-class InPieces(Protocol):
+class Chunked(Protocol):
     """A network that computes in pieces.
 
     Attributes:
-        piece_bytes: for the temporary tensors of one; results depend on it by rounding at most.
+        chunk_bytes: for the temporary tensors of one; results depend on it by rounding at most.
     """
 
-    piece_bytes: int
+    chunk_bytes: int
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -57,7 +57,7 @@ def explained(doing: str, advice: str) -> Iterator[None]:
         raise DeviceMemoryError(f"memory ended while {doing}. {advice} ({str(error).partition(chr(10))[0]})") from error
 
 
-def with_less(network: InPieces, compute: Callable[[], T]) -> T:
+def retry_with_smaller_chunks(network: Chunked, compute: Callable[[], T]) -> T:
     """What `compute` gives, which calls the network; where memory ends, in smaller pieces, and they stay so.
 
     `compute` changes nothing that it needs again, as it may start several times.
@@ -66,26 +66,26 @@ def with_less(network: InPieces, compute: Callable[[], T]) -> T:
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:
-            if network.piece_bytes <= SMALLEST_PIECE or not is_out_of_memory(error):
+            if network.chunk_bytes <= SMALLEST_CHUNK or not is_out_of_memory(error):
                 raise
         free_unused()  # only here are the tensors of the first try free
-        network.piece_bytes //= 4
+        network.chunk_bytes //= 4
         log.warning(
-            "ExVideo: memory ended. Trying again in pieces of %g MiB: the same, slower.", network.piece_bytes / 2**20
+            "ExVideo: memory ended. Trying again in pieces of %g MiB: the same, slower.", network.chunk_bytes / 2**20
         )
 
 
 @contextmanager
-def pieces_kept(network: InPieces) -> Iterator[None]:
-    """Afterwards the pieces are as large as before, whatever `with_less` did."""
-    given = network.piece_bytes
+def restore_chunk_bytes(network: Chunked) -> Iterator[None]:
+    """Afterwards the pieces are as large as before, whatever `retry_with_smaller_chunks` did."""
+    given = network.chunk_bytes
     try:
         yield
     finally:
-        network.piece_bytes = given
+        network.chunk_bytes = given
 
 
-def in_smaller_tiles(decode: Callable[[int | None], T], side: int) -> T:
+def retry_with_smaller_tiles(decode: Callable[[int | None], T], side: int) -> T:
     """What `decode` gives of the whole picture (None); where memory ends, of tiles with half the side, and so on.
 
     Args:

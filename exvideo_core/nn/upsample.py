@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .convolution import convolved
-from .effective_weights import live_weights
+from .effective_weights import effective_weights
 
 _WORTHWHILE = 256  # cells; for fewer, adding up the taps takes longer than is saved (1280 channels on a CPU)
 
@@ -35,7 +35,7 @@ def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
         like: [B, C, H, W], one of the pieces.
     """
     is_small = len(like) * like.shape[2] * like.shape[3] < _WORTHWHILE
-    weights = None if is_small else live_weights(conv, like)
+    weights = None if is_small else effective_weights(conv, like)
     if weights is None:
         return lambda x_BCHW: convolved(conv, F.interpolate(x_BCHW, scale_factor=2, mode="nearest"))
     weight, bias = weights

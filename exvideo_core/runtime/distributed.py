@@ -18,7 +18,7 @@ _PATIENCE = timedelta(hours=12)  # the first process samples and encodes while t
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ranks:
+class World:
     """This process among all of them.
 
     Attributes:
@@ -60,7 +60,7 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str | None = None, *, always: bool = False) -> Iterator[Ranks]:
+def joined(device: str | None = None, *, always: bool = False) -> Iterator[World]:
     """Join the processes that torchrun started; without it, be the only one.
 
     Args:
@@ -72,7 +72,7 @@ def joined(device: str | None = None, *, always: bool = False) -> Iterator[Ranks
     place = torch.device(f"cuda:{local}" if kind == "cuda" else kind)
     if place.type == "cuda":
         torch.cuda.set_device(place)
-    ranks = Ranks(rank=rank, world=world, device=place)
+    ranks = World(rank=rank, world=world, device=place)
     if world == 1 and not always:
         yield ranks
         return

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..nn.out_of_memory import InPieces, pieces_kept, with_less
+from ..nn.out_of_memory import Chunked, restore_chunk_bytes, retry_with_smaller_chunks
 from .weight_streaming import WeightStream
 
 N = TypeVar("N", bound=nn.Module)
@@ -37,7 +37,7 @@ class Branches(Protocol):
         """predict(network, *given) of what each branch is given; both results on the first device."""
 
 
-class InTurn:
+class SequentialBranches:
     """Both branches by one network."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
@@ -50,7 +50,7 @@ class InTurn:
         return self.one(predict, positive), self.one(predict, negative)
 
 
-class AtTheSameTime:
+class ParallelBranches:
     """The positive branch in the calling thread, the negative one by a twin network in a thread of its own."""
 
     def __init__(
@@ -84,7 +84,7 @@ def _tried(predict: Predict, network: nn.Module, given: Given) -> Tensor:
     """A prediction, in smaller pieces from where memory ends on."""
     if dist.is_available() and dist.is_initialized():  # those who compute together would no longer be in step
         return predict(network, *given)
-    return with_less(cast(InPieces, network), lambda: predict(network, *given))
+    return retry_with_smaller_chunks(cast(Chunked, network), lambda: predict(network, *given))
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -104,7 +104,7 @@ def branches(network: nn.Module, devices: Sequence[torch.device], stream: Weight
     """
     first, last = devices[0], devices[-1]
     with ExitStack() as stack:
-        stack.enter_context(pieces_kept(cast(InPieces, network)))
+        stack.enter_context(restore_chunk_bytes(cast(Chunked, network)))
         if stream:
             stream.pack(network)
         networks = [network, *([twin(network, first, last)] if len(devices) > 1 else [])]
@@ -112,11 +112,11 @@ def branches(network: nn.Module, devices: Sequence[torch.device], stream: Weight
             for each, device in zip(networks, devices, strict=True):
                 stack.enter_context(stream.running(each, device))
         if len(networks) == 1:
-            yield InTurn(network, first)
+            yield SequentialBranches(network, first)
         else:
             # entered last, so that it is left first: its thread has ended before a network is taken down
             pool = stack.enter_context(ThreadPoolExecutor(1, "guidance"))
-            yield AtTheSameTime((network, networks[1]), (first, last), pool)
+            yield ParallelBranches((network, networks[1]), (first, last), pool)
 
 
 def twin(network: N, source: torch.device, target: torch.device) -> N:

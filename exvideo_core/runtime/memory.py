@@ -31,7 +31,7 @@ def free_bytes(device: torch.device) -> float:
 
 
 @contextmanager
-def visiting(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
+def temporarily_on(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
     """Have a network's weights on a device for a while, if they find room; afterwards they are where they were.
 
     Where they were nothing is copied back, so memory mapped from a file stays so.

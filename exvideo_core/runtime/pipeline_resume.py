@@ -51,5 +51,5 @@ def _described(network: nn.Module) -> dict[str, object]:
             "formats": sorted({str(weight.dtype) for _, weight in weights}),
             "attention": list(attention),
             "is_fused": is_fused(),
-            "piece_bytes": getattr(network, "piece_bytes", None),
+            "chunk_bytes": getattr(network, "chunk_bytes", None),
         }

@@ -26,7 +26,7 @@ _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 BlocksOf = Callable[[Any], Sequence[nn.Module]]
 
 
-class Lane(Protocol):
+class CopyStream(Protocol):
     """Copies to a device beside its computing. An event is a place in the order of what one of the two was told."""
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:  # noqa: ANN401  events are the lane's own
@@ -39,7 +39,7 @@ class Lane(Protocol):
         """The event of all that the device was told to compute so far."""
 
 
-class AtOnce:
+class SyncCopy:
     """The lane of a device that knows no order but the program's: what it is told is done before it returns."""
 
     def copy(self, target: Tensor, source: Tensor, after: None) -> None:
@@ -52,7 +52,7 @@ class AtOnce:
         pass
 
 
-class CudaLane:
+class CudaCopyStream:
     """A CUDA stream that copies while the current one computes; the program waits for neither."""
 
     def __init__(self, device: torch.device) -> None:
@@ -71,9 +71,9 @@ class CudaLane:
         return torch.cuda.current_stream(self.device).record_event()
 
 
-def lane_to(device: torch.device) -> Lane:
+def copy_stream_to(device: torch.device) -> CopyStream:
     """The fastest lane there is."""
-    return CudaLane(device) if device.type == "cuda" else AtOnce()
+    return CudaCopyStream(device) if device.type == "cuda" else SyncCopy()
 
 
 # main memory
@@ -95,10 +95,10 @@ class BlockMemory:
         self._wanted = [torch.empty_like(weight, dtype=_kind(weight, dtype), device="meta") for weight in weights]
         self.num_bytes = sum(map(_room, self._wanted))
         self.memory = _whole_pages(self.num_bytes)
-        self.homes = self.views(self.memory)
-        for weight, home in zip(weights, self.homes, strict=True):
-            home.copy_(weight.data)
-            weight.data = home
+        self.host_weights = self.views(self.memory)
+        for weight, host_weight in zip(weights, self.host_weights, strict=True):
+            host_weight.copy_(weight.data)
+            weight.data = host_weight
         if is_locked:
             _lock(self.memory)
 
@@ -115,9 +115,9 @@ class BlockMemory:
     def is_of(self, block: nn.Module, dtype: torch.dtype | None) -> bool:
         """Whether the block's weights are still these; a LoRA, or rounding, may have put others in their place."""
         weights = weights_of(block)
-        return len(weights) == len(self.homes) and all(
-            weight.data_ptr() == home.data_ptr() and home.dtype == _kind(weight, dtype)
-            for weight, home in zip(weights, self.homes, strict=True)
+        return len(weights) == len(self.host_weights) and all(
+            weight.data_ptr() == host_weight.data_ptr() and host_weight.dtype == _kind(weight, dtype)
+            for weight, host_weight in zip(weights, self.host_weights, strict=True)
         )
 
 
@@ -158,17 +158,17 @@ def _lock(memory: Tensor) -> None:
 # the device
 
 
-class _Belt:
+class _DoubleBuffer:
     """Two places on a device, which the blocks' weights take in turn."""
 
-    def __init__(self, memories: Sequence[BlockMemory], device: torch.device, lane: Lane) -> None:
-        self.memories, self.lane = memories, lane
+    def __init__(self, memories: Sequence[BlockMemory], device: torch.device, copy_stream: CopyStream) -> None:
+        self.memories, self.copy_stream = memories, copy_stream
         size = max(memory.num_bytes for memory in memories)
         with torch.inference_mode(False):
             self.places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
         self.holds: list[int | None] = [None, None]  # number of the block whose weights are there, or coming
         self.is_there: list[Any] = [None, None]
-        self.is_free: list[Any] = [lane.mark(), lane.mark()]
+        self.is_free: list[Any] = [copy_stream.mark(), copy_stream.mark()]
         self.running: list[int] = []  # places of the block that computes, and of one that it calls
         self.last = 0  # the place that was used last
 
@@ -178,7 +178,7 @@ class _Belt:
             self._bring(index, self._idle())
         place = self.last = self.holds.index(index)
         self.running.append(place)
-        self.lane.wait(self.is_there[place])
+        self.copy_stream.wait(self.is_there[place])
         following = (index + 1) % len(self.memories)
         if following not in self.holds and 1 - place not in self.running:
             self._bring(following, 1 - place)
@@ -188,13 +188,13 @@ class _Belt:
         """The block has been told all there is to compute, or could not enter."""
         for place in [place for place in self.running if self.holds[place] == index]:
             self.running.remove(place)
-            self.is_free[place] = self.lane.mark()
+            self.is_free[place] = self.copy_stream.mark()
 
     def stop(self) -> None:
         """Let nothing be computed in the places' memory before the last copy to it is done."""
         for event, index in zip(self.is_there, self.holds, strict=True):
             if index is not None:
-                self.lane.wait(event)
+                self.copy_stream.wait(event)
 
     def _idle(self) -> int:
         idle = [place for place in (1 - self.last, self.last) if place not in self.running]
@@ -206,13 +206,16 @@ class _Belt:
         memory = self.memories[index]
         target, source = self.places[place][: memory.num_bytes], memory.memory[: memory.num_bytes]
         self.holds[place] = None  # in case the copy fails
-        self.is_there[place] = self.lane.copy(target, source, self.is_free[place])
+        self.is_there[place] = self.copy_stream.copy(target, source, self.is_free[place])
         self.holds[place] = index
 
 
 @contextmanager
-def on_the_belt(
-    blocks: Sequence[nn.Module], memories: Sequence[BlockMemory], device: torch.device, lane: Lane | None = None
+def double_buffered(
+    blocks: Sequence[nn.Module],
+    memories: Sequence[BlockMemory],
+    device: torch.device,
+    copy_stream: CopyStream | None = None,
 ) -> Iterator[None]:
     """In it, each block has its weights on the device while it computes.
 
@@ -220,27 +223,31 @@ def on_the_belt(
         blocks: in the order they are called; another order works, but waits for each. One may call another.
         memories: where their weights are. Blocks of several networks may share them.
         device: where they compute.
-        lane: how weights get there.
+        copy_stream: how weights get there.
     """
-    belt = _Belt(memories, device, lane or lane_to(device))
-    hooks = [hook for index, block in enumerate(blocks) for hook in _hooks(belt, index, block, memories[index].homes)]
+    buffer = _DoubleBuffer(memories, device, copy_stream or copy_stream_to(device))
+    hooks = [
+        hook
+        for index, block in enumerate(blocks)
+        for hook in _hooks(buffer, index, block, memories[index].host_weights)
+    ]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
         for block, memory in zip(blocks, memories, strict=True):
-            _give(block, memory.homes)  # a block that was interrupted has not left
-        belt.stop()
+            _give(block, memory.host_weights)  # a block that was interrupted has not left
+        buffer.stop()
 
 
-def _hooks(belt: _Belt, index: int, block: nn.Module, homes: Sequence[Tensor]) -> list[Any]:
+def _hooks(buffer: _DoubleBuffer, index: int, block: nn.Module, host_weights: Sequence[Tensor]) -> list[Any]:
     def enter(*_: object) -> None:
-        _give(block, belt.enter(index))
+        _give(block, buffer.enter(index))
 
     def leave(*_: object) -> None:
-        _give(block, homes)
-        belt.leave(index)
+        _give(block, host_weights)
+        buffer.leave(index)
 
     return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, always_call=True)]
 
@@ -286,5 +293,5 @@ class WeightStream:
     @contextmanager
     def running(self, network: nn.Module, device: torch.device) -> Iterator[None]:
         """In it, the packed network, or a twin that shares its blocks' weights, can compute on a device."""
-        with on_the_belt(self.blocks_of(network), self.memories, device):
+        with double_buffered(self.blocks_of(network), self.memories, device):
             yield

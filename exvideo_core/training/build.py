@@ -6,20 +6,20 @@ import torch
 
 from ..families.cogvideox import training as cogvideox
 from ..families.svd import training as svd
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from .config import CogVideoXTraining, SVDTraining, Training
 from .sources import Progress, cogvideox_source, encoding_format, svd_source
 from .target import Target
 
 
-def build_target(config: Training, ranks: Ranks, progress: Progress | None = None) -> Target:
+def build_target(config: Training, ranks: World, progress: Progress | None = None) -> Target:
     """Read the networks, encode the clips that are not encoded yet, and freeze what is frozen."""
     if isinstance(config, SVDTraining):
         return build_svd_target(config, ranks, progress)
     return build_cogvideox_target(config, ranks, progress)
 
 
-def build_svd_target(config: SVDTraining, ranks: Ranks, progress: Progress | None = None) -> svd.SVDTarget:
+def build_svd_target(config: SVDTraining, ranks: World, progress: Progress | None = None) -> svd.SVDTarget:
     """Stable Video Diffusion with its extension, and clips."""
     weights = svd.read_weights(config.model)
     unet, vae, image_encoder = svd.build_networks(config, weights)
@@ -33,7 +33,7 @@ def build_svd_target(config: SVDTraining, ranks: Ranks, progress: Progress | Non
 
 
 def build_cogvideox_target(
-    config: CogVideoXTraining, ranks: Ranks, progress: Progress | None = None
+    config: CogVideoXTraining, ranks: World, progress: Progress | None = None
 ) -> cogvideox.CogVideoXTarget:
     """CogVideoX's transformer with a LoRA, and clips."""
     source, no_text = cogvideox_source(config, ranks, progress)

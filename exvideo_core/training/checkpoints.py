@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
@@ -28,7 +28,7 @@ class Checkpoints:
         ranks: the processes, which save together.
     """
 
-    def __init__(self, folder: Path, keep: int, ranks: Ranks) -> None:
+    def __init__(self, folder: Path, keep: int, ranks: World) -> None:
         self.folder, self.keep, self.ranks = folder, keep, ranks
         if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import ExVideoError
-from ..families.cogvideox.vae import STRIDE
-from ..families.svd.vae import SCALE
+from ..families.cogvideox.vae import TEMPORAL_FACTOR
+from ..families.svd.vae import SCALING_FACTOR
 from ..files import quoted, read_small
 from ..lora.attach import ATTENTION
 from ..nn.attention import BACKENDS
@@ -123,7 +123,9 @@ class SVDObjective:
         Literal["script", "velocity"], "script: x0 error times sqrt(1 + sigma^2) / sigma (published); velocity: v error"
     ] = "script"
     target_scale: Annotated[float, "train towards latents this much stronger; published: 1.01"] = 1.01
-    latent_scale: Annotated[float, "of the clips' latents; 0.13025 as the published script, which greys"] = SCALE
+    latent_scale: Annotated[float, "of the clips' latents; 0.13025 as the published script, which greys"] = (
+        SCALING_FACTOR
+    )
     condition_dropout: Annotated[float, "share of the clips learned without the picture, for guidance"] = 0.1
     image_noise: Annotated[float, "median of the noise on the conditioning picture; 0: none (published)"] = 0.02
     image_noise_std: Annotated[float, "of its logarithm; 0: always the median"] = 0.5
@@ -331,7 +333,7 @@ def _size_problems(config: Training) -> Iterator[str]:
         if frames < 2:
             yield f"model.num_frames must be at least 2, not {frames}"
     else:
-        multiple, least, longest, unit = 16, 16, (frames - 1) // STRIDE + 1, "latent frames"
+        multiple, least, longest, unit = 16, 16, (frames - 1) // TEMPORAL_FACTOR + 1, "latent frames"
         shortest = 1
         if frames < 9 or frames % 8 != 1:
             yield f"model.num_frames must be 8 k + 1 and at least 9, not {frames}"

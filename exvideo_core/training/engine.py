@@ -19,11 +19,11 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from .config import OptimizerConfig
 from .ema import AveragedWeights
 from .optimizers import make_optimizers
-from .safe_load import check_metadata, only_data
+from .safe_load import check_metadata, safe_load
 
 State = dict[str, Any]
 
@@ -38,7 +38,7 @@ class TorchEngine:
         ranks: the processes.
     """
 
-    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks) -> None:
+    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: World) -> None:
         self.config, self.ranks = config, ranks
         self._sharded = _shard(units.values(), ranks) if ranks.world > 1 else []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
@@ -119,7 +119,7 @@ class TorchEngine:
         check_metadata(folder)
         self.optimizers.create_state()
         state = self._state()
-        with _as_one(self.ranks), only_data(folder):
+        with _as_one(self.ranks), safe_load(folder):
             load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
         if self.average:
             self.average.updates = int(state["average"]["updates"])
@@ -141,7 +141,7 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _as_one(ranks: Ranks) -> Iterator[None]:
+def _as_one(ranks: World) -> Iterator[None]:
     """Without the warning that one process saves alone, which it was asked to."""
     with warnings.catch_warnings():
         if ranks.world == 1:
@@ -149,7 +149,7 @@ def _as_one(ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _shard(units: Any, ranks: Ranks) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
+def _shard(units: Any, ranks: World) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 

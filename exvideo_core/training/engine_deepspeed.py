@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExVideoError
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from .config import OptimizerConfig
 from .ema import AveragedWeights
-from .safe_load import only_data
+from .safe_load import safe_load
 
 _TAG = "state"
 
@@ -36,7 +36,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks, count: int
+        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: World, count: int
     ) -> None:
         self.config, self.ranks = config, ranks
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
@@ -112,7 +112,7 @@ class DeepSpeedEngine:
                 f"{folder} was written by {world} processes, and DeepSpeed can only go on with as many, not with "
                 f"{self.ranks.world}. Start {world}, or use run.engine fsdp, which has no such limit, from the start."
             )
-        with only_data(folder, *_saved_classes()):
+        with safe_load(folder, *_saved_classes()):
             self._engine.load_checkpoint(str(folder), tag=_TAG)
             if self.average:
                 self.average.load_state_dict(
@@ -141,7 +141,7 @@ def _saved_classes() -> tuple[type, ...]:
 
 
 def _initialised(
-    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, ranks: Ranks, count: int
+    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, ranks: World, count: int
 ) -> Any:  # noqa: ANN401  DeepSpeed carries no types
     try:
         import deepspeed

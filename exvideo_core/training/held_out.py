@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from .target import Target
 
 
@@ -38,7 +38,7 @@ class HeldOut:
         return _mean(self.by_frame[self.base_frames :] or self.by_frame)
 
 
-def held_out_loss(target: Target, ranks: Ranks) -> HeldOut:
+def held_out_loss(target: Target, ranks: World) -> HeldOut:
     """Measure; to be called by all processes, which share the work and all get the result."""
     count = target.num_held_out
     turns = -(-count // ranks.world)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..errors import ExVideoError
 from ..evaluation.plots import plot_training
 from ..files import quoted
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from .checkpoints import Checkpoints, read_note
 from .config import RunConfig, Training, fingerprint
 from .engine import TorchEngine
@@ -52,7 +52,7 @@ class Run:
         ranks: the processes; all make the same calls.
     """
 
-    def __init__(self, config: Training, target: Target, ranks: Ranks) -> None:
+    def __init__(self, config: Training, target: Target, ranks: World) -> None:
         self.config, self.target, self.ranks = config, target, ranks
         self.folder = Path(config.run.output)
         self.step = 0
@@ -193,7 +193,7 @@ class Run:
         self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
 
 
-def make_engine(config: Training, target: Target, ranks: Ranks) -> Engine:
+def make_engine(config: Training, target: Target, ranks: World) -> Engine:
     """Of the kind that the configuration names.
 
     Raises:

@@ -37,7 +37,7 @@ _NAMES = {
 
 
 @contextmanager
-def only_data(folder: Path, *classes: type) -> Iterator[None]:
+def safe_load(folder: Path, *classes: type) -> Iterator[None]:
     """Within it, torch.load takes tensors, plain values and these classes, whatever its callers ask for.
 
     Raises:

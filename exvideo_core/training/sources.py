@@ -24,7 +24,7 @@ from ..families.cogvideox.training import paths
 from ..families.svd.checkpoint import SVDWeights
 from ..families.svd.image_encoder import ImageEncoder
 from ..families.svd.vae import VAE
-from ..runtime.distributed import Ranks
+from ..runtime.distributed import World
 from ..runtime.memory import free_bytes, num_bytes
 from ..weights.write import write_weights
 from .clips import CachedClips, CogVideoXClip, Source, SVDClip
@@ -61,7 +61,7 @@ def svd_source(
     config: SVDTraining,
     weights: SVDWeights,
     encoders: tuple[VAE, ImageEncoder],
-    ranks: Ranks,
+    ranks: World,
     progress: Progress | None = None,
 ) -> Source[SVDClip]:
     """Clips for SVD.
@@ -117,7 +117,7 @@ def _svd_clip(tensors: Mapping[str, Tensor]) -> SVDClip:
 
 
 def cogvideox_source(
-    config: CogVideoXTraining, ranks: Ranks, progress: Progress | None = None
+    config: CogVideoXTraining, ranks: World, progress: Progress | None = None
 ) -> tuple[Source[CogVideoXClip], Tensor]:
     """Clips for CogVideoX, and the embedding of the empty sentence, [L, D]; arguments as `svd_source`'s."""
     _, vae_path, text_path = paths(config.model)
@@ -194,7 +194,7 @@ def content_mark(parts: Iterable[Mapping[str, Tensor]]) -> str:
 
 
 def _encoded(
-    config: Training, ranks: Ranks, mark: str, build_encode: Callable[[], Encode], progress: Progress | None
+    config: Training, ranks: World, mark: str, build_encode: Callable[[], Encode], progress: Progress | None
 ) -> list[Path]:
     """Files of all clips that can be had, those that are held out last; the same in every process."""
     data, folder = config.data, cache_folder(config)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from ...exvideo_core.families.cogvideox.vae import CELL, STRIDE
+from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from ...exvideo_core.video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop
 from .model import CogVideoXLatents
 
@@ -37,8 +37,8 @@ def start_latents(
     """
     check_clip(width, height, frames)
     if init_video is None:
-        latent_frames = (frames - 1) // STRIDE + 1
-        shape = (1, CogVideoXLatents.latent_channels, latent_frames, height // CELL, width // CELL)
+        latent_frames = (frames - 1) // TEMPORAL_FACTOR + 1
+        shape = (1, CogVideoXLatents.latent_channels, latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
         return {"samples": torch.zeros(shape)}
     if vae is None:
         raise ClipError("the video to start from has to be encoded. Connect the VAE of Load ExVideo CogVideoX.")

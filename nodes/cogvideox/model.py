@@ -22,7 +22,7 @@ from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from ...exvideo_core.families.cogvideox.vae import CELL, SCALE, STRIDE
+from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from ...exvideo_core.video.frames import check_cogvideox_size
 from ...exvideo_core.weights.assign import sized_by
 from ..comfy_bridge import compat, low_memory, nan_check
@@ -65,10 +65,10 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
         rgb_bias: what they add.
     """
 
-    scale_factor = SCALE
+    scale_factor = SCALING_FACTOR
     latent_channels = 16
     latent_dimensions = 3
-    temporal_downscale_ratio = STRIDE
+    temporal_downscale_ratio = TEMPORAL_FACTOR
 
     def __init__(self, rgb_factors: Sequence[Sequence[float]] | None = None, rgb_bias: Any = None) -> None:
         self.latent_rgb_factors = [list(row) for row in rgb_factors or _RGB_FACTORS]
@@ -166,7 +166,7 @@ class CogVideoXModel(model_base.BaseModel):
         cells = shape[-3] * shape[-2] * shape[-1]
         tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
         live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
-        return live + low_memory.piece_bytes(options)
+        return live + low_memory.chunk_bytes(options)
 
     def state_dict_for_saving(
         self,
@@ -196,7 +196,7 @@ def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
             f"this latent is not CogVideoX's (its shape is {list(latents.shape)}; "
             f"[1, {sizes.out_channels}, T, height / 8, width / 8] is needed). Make it with ExVideo CogVideoX Latent."
         )
-    height, width = (CELL * side for side in latents.shape[-2:])
+    height, width = (SPATIAL_FACTOR * side for side in latents.shape[-2:])
     check_cogvideox_size(width, height)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.families.cogvideox.config import Shapes, VAEConfig
-from ...exvideo_core.families.cogvideox.vae import CELL, STRIDE, CogVideoXVAE
+from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE
 from ...exvideo_core.nn.layers import Ops
-from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, in_smaller_tiles
+from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
@@ -41,9 +41,13 @@ class CogVAE(CoreVAE):
     def describe(self) -> None:
         self.working_dtypes = [torch.bfloat16, torch.float16, torch.float32]
         self.latent_dim, self.latent_channels = 3, 16
-        self.upscale_ratio = (lambda t: max(0, STRIDE * (t - 1) + 1), CELL, CELL)
-        self.downscale_ratio = (lambda frames: max(0, (frames + STRIDE - 1) // STRIDE), CELL, CELL)
-        self.upscale_index_formula = self.downscale_index_formula = (STRIDE, CELL, CELL)
+        self.upscale_ratio = (lambda t: max(0, TEMPORAL_FACTOR * (t - 1) + 1), SPATIAL_FACTOR, SPATIAL_FACTOR)
+        self.downscale_ratio = (
+            lambda frames: max(0, (frames + TEMPORAL_FACTOR - 1) // TEMPORAL_FACTOR),
+            SPATIAL_FACTOR,
+            SPATIAL_FACTOR,
+        )
+        self.upscale_index_formula = self.downscale_index_formula = (TEMPORAL_FACTOR, SPATIAL_FACTOR, SPATIAL_FACTOR)
 
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
         return HostedVAE(VAEConfig.from_shapes(shapes), layers)
@@ -53,7 +57,7 @@ class CogVAE(CoreVAE):
         """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
         _check(samples_in, self.latent_channels)
         side = max(samples_in.shape[-2:])
-        return in_smaller_tiles(lambda tile: self._decode(samples_in, tile or side), side)
+        return retry_with_smaller_tiles(lambda tile: self._decode(samples_in, tile or side), side)
 
     @decoding
     def decode_tiled(
@@ -62,7 +66,7 @@ class CogVAE(CoreVAE):
         """The same in overlapping tiles of so many latent cells, in height and width only."""
         _check(samples, self.latent_channels)
         side = min(max(tile_x or 0, tile_y or 0, SMALLEST_TILE), max(samples.shape[-2:]))
-        return in_smaller_tiles(lambda smaller: self._decode(samples, smaller or side), side)
+        return retry_with_smaller_tiles(lambda smaller: self._decode(samples, smaller or side), side)
 
     def _decode(self, latents_BCTHW: Tensor, side: int) -> Tensor:
         height, width = (min(length, side) for length in latents_BCTHW.shape[-2:])
@@ -88,14 +92,14 @@ class CogVAE(CoreVAE):
         return self.encode(pixel_samples)
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return self._live(shape[-2] * shape[-1] * CELL * CELL * _LIVE_DECODING, dtype)
+        return self._live(shape[-2] * shape[-1] * SPATIAL_FACTOR * SPATIAL_FACTOR * _LIVE_DECODING, dtype)
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         return self._live(shape[-2] * shape[-1] * _LIVE_ENCODING, dtype)
 
     def _live(self, pixels: int, dtype: torch.dtype) -> float:
         network = self.first_stage_model
-        return pixels * network.config.widths[0] * dtype.itemsize + network.piece_bytes / 2
+        return pixels * network.config.widths[0] * dtype.itemsize + network.chunk_bytes / 2
 
 
 def _check(latents: Tensor, channels: int) -> None:

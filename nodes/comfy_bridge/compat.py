@@ -19,7 +19,7 @@ _NARROW = 1  # bytes
 
 
 def layers(operations: Any, dtype: torch.dtype, compute_dtype: torch.dtype, device: Any) -> SimpleNamespace:
-    """ComfyUI's layer classes as the core's `Ops`, with type and device filled in, and `live_weights`.
+    """ComfyUI's layer classes as the core's `Ops`, with type and device filled in, and `effective_weights`.
 
     Args:
         operations: `comfy.ops.disable_weight_init` or one of its children.

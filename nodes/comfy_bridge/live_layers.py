@@ -1,4 +1,4 @@
-"""ComfyUI's layers, telling the core what they would compute with (`live_weights` in the core's models/folding.py)."""
+"""ComfyUI's layers with their effective weights (see `nn/effective_weights.py` in the core)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 class _Told:
     """Weights as ComfyUI has them for one call: cast, on the input's device, with LoRAs that are not merged."""
 
-    def live_weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def effective_weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         comfy.ops.run_every_op()  # a cancelled run stops here, as where a layer is called
         dtype = x.dtype if x.is_floating_point() else None  # a table looked up by numbers stays what it is
         weight, bias, lent = comfy.ops.cast_bias_weight(
@@ -29,12 +29,12 @@ class _Told:
 class _Untold:
     """Layers that compute in a way of their own: quantised, GGUF, cuBLAS."""
 
-    def live_weights(self, x: Tensor) -> None:
+    def effective_weights(self, x: Tensor) -> None:
         return None
 
 
 def live(operations: Any, name: str) -> type:
-    """The layer class of that name, with `live_weights`.
+    """The layer class of that name, with `effective_weights`.
 
     Args:
         operations: `comfy.ops.disable_weight_init` or one of its children.

@@ -10,10 +10,10 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ...exvideo_core.nn.chunks import PIECE_BYTES
-from ...exvideo_core.nn.out_of_memory import InPieces, explained, with_less
+from ...exvideo_core.nn.chunks import CHUNK_BYTES
+from ...exvideo_core.nn.out_of_memory import Chunked, explained, retry_with_smaller_chunks
 
-SMALL_PIECE_BYTES = PIECE_BYTES // 4
+SMALL_CHUNK_BYTES = CHUNK_BYTES // 4
 _NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
 
 # Runs in which memory has ended, known by their noise levels, and the pieces that then found room.
@@ -39,13 +39,13 @@ def is_saving(options: Mapping[str, Any]) -> bool:
     return bool(options.get(_NAME))
 
 
-def piece_bytes(options: Mapping[str, Any]) -> int:
+def chunk_bytes(options: Mapping[str, Any]) -> int:
     """What the temporary tensors of a piece of work may take in this run."""
-    return SMALL_PIECE_BYTES if is_saving(options) else PIECE_BYTES
+    return SMALL_CHUNK_BYTES if is_saving(options) else CHUNK_BYTES
 
 
 @explained_sampling
-def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+def within(network: Chunked, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
     """A forward pass, in the pieces of this run; in smaller ones from where memory ends on, for the rest of the run.
 
     Args:
@@ -54,13 +54,13 @@ def within(network: InPieces, options: Mapping[str, Any], compute: Callable[[], 
         compute: calls the network, and changes nothing that it needs again.
     """
     levels = options.get("sample_sigmas")
-    given = network.piece_bytes = piece_bytes(options) if levels is None else _lowered.get(levels, piece_bytes(options))
+    given = network.chunk_bytes = chunk_bytes(options) if levels is None else _lowered.get(levels, chunk_bytes(options))
     try:
-        return with_less(network, compute)
+        return retry_with_smaller_chunks(network, compute)
     finally:
-        if network.piece_bytes < given and levels is not None:
-            _lowered[levels] = network.piece_bytes
-        network.piece_bytes = piece_bytes(options)
+        if network.chunk_bytes < given and levels is not None:
+            _lowered[levels] = network.chunk_bytes
+        network.chunk_bytes = chunk_bytes(options)
 
 
 def _without_weights(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

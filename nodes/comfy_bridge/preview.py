@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...exvideo_core.families.cogvideox.vae import STRIDE
+from ...exvideo_core.families.cogvideox.vae import TEMPORAL_FACTOR
 from .. import host
 
 EVENT = "exvideo.preview"
@@ -67,7 +67,7 @@ def has_colours(latent_format: Any) -> bool:
 def rate_of(latents: Tensor, positive: Any) -> float:
     """Latent frames a second, so that the preview plays as fast as the clip."""
     if latents.ndim == 5:
-        return _COGVIDEOX_RATE / STRIDE
+        return _COGVIDEOX_RATE / TEMPORAL_FACTOR
     return float(positive[0][1].get("fps") or _SVD_RATE)
 
 

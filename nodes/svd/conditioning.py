@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.svd.conditioning import condition as conditioning_of
-from ...exvideo_core.families.svd.vae import CELL, SCALE
+from ...exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR
 from ...exvideo_core.sampling.inputs import draw_noise
 from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
 from .clip_vision import embed_picture
@@ -37,7 +37,7 @@ class ClipSize:
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        return (self.frames, 4, self.height // CELL, self.width // CELL)
+        return (self.frames, 4, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR)
 
     def pixels(self, pictures: Tensor) -> Tensor:
         """Pictures [B, H, W, 3 or 4] in [0, 1], resized and cut to this size, as [B, 3, H, W] in [-1, 1]."""
@@ -99,7 +99,7 @@ def start_latents(
     size: ClipSize,
     init_video: Tensor | None = None,
     keyframes: dict[int, Tensor] | None = None,
-    encode_scale: float = SCALE,
+    encode_scale: float = SCALING_FACTOR,
 ) -> dict[str, Tensor]:
     """What sampling starts from: nothing, or a clip to vary, and pictures that stay where they are.
 
@@ -109,7 +109,7 @@ def start_latents(
         encode_scale: what encoded pictures are multiplied by; 0.13025 is the reference's (see the design notes).
     """
     latents_TCHW = torch.zeros(size.latent_shape)
-    rescale = encode_scale / SCALE  # ComfyUI's samplers multiply by SCALE
+    rescale = encode_scale / SCALING_FACTOR  # ComfyUI's samplers multiply by SCALING_FACTOR
     if init_video is not None:
         if len(init_video) < size.frames:
             raise ClipError(

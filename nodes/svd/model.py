@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.svd.checkpoint import SVDWeights
 from ...exvideo_core.families.svd.config import UNetConfig
-from ...exvideo_core.families.svd.lazy_frames import OnHost, stay
+from ...exvideo_core.families.svd.lazy_frames import HostTensor, keep
 from ...exvideo_core.families.svd.save import published_layout
 from ...exvideo_core.families.svd.unet import SVDUNet
-from ...exvideo_core.nn.chunks import PIECE_BYTES
+from ...exvideo_core.nn.chunks import CHUNK_BYTES
 from ...exvideo_core.nn.layers import sinusoid
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
@@ -132,7 +132,7 @@ class HostedUNet(SVDUNet):
         options = transformer_options or {}
         ids = window_frame_ids(options, self.config.extension_frames)
         cells = len(x) * x.shape[-2] * x.shape[-1]
-        self.park = OnHost if skips_wait(self.config, cells, x.dtype, x.device, options) else stay
+        self.offload_skip = HostTensor if skips_wait(self.config, cells, x.dtype, x.device, options) else keep
         compute = partial(self.denoise, x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
         given = {"the noisy latents": x[:, :4], "the picture's latents": x[:, 4:], "the picture's embedding": context}
         with running_with(options):
@@ -140,10 +140,10 @@ class HostedUNet(SVDUNet):
 
 
 def live_bytes(
-    sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float, piece_bytes: int = PIECE_BYTES
+    sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float, chunk_bytes: int = CHUNK_BYTES
 ) -> float:
     """Activations of a forward pass over so many latent cells of all frames."""
-    return cells * sizes.widths[0] * live_elements * dtype.itemsize + piece_bytes
+    return cells * sizes.widths[0] * live_elements * dtype.itemsize + chunk_bytes
 
 
 def skips_wait(
@@ -248,7 +248,7 @@ class SVDModel(model_base.BaseModel):
         cells, dtype = shape[0] * shape[-2] * shape[-1], self.get_dtype_inference()
         waits = skips_wait(self.sizes, cells, dtype, model_management.get_torch_device(), options)
         live = _LIVE_WITHOUT_SKIPS if waits else _LIVE_ELEMENTS
-        return live_bytes(self.sizes, cells, dtype, live, low_memory.piece_bytes(options))
+        return live_bytes(self.sizes, cells, dtype, live, low_memory.chunk_bytes(options))
 
     def state_dict_for_saving(
         self,

@@ -267,7 +267,7 @@ class ExVideoSVDConditioning(io.ComfyNode):
         init_video: Tensor | None = None,
         keyframes: Tensor | None = None,
         keyframe_indices: str = "",
-        encode_scale: float = conditioning.SCALE,
+        encode_scale: float = conditioning.SCALING_FACTOR,
         continue_from: dict[str, Any] | None = None,
         shared_frames: int = 1,
     ) -> io.NodeOutput:

@@ -16,9 +16,9 @@ from comfy import model_management, model_patcher
 from torch import Tensor
 
 from ...exvideo_core.families.svd.config import Shapes, VAEConfig
-from ...exvideo_core.families.svd.vae import CELL, LARGEST_TILE, VAE
+from ...exvideo_core.families.svd.vae import LARGEST_TILE, SPATIAL_FACTOR, VAE
 from ...exvideo_core.nn.layers import Ops
-from ...exvideo_core.nn.out_of_memory import explained, in_smaller_tiles
+from ...exvideo_core.nn.out_of_memory import explained, retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from ...exvideo_core.weights.assign import sized_by
 from .. import host
@@ -28,7 +28,7 @@ from .model import fill
 # Counted on the meta device (tests/nodes/test_memory.py: 1.2 GB in 16 bits for 8 frames of 512x512 pixels, 3.5 GB of
 # 1024x1024): a map is one frame on the finest level.
 _BESIDE_WINDOW = 1.5  # maps
-_KEPT_PIECES = 4  # of a second window; what is more is computed again
+_KEPT_CHUNKS = 4  # of a second window; what is more is computed again
 _ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
 _WINDOW = 8  # frames that are decoded at once
 
@@ -118,7 +118,7 @@ class SVDVAE(CoreVAE):
         """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
         latents_TCHW = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
-        return in_smaller_tiles(lambda tile: self._decode(latents_TCHW, tile), side)
+        return retry_with_smaller_tiles(lambda tile: self._decode(latents_TCHW, tile), side)
 
     def _decode(self, latents_TCHW: Tensor, tile: int | None) -> Tensor:
         sides = (min(side, tile or side) for side in latents_TCHW.shape[-2:])
@@ -144,13 +144,13 @@ class SVDVAE(CoreVAE):
         return self.encode(pixel_samples)
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * CELL * CELL, dtype)
-        piece, window = self.first_stage_model.piece_bytes, _WINDOW * frame
-        return window + _BESIDE_WINDOW * frame + min(window, _KEPT_PIECES * piece) + piece
+        frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * SPATIAL_FACTOR * SPATIAL_FACTOR, dtype)
+        piece, window = self.first_stage_model.chunk_bytes, _WINDOW * frame
+        return window + _BESIDE_WINDOW * frame + min(window, _KEPT_CHUNKS * piece) + piece
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         frame = self._map(shape[-2] * shape[-1], dtype)
-        return _ENCODING * frame + min(_WHOLE_ENCODING * frame, self.first_stage_model.piece_bytes)
+        return _ENCODING * frame + min(_WHOLE_ENCODING * frame, self.first_stage_model.chunk_bytes)
 
     def _map(self, pixels: int, dtype: torch.dtype) -> float:
         """Bytes of one frame on the finest level."""

@@ -11,7 +11,7 @@ from exvideo_core import demo_models as files
 from exvideo_core import load_cogvideox
 from exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.families.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from exvideo_core.training.procedural.shapes import (
     MOTIONS,
     PERIOD,
@@ -180,8 +180,8 @@ def test_autoencoder_losses_see_their_own_half():
     assert vae.decoder.conv_in.conv.weight.grad.abs().max() > 0
     with torch.no_grad():
         latents = vae.encode(video)
-    assert encoder_loss(vae, video, SCALE * latents).item() == pytest.approx(0, abs=1e-6)
-    assert decoder_loss(vae, small, vae.decode(small / SCALE)).item() == pytest.approx(0, abs=1e-4)
+    assert encoder_loss(vae, video, SCALING_FACTOR * latents).item() == pytest.approx(0, abs=1e-6)
+    assert decoder_loss(vae, small, vae.decode(small / SCALING_FACTOR)).item() == pytest.approx(0, abs=1e-4)
 
 
 # measure

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd
 from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.svd import pipeline as svd
-from exvideo_core.families.svd.lazy_frames import OnHost
+from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.lora import LoRA, attach, merge, new_lora, remove_loras
 from exvideo_core.nn import out_of_memory
 from exvideo_core.nn.fp8 import store_in_fp8
@@ -43,7 +43,7 @@ def svd_pipeline(*, is_streamed: bool = False) -> SVDPipeline:
     if is_streamed:
         pipe.stream = WeightStream(svd.blocks_of, is_locked=False)
         pipe.stream.place(pipe.unet, CPU, torch.float32)
-        pipe.unet.park = OnHost
+        pipe.unet.offload_skip = HostTensor
     return pipe
 
 
@@ -157,16 +157,16 @@ def _coding(where: str, vae: nn.Module, work: object, *kept: Tensor) -> Subject:
     return Subject(where, told, (vae,), kept)
 
 
-def in_cut_pieces(subject: Subject, piece_bytes: int = 2**16, smallest: int = 2**12) -> Subject:
+def in_cut_pieces(subject: Subject, chunk_bytes: int = 2**16, smallest: int = 2**12) -> Subject:
     """The same with pieces so small that smaller ones are cut elsewhere."""
 
     def work() -> Sequence[Tensor]:
-        with patch.object(out_of_memory, "SMALLEST_PIECE", smallest):
+        with patch.object(out_of_memory, "SMALLEST_CHUNK", smallest):
             return subject.work()
 
     for network in subject.networks:
-        if hasattr(network, "piece_bytes"):
-            network.piece_bytes = piece_bytes
+        if hasattr(network, "chunk_bytes"):
+            network.chunk_bytes = chunk_bytes
     return replace(subject, where=f"{subject.where}, small pieces", work=work, is_exact=False)
 
 

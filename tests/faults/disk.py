@@ -18,7 +18,7 @@ import torch
 from narrow_svd import noise
 
 from exvideo_core.errors import ExVideoError
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.checkpoints import Checkpoints
 from exvideo_core.video import ffmpeg, load_frames, save_poster, save_video
 from exvideo_core.weights.write import write_weights
@@ -265,7 +265,7 @@ def training_checkpoints(count: Count, _folder: Path, stride: int) -> None:
         with disk(4096 * pages) as folder:
             if folder is None:
                 return
-            saves = Checkpoints(folder / "checkpoints", 2, Ranks())
+            saves = Checkpoints(folder / "checkpoints", 2, World())
             ballast = folder / "ballast"
 
             def write(target: Path) -> None:

@@ -8,7 +8,7 @@ from exvideo_core.families.cogvideox import config as cog
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
-from exvideo_core.families.svd.lazy_frames import stay
+from exvideo_core.families.svd.lazy_frames import keep
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import VAE
 
@@ -27,7 +27,7 @@ def test_unet(pack, card, side, monkeypatch):
     waits = adapter.skips_wait(sizes, frames * side * side, torch.float16, torch.device("meta"))
     with torch.device("meta"):
         unet = SVDUNet(sizes).half()
-        unet.park = Elsewhere if waits else stay
+        unet.offload_skip = Elsewhere if waits else keep
         x, context = torch.empty(frames, 8, side, side).half(), torch.empty(1, 1, 1024).half()
         peak = peak_bytes(unet, x, torch.empty(1), context, torch.empty(1, 3))
     config = adapter.SVDModelConfig(sizes, torch.float16, None)

@@ -134,7 +134,7 @@ def test_low_memory_lowers_svds_peak_and_knows_it(pack, on_a_card):
         unet = SVDUNet(sizes).half()
         x, context = torch.empty(128, 8, 64, 64).half(), torch.empty(1, 1, 1024).half()
         inputs = x, torch.empty(1), context, torch.empty(1, 3)
-        unet.park, unet.piece_bytes = Elsewhere, pack.comfy_bridge.low_memory.piece_bytes(options)
+        unet.offload_skip, unet.chunk_bytes = Elsewhere, pack.comfy_bridge.low_memory.chunk_bytes(options)
         least = count(lambda: unet(*inputs)).peak
 
     assert pack.svd.model.skips_wait(sizes, 128 * 64 * 64, torch.float16, torch.device("meta"), options)
@@ -150,7 +150,7 @@ def test_low_memory_lowers_cogvideox_peak_and_knows_it(pack):
         transformer = CogVideoXTransformer(sizes).half()
         inputs = torch.empty(1, 16, 33, 60, 90).half(), torch.empty(1), torch.empty(1, 226, sizes.text_dim).half()
         whole = count(lambda: transformer(*inputs)).peak
-        transformer.piece_bytes = pack.comfy_bridge.low_memory.piece_bytes(options)
+        transformer.chunk_bytes = pack.comfy_bridge.low_memory.chunk_bytes(options)
         least = count(lambda: transformer(*inputs)).peak
 
     assert least < 0.85 * whole
@@ -159,9 +159,9 @@ def test_low_memory_lowers_cogvideox_peak_and_knows_it(pack):
 
 def test_pieces_of_one_run_are_not_those_of_the_next(either, presets):
     network = either.model.model.diffusion_model
-    before = network.piece_bytes
+    before = network.chunk_bytes
     either.sample(presets.prepared(either.model, presets.PRESETS["low memory"]), steps=1)
-    assert network.piece_bytes < before
+    assert network.chunk_bytes < before
     either.sample(steps=1)
 
-    assert network.piece_bytes == before
+    assert network.chunk_bytes == before

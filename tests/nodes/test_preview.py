@@ -12,7 +12,7 @@ from PIL import Image
 
 from exvideo_core import demo_models
 from exvideo_core.families.svd.pipeline import load_svd
-from exvideo_core.families.svd.vae import SCALE
+from exvideo_core.families.svd.vae import SCALING_FACTOR
 
 SAMPLES = {"svd": (6, 6), "cogvideox": (17, 5)}  # frames and latent frames of the fixtures' clips
 
@@ -178,8 +178,8 @@ def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     scene = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), -ramp.expand(64, 64)])[None]
     scene[..., 20:44, 16:40] = torch.tensor([0.7, -0.5, -0.6]).view(1, 3, 1, 1)
     with torch.inference_mode():
-        latents = vae.encode(scene) * SCALE
-        decoded = F.avg_pool2d(vae.decode(latents / SCALE), 8)
+        latents = vae.encode(scene) * SCALING_FACTOR
+        decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
     kinds = pack.svd.loading.preview_colours(demo_models.SVD), pack.svd.model.SVDLatents()
     near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 

@@ -16,7 +16,7 @@ from transformers import T5Config
 
 from exvideo_core import CogVideoXPipeline
 from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
-from exvideo_core.families.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from parity.references import Weights, diffsynth, load_strictly, narrowed, quarter
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, [tokens, head_dim]
@@ -163,7 +163,7 @@ def diffusers_vae(ours: Weights, config: VAEConfig, groups: int = 32) -> Any:
     from diffusers import AutoencoderKLCogVideoX
 
     vae = AutoencoderKLCogVideoX(
-        scaling_factor=SCALE,
+        scaling_factor=SCALING_FACTOR,
         block_out_channels=config.widths,
         layers_per_block=config.blocks_per_level,
         latent_channels=config.latent_channels,

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
 TOLERANCE_AT_LOW_NOISE = 1e-4  # in float32, see above
 TOLERANCE_OF_COGVIDEOX = 1e-4
-SCALE = 0.13025  # the script's
+SCALING_FACTOR = 0.13025  # the script's
 LEVELS = [0, 300, 500, 800, 980]  # of its 1000: sigma 700, 92, 16, 0.29 and 0.004
 # Below this share of the largest gradient there is none. By mathematics that is so for the norm, the queries and the
 # keys of attention to a single token, in each of the 16 blocks; and for the last block's last bias in a network so
@@ -62,12 +62,12 @@ class Clip:
 
 def clip(dtype, frames=4):
     shape = frames, 4, 16, 16  # the reference knows no sides that are not multiples of 8
-    tensors = noise(*shape) / SCALE, noise(*shape, seed=1), noise(1, NARROW.unet.context_dim, seed=2)
+    tensors = noise(*shape) / SCALING_FACTOR, noise(*shape, seed=1), noise(1, NARROW.unet.context_dim, seed=2)
     return Clip(*(tensor.to(dtype) for tensor in tensors), ids=torch.tensor([[29.0, 40.0, 0.0]]))
 
 
 def losses_of_the_script(unet, scheduler, index, given):
-    timestep, latents = scheduler.timesteps[index], SCALE * given.raw_TCHW
+    timestep, latents = scheduler.timesteps[index], SCALING_FACTOR * given.raw_TCHW
     noisy = scheduler.add_noise(latents, given.noise_TCHW, timestep)
     image = given.raw_TCHW[:1].repeat(len(latents), 1, 1, 1)
     v = unet(torch.cat([noisy, image], dim=1), timestep, given.context, given.ids)
@@ -78,7 +78,7 @@ def losses_of_the_script(unet, scheduler, index, given):
 
 
 def our_losses(unet, scheduler, index, given):
-    latents, sigma = SCALE * given.raw_TCHW, scheduler.sigmas[index]
+    latents, sigma = SCALING_FACTOR * given.raw_TCHW, scheduler.sigmas[index]
     return svd_loss(unet, latents, given.raw_TCHW[0], given.context, given.ids, sigma, given.noise_TCHW)
 
 

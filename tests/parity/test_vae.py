@@ -11,7 +11,7 @@ import pytest
 import torch
 from narrow_svd import noise
 
-from exvideo_core.families.svd.vae import SCALE
+from exvideo_core.families.svd.vae import SCALING_FACTOR
 from exvideo_core.nn.tiling import Axis
 from parity import references
 
@@ -24,7 +24,7 @@ ENCODER_SCALE = 0.13025  # DiffSynth's encoder multiplies by this
 
 def decode(reference, latents_TCHW, **tiling):
     """DiffSynth's windowed decode; it divides by the scale itself and has the channels first."""
-    return reference.decode_video(latents_TCHW * SCALE, **tiling).transpose(0, 1)
+    return reference.decode_video(latents_TCHW * SCALING_FACTOR, **tiling).transpose(0, 1)
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.attention import Attention
-from ...nn.chunks import in_pieces, items_within, spans
-from ...nn.effective_weights import live_weights
+from ...nn.chunks import items_within, map_chunks, spans
+from ...nn.effective_weights import effective_weights
 from ...nn.layers import Ops
-from ...nn.linear import outputs, product, taken
+from ...nn.linear import bind, outputs, product
 from .config import TransformerConfig
-from .rope import rotate
+from .rope import apply_rope
 
 T = TypeVar("T")
 Layer = Callable[[Tensor], Tensor]
@@ -37,15 +37,15 @@ class Conditions:
         tokens: of text and video, or of the process with most of them; decides how many heads are computed at a time.
         words: those of the text.
         time_BE: embedded timesteps, activated.
-        turn: complex factors of the rotary positions, [L, 1 or B, 1, D / 2].
-        piece_bytes: for the temporary tensors of one piece.
+        freqs_cis: complex factors of the rotary positions, [L, 1 or B, 1, D / 2].
+        chunk_bytes: for the temporary tensors of one piece.
     """
 
     tokens: int
     words: int
     time_BE: Tensor
-    turn: Tensor
-    piece_bytes: int
+    freqs_cis: Tensor
+    chunk_bytes: int
 
 
 Run = Callable[[Sequence[nn.Module], Tensor, Conditions, int], Tensor]
@@ -81,25 +81,25 @@ class Block(nn.Module):
     def _attended(self, x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
         norm = self.norm1(x_LBC, on)
         out_LBC = self.attn1(lambda rows: norm.shifted(x_LBC[rows], rows.start), len(x_LBC), on, first)
-        project = taken(self.attn1.to_out[0], x_LBC)
+        project = bind(self.attn1.to_out[0], x_LBC)
         asked_LBC = x_LBC[first:]
 
         def part(rows: slice) -> Tensor:
             return norm.gated(asked_LBC[rows], project(out_LBC[rows]), first + rows.start)
 
-        size = items_within(on.piece_bytes, 3 * x_LBC[0].nbytes)
-        return in_pieces(part, len(asked_LBC), size, asked_LBC)
+        size = items_within(on.chunk_bytes, 3 * x_LBC[0].nbytes)
+        return map_chunks(part, len(asked_LBC), size, asked_LBC)
 
     def _fed(self, x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
-        norm, feed = self.norm2(x_LBC, on), self.ff.taken(x_LBC)
+        norm, feed = self.norm2(x_LBC, on), self.ff.bind(x_LBC)
 
         def part(rows: slice) -> Tensor:
             start = first + rows.start
             return norm.gated(x_LBC[rows], feed(norm.shifted(x_LBC[rows], start)), start)
 
         hidden = 2 * self.ff.hidden * x_LBC.itemsize * x_LBC.shape[1]
-        size = items_within(on.piece_bytes, hidden + 3 * x_LBC[0].nbytes)
-        return in_pieces(part, len(x_LBC), size, x_LBC)
+        size = items_within(on.chunk_bytes, hidden + 3 * x_LBC[0].nbytes)
+        return map_chunks(part, len(x_LBC), size, x_LBC)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class GatedNorm(nn.Module):
             6, dim=1
         )
         return Modulated(
-            norm=taken(self.norm, x_LBC),
+            norm=bind(self.norm, x_LBC),
             words=on.words,
             text=Modulation(text_shift, 1 + text_scale, text_gate),
             video=Modulation(video_shift, 1 + video_scale, video_gate),
@@ -193,19 +193,19 @@ class JointAttention(nn.Module):
             on: see `Conditions`.
             first: number of a token.
         """
-        norms = taken(self.norm_q, on.time_BE), taken(self.norm_k, on.time_BE)
+        norms = bind(self.norm_q, on.time_BE), bind(self.norm_k, on.time_BE)
         token_bytes = len(on.time_BE) * self.head_dim * on.time_BE.itemsize  # of one head
-        groups = list(self._groups(on, items_within(on.piece_bytes, 4 * on.tokens * token_bytes)))
+        groups = list(self._groups(on, items_within(on.chunk_bytes, 4 * on.tokens * token_bytes)))
 
         def part(layers: Sequence[Layer]) -> Tensor:
             def placed(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
                 x_LBC = tokens(rows)
                 q, k, v = (rearrange(layer(x_LBC), "L B (N D) -> L B N D", D=self.head_dim) for layer in layers)
-                q, k = (rotate(norm(x), on.turn[rows]) for norm, x in zip(norms, (q, k), strict=True))
+                q, k = (apply_rope(norm(x), on.freqs_cis[rows]) for norm, x in zip(norms, (q, k), strict=True))
                 return q, k, v
 
             row_bytes = (2 + 8 / len(groups)) * self.heads * token_bytes
-            q, k, v = _whole(placed, length, items_within(on.piece_bytes, row_bytes))
+            q, k, v = _whole(placed, length, items_within(on.chunk_bytes, row_bytes))
             q, k, v = (rearrange(x, "L B N D -> B N L D") for x in (q[first:], k, v))
             return rearrange(self.attention(q, k, v), "B N L D -> L B (N D)")
 
@@ -214,7 +214,7 @@ class JointAttention(nn.Module):
     def _groups(self, on: Conditions, size: int) -> Iterator[Sequence[Layer]]:
         """The layers to queries, keys and values of about `size` heads after others, if they can be cut."""
         layers = self.to_q, self.to_k, self.to_v
-        weights = [live_weights(layer, on.time_BE) for layer in layers]
+        weights = [effective_weights(layer, on.time_BE) for layer in layers]
         if None in weights:
             yield layers
             return
@@ -260,9 +260,9 @@ class FeedForward(nn.Module):
         # index 1 was a dropout in the published code, so the names go on with 2
         self.net = nn.Sequential(Projection(width, hidden, ops), nn.Identity(), ops.Linear(hidden, width))
 
-    def taken(self, like: Tensor) -> Layer:
+    def bind(self, like: Tensor) -> Layer:
         """As a function that is called for many pieces."""
-        into, out = (taken(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
+        into, out = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
         return lambda x_LBC: out(F.gelu(into(x_LBC), approximate="tanh"))
 
 

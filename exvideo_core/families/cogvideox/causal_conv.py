@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import items_within, plus
-from ...nn.conv3d import taken_conv3d, taken_conv3d_of_frames
-from ...nn.convolution import taken_conv
+from ...nn.conv3d import bind_conv3d, bind_conv3d_of_frames
+from ...nn.convolution import bind_conv
 from ...nn.layers import Ops
 from ...nn.upsample import doubled_conv
 from .norms import LatentNorm, activation, group_norm
@@ -32,11 +32,11 @@ class CausalConv3d(nn.Module):
         self.conv = ops.Conv3d(channels, out_channels, kernel_size=3, padding=(0, 1, 1))
 
     def forward(self, x_BCFHW: Tensor, past: Past) -> Tensor:
-        return self.taken(x_BCFHW, past)(x_BCFHW)
+        return self.bind(x_BCFHW, past)(x_BCFHW)
 
-    def taken(self, like: Tensor, past: Past) -> Callable[[Tensor], Tensor]:
+    def bind(self, like: Tensor, past: Past) -> Callable[[Tensor], Tensor]:
         """As a function, to be called for all parts of a map in turn."""
-        convolve = taken_conv3d_of_frames(self.conv, like)
+        convolve = bind_conv3d_of_frames(self.conv, like)
 
         def continued(x_BCFHW: Tensor) -> Tensor:
             frames = x_BCFHW.split(1, dim=2)
@@ -57,14 +57,14 @@ def laid_out(x_BCFHW: Tensor) -> Tensor:
     return x_BCFHW if x_BCFHW.device.type == "cpu" else x_BCFHW.contiguous(memory_format=torch.channels_last_3d)
 
 
-def parts_within(piece_bytes: int, x_BCFHW: Tensor) -> tuple[Tensor, ...]:
+def parts_within(chunk_bytes: int, x_BCFHW: Tensor) -> tuple[Tensor, ...]:
     """Frames, as many at once as may be convolved."""
     # scaled in float32, activated, result
     frame_bytes = x_BCFHW[:, :, 0].numel() * (4 + 2 * x_BCFHW.element_size())
-    return x_BCFHW.split(min(x_BCFHW.shape[2], items_within(piece_bytes, frame_bytes)), dim=2)
+    return x_BCFHW.split(min(x_BCFHW.shape[2], items_within(chunk_bytes, frame_bytes)), dim=2)
 
 
-def taken(parts: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
+def consume(parts: list[Tensor]) -> Iterator[tuple[slice, Tensor]]:
     """Each part and the place of its frames, taken out of the list."""
     start = 0
     while parts:
@@ -91,14 +91,14 @@ class ResBlock(nn.Module):
 
     def forward(self, parts: list[Tensor], past: Past, *latents: Tensor) -> list[Tensor]:
         """Takes the parts out of the list, and their memory for the result unless gradients are wanted."""
-        convolve, activate = self.conv1.taken(parts[0], past), activation(self.norm1, parts, *latents)
-        shortcut = None if self.conv_shortcut is None else taken_conv3d(self.conv_shortcut, parts[0])
+        convolve, activate = self.conv1.bind(parts[0], past), activation(self.norm1, parts, *latents)
+        shortcut = None if self.conv_shortcut is None else bind_conv3d(self.conv_shortcut, parts[0])
         h, out = [], []
-        for frames, part_BCFHW in taken(parts):
+        for frames, part_BCFHW in consume(parts):
             h.append(convolve(activate(part_BCFHW, frames)))
             out.append(part_BCFHW if shortcut is None else shortcut(part_BCFHW))
-        convolve, activate = self.conv2.taken(h[0], past), activation(self.norm2, h, *latents)
-        for index, (frames, part_BCFHW) in enumerate(taken(h)):
+        convolve, activate = self.conv2.bind(h[0], past), activation(self.norm2, h, *latents)
+        for index, (frames, part_BCFHW) in enumerate(consume(h)):
             out[index] = plus(out[index], convolve(activate(part_BCFHW, frames)))
         return out
 
@@ -111,12 +111,12 @@ class Downsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
         self.halves_time = halves_time
 
-    def forward(self, parts: list[Tensor], piece_bytes: int) -> list[Tensor]:
+    def forward(self, parts: list[Tensor], chunk_bytes: int) -> list[Tensor]:
         """The budget is met by the parts as they are."""
-        convolve, batch = taken_conv(self.conv, parts[0]), len(parts[0])
+        convolve, batch = bind_conv(self.conv, parts[0]), len(parts[0])
         if self.halves_time:
             parts = [_halved(part_BCFHW) for part_BCFHW in (parts if len(parts) == 1 else _pairs(parts))]
-        return [_video(convolve(F.pad(_images(part_BCFHW), (0, 1, 0, 1))), batch) for _, part_BCFHW in taken(parts)]
+        return [_video(convolve(F.pad(_images(part_BCFHW), (0, 1, 0, 1))), batch) for _, part_BCFHW in consume(parts)]
 
 
 def _halved(x_BCFHW: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ def _halved(x_BCFHW: Tensor) -> Tensor:
 
 def _pairs(parts: list[Tensor]) -> list[Tensor]:
     """Two frames in each part, and one in the first if their number is odd."""
-    frames = [frame for _, part in taken(parts) for frame in part.split(1, dim=2)]
+    frames = [frame for _, part in consume(parts) for frame in part.split(1, dim=2)]
     alone = len(frames) % 2
     return frames[:alone] + [torch.cat(frames[i : i + 2], dim=2) for i in range(alone, len(frames), 2)]
 
@@ -141,20 +141,20 @@ class Upsample(nn.Module):
         self.conv = ops.Conv2d(channels, channels, kernel_size=3, padding=1)
         self.doubles_time = doubles_time
 
-    def forward(self, parts: list[Tensor], piece_bytes: int) -> list[Tensor]:
+    def forward(self, parts: list[Tensor], chunk_bytes: int) -> list[Tensor]:
         """Takes the parts out of the list; those of the result are within the budget."""
         convolve = doubled_conv(self.conv, _images(parts[0]))
         alone = sum(part.shape[2] for part in parts) % 2 if self.doubles_time else 0
         out: list[Tensor] = []
-        for place, part_BCFHW in taken(parts):
+        for place, part_BCFHW in consume(parts):
             # of the result: scaled in float32, activated
             frame_bytes = 4 * part_BCFHW[:, :, 0].numel() * (4 + 2 * part_BCFHW.element_size())
-            size = min(part_BCFHW.shape[2], items_within(piece_bytes, frame_bytes))
+            size = min(part_BCFHW.shape[2], items_within(chunk_bytes, frame_bytes))
             for index, frames_BCFHW in enumerate(part_BCFHW.split(size, dim=2)):
                 doubled_BCFHW = _video(convolve(_images(frames_BCFHW)), len(part_BCFHW))
                 if self.doubles_time:  # after the convolution it is the same as before, at half of the work
                     doubled_BCFHW = _repeated(doubled_BCFHW, alone if place.start == index == 0 else 0)
-                out += parts_within(piece_bytes, doubled_BCFHW)
+                out += parts_within(chunk_bytes, doubled_BCFHW)
         return out
 
 

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES, items_within, spans
+from ...nn.chunks import CHUNK_BYTES, items_within, spans
 from ...nn.conv3d import conv3d
-from ...nn.effective_weights import live_weights
+from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine
 from ...nn.layers import Ops, norm_groups
@@ -68,7 +68,7 @@ def activation(norm: nn.Module, parts: list[Tensor], *latents: Tensor) -> Activa
     if len(parts) == 1:
         return lambda part, _: F.silu(norm(part, *latents), inplace=not torch.is_grad_enabled())
     base = norm.norm_layer if isinstance(norm, LatentNorm) else norm
-    weights = live_weights(base, parts[0])
+    weights = effective_weights(base, parts[0])
     if weights is None:
         whole = F.silu(norm(torch.cat(parts, dim=2), *latents))
         return lambda _, frames: whole[:, :, frames]
@@ -90,7 +90,7 @@ def activation(norm: nn.Module, parts: list[Tensor], *latents: Tensor) -> Activa
 def _strips(parts: list[Tensor]) -> Iterator[Tensor]:
     """Rows that may be looked at together, in float32."""
     for part in parts:
-        rows = items_within(PIECE_BYTES, 4 * part[:, :, :, 0].numel())
+        rows = items_within(CHUNK_BYTES, 4 * part[:, :, :, 0].numel())
         yield from (part[:, :, :, span] for span in spans(part.shape[3], rows))
 
 

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ...errors import ClipError, ExVideoError
 from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import check_given, checked
-from ...nn.out_of_memory import in_smaller_tiles
+from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches, branches
-from ...runtime.memory import free_bytes, visiting
+from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume, begin
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import (
@@ -58,7 +58,7 @@ from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_v
 from .config import TransformerConfig, VAEConfig
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer
-from .vae import CELL, SCALE, STRIDE, CogVideoXVAE, Progress
+from .vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, Progress
 
 
 @dataclass(frozen=True)
@@ -203,8 +203,8 @@ class CogVideoXPipeline:
         return self._decode(result, decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
-        latent_frames = (num_frames - 1) // STRIDE + 1
-        return 1, self.vae.config.latent_channels, latent_frames, height // CELL, width // CELL
+        latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
+        return 1, self.vae.config.latent_channels, latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
         """Embedding [1, L, D] of each text: the given one, or that of the sentence."""
@@ -226,13 +226,13 @@ class CogVideoXPipeline:
                 "no text encoder is loaded: load one, or give prompt_embeds, and negative_prompt_embeds unless "
                 "guidance_scale is 1."
             )
-        with visiting(self.text_encoder, self.device, free_bytes(self.device)):
+        with temporarily_on(self.text_encoder, self.device, free_bytes(self.device)):
             return self.text_encoder(sentences)
 
     def _encode_video(self, init_video: Sequence[Picture], width: int, height: int) -> Tensor:
         frames = [to_pixels(cover_crop(picture, width, height)) for picture in init_video]
         video_BCFHW = rearrange(frames, "F C H W -> 1 C F H W")
-        return self.vae.encode(video_BCFHW).to(self.device, torch.float32) * SCALE
+        return self.vae.encode(video_BCFHW).to(self.device, torch.float32) * SCALING_FACTOR
 
     def _denoiser(
         self,
@@ -267,8 +267,8 @@ class CogVideoXPipeline:
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
         check_finite(latents_BCTHW)
         largest = tile or max(latents_BCTHW.shape[-2:])
-        video_BCFHW = in_smaller_tiles(
-            lambda side: self.vae.decode(latents_BCTHW / SCALE, progress, side or tile), largest
+        video_BCFHW = retry_with_smaller_tiles(
+            lambda side: self.vae.decode(latents_BCTHW / SCALING_FACTOR, progress, side or tile), largest
         )
         return CogVideoXResult(
             frames=pixels_to_frames(rearrange(video_BCFHW, "1 C F H W -> F C H W")),

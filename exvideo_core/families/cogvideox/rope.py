@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...nn.fused import is_fused, turned
+from ...nn.fused import is_fused, rotate_pairs
 
 _TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the model was trained on
 
@@ -27,7 +27,7 @@ def crop_region(height: int, width: int) -> tuple[tuple[int, int], tuple[int, in
     return (top, left), (top + fitted_height, left + fitted_width)
 
 
-def rotary_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tensor:
+def rope_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tensor:
     """Angle by which each pair of a head's channels is turned, for every token.
 
     A quarter of the channels tells the time, which is plainly the number of the latent frame (a longer clip goes on
@@ -44,26 +44,26 @@ def rotary_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tens
     (top, left), (bottom, right) = crop_region(height, width)
     rows, columns = _spread(top, bottom, height), _spread(left, right, width)
     sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
-    turns = [
+    freqs_cis = [
         place.to(times.device)[..., None].float() * _frequencies(size, times.device)
         for place, size in zip((times, rows, columns), sizes, strict=True)
     ]
     grid = (*times.shape, height, width)
     parts = (
-        turns[0][..., :, None, None, :].expand(*grid, -1),
-        turns[1][:, None, :].expand(*grid, -1),
-        turns[2].expand(*grid, -1),
+        freqs_cis[0][..., :, None, None, :].expand(*grid, -1),
+        freqs_cis[1][:, None, :].expand(*grid, -1),
+        freqs_cis[2].expand(*grid, -1),
     )
     return torch.cat(parts, dim=-1).flatten(-4, -2)
 
 
 @lru_cache(maxsize=4)
-def rotary_turns(
+def rope_freqs_cis(
     times: tuple[tuple[float, ...], ...],
     height: int,
     width: int,
     head_dim: int,
-    words: int,
+    text_tokens: int,
     device: torch.device,
 ) -> Tensor:
     """Factors for `rotate` of a whole job's tokens: the text's, which come first and are not turned, then the video's.
@@ -79,16 +79,16 @@ def rotary_turns(
         complex64 [L, B or 1, 1, head_dim / 2], the same for all heads.
     """
     with torch.inference_mode(False), torch.no_grad():  # kept: another call may want gradients
-        angles = rotary_angles(torch.tensor(times, device=device), height, width, head_dim)
-        return turns(F.pad(angles, (0, 0, words, 0))).transpose(0, 1)[:, :, None]
+        angles = rope_angles(torch.tensor(times, device=device), height, width, head_dim)
+        return freqs_cis(F.pad(angles, (0, 0, text_tokens, 0))).transpose(0, 1)[:, :, None]
 
 
-def turns(angles: Tensor) -> Tensor:
+def freqs_cis(angles: Tensor) -> Tensor:
     """Complex numbers of length 1."""
     return torch.polar(torch.ones_like(angles), angles)
 
 
-def rotate(x: Tensor, turn: Tensor) -> Tensor:
+def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
     """Turn neighbouring pairs of channels, in float32, by one complex product.
 
     Args:
@@ -96,9 +96,9 @@ def rotate(x: Tensor, turn: Tensor) -> Tensor:
         turn: complex, broadcast over [..., D / 2].
     """
     if is_fused():
-        return turned(x, turn.real, turn.imag)
+        return rotate_pairs(x, freqs_cis.real, freqs_cis.imag)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turn).flatten(-2).to(x.dtype)
+    return torch.view_as_real(pairs * freqs_cis).flatten(-2).to(x.dtype)
 
 
 def _spread(start: int, stop: int, count: int) -> Tensor:

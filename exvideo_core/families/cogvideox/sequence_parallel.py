@@ -60,7 +60,7 @@ class _Ulysses:
         bounds = [len(x_LBC) * rank // self.world for rank in range(self.world + 1)]
         self.counts = [stop - start for start, stop in pairwise(bounds)]
         mine = slice(*bounds[self.rank : self.rank + 2])
-        on = replace(on, tokens=max(self.counts), words=max(0, on.words - mine.start), turn=on.turn[mine])
+        on = replace(on, tokens=max(self.counts), words=max(0, on.words - mine.start), freqs_cis=on.freqs_cis[mine])
         x_lBC = in_turn(blocks, x_LBC[mine], on, 0)
         return self._all_tokens(x_lBC.repeat(self.world, 1, 1))[first:]
 

@@ -26,7 +26,7 @@ from .block import Block
 from .checkpoint import read_transformer
 from .pipeline import build_transformer, load_cogvideox
 from .transformer import CogVideoXTransformer
-from .vae import SCALE, STRIDE
+from .vae import SCALING_FACTOR, TEMPORAL_FACTOR
 
 # Where held-out loss is taken: from grain to where only the sentence tells what to show.
 HELD_OUT_TIMESTEPS = (100, 400, 700, 950)
@@ -60,7 +60,7 @@ class CogVideoXTarget:
         self.units: dict[str, nn.Module] = dict(self._attached.factors)
         freeze(transformer, self.units.values(), self.dtype, device)
         self.num_frozen = sum(p.numel() for p in transformer.parameters())
-        self.base_frames = (config.model.base_frames - 1) // STRIDE + 1
+        self.base_frames = (config.model.base_frames - 1) // TEMPORAL_FACTOR + 1
         if config.run.checkpointing:
             checkpoint_blocks(module for module in transformer.modules() if isinstance(module, Block))
 
@@ -81,7 +81,7 @@ class CogVideoXTarget:
         noise = torch.randn(latents_CTHW.shape, generator=generator)
         return cogvideox_loss(
             self._network(times),
-            self._placed(latents_CTHW) * SCALE,
+            self._placed(latents_CTHW) * SCALING_FACTOR,
             self._placed(self._no_text_LD if is_silent else clip.context_LD),
             timestep_B.to(self.device),
             self._placed(noise),
@@ -95,7 +95,7 @@ class CogVideoXTarget:
         noise = torch.randn(clip.latents_CTHW.shape, generator=generator_of(HELD_OUT_SEED, index))
         errors_BCTHW = velocity_errors(
             self._network(range(clip.latents_CTHW.shape[1])),
-            self._placed(clip.latents_CTHW) * SCALE,
+            self._placed(clip.latents_CTHW) * SCALING_FACTOR,
             self._placed(clip.context_LD),
             torch.tensor([HELD_OUT_TIMESTEPS[level]], device=self.device),
             self._placed(noise),

@@ -15,12 +15,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.attention import Attention, sdpa
-from ...nn.chunks import PIECE_BYTES, in_pieces, items_within
+from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
 from ...nn.layers import Ops, sinusoid
 from ...nn.step_cache import Branch
 from .block import Block, Conditions, Run, in_turn
 from .config import TransformerConfig
-from .rope import rotary_turns
+from .rope import rope_freqs_cis
 
 
 class CogVideoXTransformer(nn.Module):
@@ -32,7 +32,7 @@ class CogVideoXTransformer(nn.Module):
         attention: see `exvideo_core.nn.attention`.
 
     Attributes:
-        piece_bytes: for the temporary tensors of one piece, where no gradients are wanted. Beside them live the tokens
+        chunk_bytes: for the temporary tensors of one piece, where no gradients are wanted. Beside them live the tokens
             and what attention makes of them. Results depend on it by rounding alone.
         run: how tokens go through blocks; see `parallel` for another way.
     """
@@ -40,7 +40,7 @@ class CogVideoXTransformer(nn.Module):
     def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
-        self.piece_bytes: int = PIECE_BYTES
+        self.chunk_bytes: int = CHUNK_BYTES
         self.run: Run = in_turn
         self.patch_embed = PatchEmbed(config, ops)
         self.time_embedding = TimeEmbedding(config.width, config.time_dim, ops)
@@ -75,13 +75,13 @@ class CogVideoXTransformer(nn.Module):
         if height % patch or width % patch:
             raise ValueError(f"height and width must be multiples of {patch} latent cells, not {height} and {width}")
         steps = torch.as_tensor(timestep, device=x_BCTHW.device).expand(batch)
-        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.piece_bytes)
+        x_LBC = self.patch_embed(x_BCTHW, context_BLD.to(x_BCTHW).expand(batch, -1, -1), self.chunk_bytes)
         on = Conditions(
             tokens=len(x_LBC),
             words=context_BLD.shape[1],
             time_BE=F.silu(self.time_embedding(steps, x_BCTHW.dtype)),
-            turn=self._turn(x_BCTHW, context_BLD.shape[1], times),
-            piece_bytes=self.piece_bytes,
+            freqs_cis=self._turn(x_BCTHW, context_BLD.shape[1], times),
+            chunk_bytes=self.chunk_bytes,
         )
         return rearrange(
             self._patches(self._video(x_LBC, on, memory), on),
@@ -96,7 +96,7 @@ class CogVideoXTransformer(nn.Module):
         frames, height, width = x_BCTHW.shape[2:]
         numbers = range(frames) if times is None else times.tolist()
         by_clip = numbers if times is not None and times.ndim == 2 else [numbers]
-        return rotary_turns(
+        return rope_freqs_cis(
             tuple(map(tuple, by_clip)),
             height // self.config.patch,
             width // self.config.patch,
@@ -125,8 +125,8 @@ class CogVideoXTransformer(nn.Module):
 
     def _patches(self, x_LBC: Tensor, on: Conditions) -> Tensor:
         """Latents of the patches that the tokens stand for, [L, B, 16 * patch * patch]."""
-        norm_out, size = self.norm_out(on.time_BE), items_within(self.piece_bytes, 4 * x_LBC[0].nbytes)
-        return in_pieces(lambda rows: self.proj_out(norm_out(self.norm_final(x_LBC[rows]))), len(x_LBC), size)
+        norm_out, size = self.norm_out(on.time_BE), items_within(self.chunk_bytes, 4 * x_LBC[0].nbytes)
+        return map_chunks(lambda rows: self.proj_out(norm_out(self.norm_final(x_LBC[rows]))), len(x_LBC), size)
 
 
 class PatchEmbed(nn.Module):
@@ -141,7 +141,7 @@ class PatchEmbed(nn.Module):
             nn.Parameter(torch.zeros(1, config.learned_positions, config.width)) if config.learned_positions else None
         )
 
-    def forward(self, x_BCTHW: Tensor, context_BLD: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+    def forward(self, x_BCTHW: Tensor, context_BLD: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """Tokens [L, B, C] of the text and of the video, the latter in the order time, height, width."""
         text_LBC = self.text_proj(context_BLD).transpose(0, 1)
         x_TBCHW = rearrange(x_BCTHW, "B C T H W -> T B C H W")
@@ -158,8 +158,8 @@ class PatchEmbed(nn.Module):
             words, frames = len(text_LBC), len(x_TBCHW)
             x_LBC = text_LBC.new_empty(words + frames * patches, *text_LBC.shape[1:])
             x_LBC[:words] = text_LBC
-            size = items_within(piece_bytes, 2 * patches * text_LBC[0].nbytes)
-            in_pieces(of_frames, frames, size, x_LBC[words:].unflatten(0, (frames, patches)))
+            size = items_within(chunk_bytes, 2 * patches * text_LBC[0].nbytes)
+            map_chunks(of_frames, frames, size, x_LBC[words:].unflatten(0, (frames, patches)))
         return x_LBC if self.pos_embedding is None else x_LBC + self._places(x_LBC, len(text_LBC))
 
     def _places(self, x_LBC: Tensor, words: int) -> Tensor:

@@ -13,23 +13,23 @@ from itertools import islice, pairwise
 import torch
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES
+from ...nn.chunks import CHUNK_BYTES
 from ...nn.layers import Ops
 from ...nn.nan_check import checked_part
-from ...nn.out_of_memory import pieces_kept, with_less
+from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Axis, blend_weight, tiles
-from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, laid_out, parts_within, taken
+from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, consume, laid_out, parts_within
 from .config import VAEConfig
 from .norms import LatentNorm, activation, group_norm
 
-SCALE = 0.7  # latents times this have about unit variance; CogVideoX-5B works on those (the 2B's is 1.15258426)
-CELL = 8  # pixels along one side of a latent cell
-STRIDE = 4  # frames of a latent frame; the first frame of a clip has one to itself
+SCALING_FACTOR = 0.7  # CogVideoX-5B's latents times this have about unit variance; the 2B's is 1.15258426
+SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
+TEMPORAL_FACTOR = 4  # frames of a latent frame; the first frame of a clip has one to itself
 
 # The norms' statistics are those of one piece, so the pieces are part of the definition: an odd first frame goes with
 # the first of them. As DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers.
-_LATENT_PIECE = 2
-_FRAME_PIECE = STRIDE * _LATENT_PIECE
+_LATENT_CHUNK = 2
+_FRAME_CHUNK = TEMPORAL_FACTOR * _LATENT_CHUNK
 _TIME_LEVELS = 2  # of the finest levels, which also halve the frames
 
 Progress = Callable[[int, int], None]  # done, total
@@ -43,13 +43,13 @@ class CogVideoXVAE(nn.Module):
         ops: where the layers come from.
 
     Attributes:
-        piece_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
+        chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
     """
 
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
-        self.piece_bytes = PIECE_BYTES
+        self.chunk_bytes = CHUNK_BYTES
         self.encoder = Encoder(config, ops)
         self.decoder = Decoder(config, ops)
 
@@ -65,16 +65,16 @@ class CogVideoXVAE(nn.Module):
             only clips of 8k + 1 frames come back with as many.
         """
         height, width = video_BCFHW.shape[-2:]
-        if height % CELL or width % CELL:
-            raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
-        with pieces_kept(self):
-            return with_less(self, lambda: self._encode(video_BCFHW, progress))
+        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
+        with restore_chunk_bytes(self):
+            return retry_with_smaller_chunks(self, lambda: self._encode(video_BCFHW, progress))
 
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         latents = []
-        spans = list(pieces(video_BCFHW.shape[2], _FRAME_PIECE))
+        spans = list(pieces(video_BCFHW.shape[2], _FRAME_CHUNK))
         names = [f"encoding frames {start} to {end - 1}" for start, end in spans]
-        for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_PIECE):
+        for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_CHUNK):
             latents.append(moments[:, : self.config.latent_channels])
             if progress:
                 progress(len(latents), len(spans))
@@ -95,21 +95,21 @@ class CogVideoXVAE(nn.Module):
         Returns:
             [B, 3, F, 8 h, 8 w] float32 on the CPU, about [-1, 1]; F is 4 T - 3 for odd T, else 4 T.
         """
-        with pieces_kept(self):
-            return with_less(self, lambda: self._decode(latents_BCTHW, progress, tile))
+        with restore_chunk_bytes(self):
+            return retry_with_smaller_chunks(self, lambda: self._decode(latents_BCTHW, progress, tile))
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
         tile = tile or max(height, width)
         axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (height, width)]
-        lengths = (CELL * height, CELL * width)
+        lengths = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
         total_BCFHW = torch.zeros(len(latents_BCTHW), 3, frames_of(frames), *lengths)
         weights_HW = torch.zeros(lengths)
         windows = list(tiles(axes))
-        count = len(windows) * len(list(pieces(frames, _LATENT_PIECE)))
+        count = len(windows) * len(list(pieces(frames, _LATENT_CHUNK)))
         done = 0
         for (h0, h1), (w0, w1) in windows:
-            spans = ((CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
+            spans = ((SPATIAL_FACTOR * h0, SPATIAL_FACTOR * h1), (SPATIAL_FACTOR * w0, SPATIAL_FACTOR * w1))
             weight_HW = blend_weight(spans, lengths)
             rows, columns = (slice(*span) for span in spans)
             weights_HW[rows, columns] += weight_HW
@@ -124,9 +124,11 @@ class CogVideoXVAE(nn.Module):
 
     def _decode_pieces(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
         frames = latents_BCTHW.shape[2]
-        ends = [STRIDE * end - (STRIDE - 1) * (frames % 2) for _, end in pieces(frames, _LATENT_PIECE)]
+        ends = [
+            TEMPORAL_FACTOR * end - (TEMPORAL_FACTOR - 1) * (frames % 2) for _, end in pieces(frames, _LATENT_CHUNK)
+        ]
         names = [f"decoding frames {start} to {end - 1}" for start, end in pairwise([0, *ends])]
-        return self._checked(names, self.decoder, latents_BCTHW, _LATENT_PIECE)
+        return self._checked(names, self.decoder, latents_BCTHW, _LATENT_CHUNK)
 
     def _checked(self, names: Sequence[str], coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         """What a half of the network makes of each piece; an error about its numbers begins with the piece's name."""
@@ -140,7 +142,7 @@ class CogVideoXVAE(nn.Module):
     def _pieces(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         past: Past = {}
         for start, end in pieces(x_BCTHW.shape[2], size):
-            yield coder(self.to_network(x_BCTHW[:, :, start:end]), past, self.piece_bytes)
+            yield coder(self.to_network(x_BCTHW[:, :, start:end]), past, self.chunk_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
         """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
@@ -158,7 +160,7 @@ def pieces(length: int, size: int) -> Iterator[tuple[int, int]]:
 
 def frames_of(latent_frames: int) -> int:
     """Frames that so many latent frames decode to: an even number has no frame that stands alone."""
-    return STRIDE * latent_frames - (STRIDE - 1) * (latent_frames % 2)
+    return TEMPORAL_FACTOR * latent_frames - (TEMPORAL_FACTOR - 1) * (latent_frames % 2)
 
 
 class Encoder(nn.Module):
@@ -177,19 +179,19 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(channels, ops)
         self.conv_out = CausalConv3d(channels, 2 * config.latent_channels, ops)
 
-    def forward(self, x_BCFHW: Tensor, past: Past, piece_bytes: int = PIECE_BYTES) -> Tensor:
+    def forward(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """[B, 3, F, H, W] to [B, 32, T, H / 8, W / 8]; the budget is for the temporary tensors of one part."""
-        piece_bytes = _budget(x_BCFHW, piece_bytes)
-        parts = self._first(laid_out(x_BCFHW), past, piece_bytes)
+        chunk_bytes = _budget(x_BCFHW, chunk_bytes)
+        parts = self._first(laid_out(x_BCFHW), past, chunk_bytes)
         for level in (*self.down_blocks, self.mid_block):
-            parts = level(parts, past, piece_bytes)
-        convolve, activate = self.conv_out.taken(parts[0], past), activation(self.norm_out, parts)
-        return torch.cat([convolve(activate(part, frames)) for frames, part in taken(parts)], dim=2)
+            parts = level(parts, past, chunk_bytes)
+        convolve, activate = self.conv_out.bind(parts[0], past), activation(self.norm_out, parts)
+        return torch.cat([convolve(activate(part, frames)) for frames, part in consume(parts)], dim=2)
 
-    def _first(self, x_BCFHW: Tensor, past: Past, piece_bytes: int) -> list[Tensor]:
+    def _first(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int) -> list[Tensor]:
         """The first convolution, in parts that the blocks behind it can work on."""
         widened = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
-        return list(map(self.conv_in.taken(x_BCFHW, past), parts_within(piece_bytes // widened, x_BCFHW)))
+        return list(map(self.conv_in.bind(x_BCFHW, past), parts_within(chunk_bytes // widened, x_BCFHW)))
 
 
 class Decoder(nn.Module):
@@ -209,19 +211,19 @@ class Decoder(nn.Module):
         self.norm_out = LatentNorm(channels, latent, ops)
         self.conv_out = CausalConv3d(channels, 3, ops)
 
-    def forward(self, z_BCTHW: Tensor, past: Past, piece_bytes: int = PIECE_BYTES) -> Tensor:
+    def forward(self, z_BCTHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """[B, 16, T, h, w] to [B, 3, F, 8 h, 8 w]; the budget is for the temporary tensors of one part."""
-        piece_bytes = _budget(z_BCTHW, piece_bytes)
+        chunk_bytes = _budget(z_BCTHW, chunk_bytes)
         parts = [self.conv_in(laid_out(z_BCTHW), past)]
         for level in (self.mid_block, *self.up_blocks):
-            parts = level(parts, past, piece_bytes, z_BCTHW)
-        convolve, activate = self.conv_out.taken(parts[0], past), activation(self.norm_out, parts, z_BCTHW)
-        return torch.cat([convolve(activate(part, frames)) for frames, part in taken(parts)], dim=2)
+            parts = level(parts, past, chunk_bytes, z_BCTHW)
+        convolve, activate = self.conv_out.bind(parts[0], past), activation(self.norm_out, parts, z_BCTHW)
+        return torch.cat([convolve(activate(part, frames)) for frames, part in consume(parts)], dim=2)
 
 
-def _budget(x_BCFHW: Tensor, piece_bytes: int) -> int:
+def _budget(x_BCFHW: Tensor, chunk_bytes: int) -> int:
     """Nothing is cut where gradients are wanted, and not several clips, for each has statistics of its own."""
-    return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else piece_bytes
+    return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else chunk_bytes
 
 
 def _is_last(config: VAEConfig, level: int) -> bool:
@@ -248,9 +250,9 @@ class Level(nn.Module):
             if layer:
                 self.add_module(name, nn.ModuleList([layer]))
 
-    def forward(self, parts: list[Tensor], past: Past, piece_bytes: int, *latents: Tensor) -> list[Tensor]:
+    def forward(self, parts: list[Tensor], past: Past, chunk_bytes: int, *latents: Tensor) -> list[Tensor]:
         for block in self.resnets:
             parts = block(parts, past, *latents)
         for name in self.resamplers:
-            parts = getattr(self, name)[0](parts, piece_bytes)
+            parts = getattr(self, name)[0](parts, chunk_bytes)
         return parts

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES, added, in_pieces, items_within, plus, spans
-from ...nn.conv3d import taken_conv3d
-from ...nn.convolution import taken_conv
-from ...nn.effective_weights import live_weights
+from ...nn.chunks import CHUNK_BYTES, added, items_within, map_chunks, plus, spans
+from ...nn.conv3d import bind_conv3d
+from ...nn.convolution import bind_conv
+from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu
 from ...nn.layers import Ops, norm_groups
@@ -30,7 +30,7 @@ class Conditions:
     embedding: Tensor  # [1 or T, C] of noise level, frame rate, motion and noise augmentation
     context: Tensor  # [1 or T, L, D] of the image; SVD has a single token
     frame_ids: Tensor  # [T], their places in the whole clip
-    piece_bytes: int = PIECE_BYTES  # for the temporary tensors of one piece
+    chunk_bytes: int = CHUNK_BYTES  # for the temporary tensors of one piece
 
 
 class Blend(nn.Module):
@@ -70,14 +70,14 @@ class ResBlock(nn.Module):
         spatial_TCHW = self._per_frame(x_TCHW, skip_TCHW, on)
         # mean of what comes in and of that plus a residual: so much of the residual
         share = torch.sigmoid(-self.time_mixer.mix_factor.float()).to(spatial_TCHW)
-        return self.time_stack(spatial_TCHW, share, on.embedding, on.piece_bytes)
+        return self.time_stack(spatial_TCHW, share, on.embedding, on.chunk_bytes)
 
     def _per_frame(self, x_TCHW: Frames, skip_TCHW: Frames | None, on: Conditions) -> Tensor:
         embedding_TC11 = self.emb_layers(on.embedding)[:, :, None, None]
-        first, second = (taken_conv(conv, on.embedding) for conv in (self.in_layers[2], self.out_layers[3]))
+        first, second = (bind_conv(conv, on.embedding) for conv in (self.in_layers[2], self.out_layers[3]))
         shortcut = self.skip_connection
         if not isinstance(shortcut, nn.Identity):
-            shortcut = taken_conv(shortcut, on.embedding)
+            shortcut = bind_conv(shortcut, on.embedding)
 
         def computed(frames: slice) -> Tensor:
             part = x_TCHW[frames]
@@ -92,11 +92,11 @@ class ResBlock(nn.Module):
         total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
         # together, normed, activated; two results, normed, activated, shortcut
         size = items_within(
-            on.piece_bytes, (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
+            on.chunk_bytes, (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
         )
         shape = (frames, self.out_channels, height, width)
         out = skip_TCHW if isinstance(skip_TCHW, Tensor) and skip_TCHW.shape == shape else None
-        return in_pieces(computed, frames, size, None if torch.is_grad_enabled() else out)
+        return map_chunks(computed, frames, size, None if torch.is_grad_enabled() else out)
 
 
 def channels_last(x_BCHW: Tensor) -> Tensor:
@@ -114,24 +114,24 @@ class TemporalResBlock(nn.Module):
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, channels))
         self.out_layers = _norm_act(channels, norm_eps, ops, nn.Identity(), ops.Conv3d(channels, channels, **conv))
 
-    def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, chunk_bytes: int) -> Tensor:
         """x and a share of the residual; in x itself, unless gradients are wanted."""
         x_HTCW = rows_first(x_TCHW)
-        rows, first = self._over_time(self.in_layers, x_TCHW, piece_bytes)
+        rows, first = self._over_time(self.in_layers, x_TCHW, chunk_bytes)
         room_HTCW = rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
-        h_TCHW = frames_first(in_pieces(first, len(x_HTCW), rows, room_HTCW))
+        h_TCHW = frames_first(map_chunks(first, len(x_HTCW), rows, room_HTCW))
         h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
-        rows, second = self._over_time(self.out_layers, h_TCHW, piece_bytes)
+        rows, second = self._over_time(self.out_layers, h_TCHW, chunk_bytes)
         return frames_first(added(x_HTCW, second, rows, share))
 
     @staticmethod
-    def _over_time(layers: nn.Sequential, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
+    def _over_time(layers: nn.Sequential, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
         """Norm over the clip, activation and convolution over time, as a function of rows; and rows for a piece."""
-        norm, conv = layers[0], taken_conv3d(layers[-1], x_TCHW)
+        norm, conv = layers[0], bind_conv3d(layers[-1], x_TCHW)
         x_HTCW, clip_1CTHW = rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
         # scaled in float32 and activated; result, and the neighbours' part in it
-        rows = items_within(piece_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
-        weights = live_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
+        rows = items_within(chunk_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
+        weights = effective_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
         if weights is None:
             return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
         factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))

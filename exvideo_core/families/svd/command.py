@@ -18,7 +18,7 @@ from ...video.pictures import read_picture
 from ...weights.formats import FORMATS
 from ..cogvideox import command as generate_cogvideox
 from .pipeline import METHODS, SVDPipeline, load_svd
-from .vae import SCALE
+from .vae import SCALING_FACTOR
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,7 +63,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         "--keyframe", action="append", default=[], metavar="INDEX=PICTURE", help="hold a frame to a picture; repeatable"
     )
     parser.add_argument(
-        "--encode-scale", type=float, default=SCALE, help="of given frames; 0.13025 as DiffSynth-Studio"
+        "--encode-scale", type=float, default=SCALING_FACTOR, help="of given frames; 0.13025 as DiffSynth-Studio"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
 

@@ -24,15 +24,15 @@ class Frames(Protocol):
     def __getitem__(self, frames: slice) -> Tensor: ...
 
 
-Park = Callable[[Tensor], Frames]  # where a skip waits from the way down to the way up
+OffloadSkip = Callable[[Tensor], Frames]  # where a skip waits from the way down to the way up
 
 
-def stay(x_TCHW: Tensor) -> Frames:
+def keep(x_TCHW: Tensor) -> Frames:
     """Skips remain where they are."""
     return x_TCHW
 
 
-class OnHost:
+class HostTensor:
     """A skip that waits in the host's memory: a fifth of the peak less, for some traffic over the bus.
 
     Copies run on a stream of their own, so that the device goes on computing.
@@ -69,7 +69,7 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
     return _streams[device]
 
 
-class Later:
+class LazyFrames:
     """Frames that are computed when they are asked for, so that never all of them are there.
 
     Args:

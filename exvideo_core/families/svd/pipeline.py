@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import checked
-from ...nn.out_of_memory import in_smaller_tiles
+from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches, branches
-from ...runtime.memory import free_bytes, visiting
+from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume, begin
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import (
@@ -55,9 +55,9 @@ from .checkpoint import SVDWeights, read_svd
 from .conditioning import Conditioning, condition
 from .config import ImageEncoderConfig, UNetConfig, VAEConfig
 from .image_encoder import ImageEncoder, fill_buffers
-from .lazy_frames import OnHost
+from .lazy_frames import HostTensor
 from .unet import SVDUNet
-from .vae import CELL, LARGEST_TILE, SCALE, VAE, Progress
+from .vae import LARGEST_TILE, SCALING_FACTOR, SPATIAL_FACTOR, VAE, Progress
 
 METHODS: dict[str, Solver] = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
 
@@ -161,7 +161,7 @@ class SVDPipeline:
         denoise: float = 1.0,
         init_video: Sequence[Picture] | None = None,
         keyframes: Mapping[int, Picture] | None = None,
-        encode_scale: float = SCALE,
+        encode_scale: float = SCALING_FACTOR,
         seed: int = 0,
         latents: Tensor | None = None,
         image_noise: Tensor | None = None,
@@ -207,10 +207,10 @@ class SVDPipeline:
         default, solver = self.defaults, named("method", method, METHODS)
         num_frames = default.num_frames if num_frames is None else num_frames
         self._check(num_frames, width, height, denoise, init_video, keyframes)
-        cell_shape = (num_frames, self.vae.config.latent_channels, height // CELL, width // CELL)
+        cell_shape = (num_frames, self.vae.config.latent_channels, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
         noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
         pixel_shape = (1, 3, height, width)
-        with visiting(self.image_encoder, self.device, free_bytes(self.device)):
+        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
             conditioning = condition(
                 self._pixels(image, width, height),
                 self.vae.encode,
@@ -292,7 +292,9 @@ class SVDPipeline:
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
         check_finite(latents_TCHW)
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
-        pixels = in_smaller_tiles(lambda tile: self.vae.decode(latents_TCHW / SCALE, progress, tile), side)
+        pixels = retry_with_smaller_tiles(
+            lambda tile: self.vae.decode(latents_TCHW / SCALING_FACTOR, progress, tile), side
+        )
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
 
     def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
@@ -348,7 +350,7 @@ def load_svd(
         return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder, devices=devices)
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(unet, devices[0], dtype)
-    unet.park = OnHost
+    unet.offload_skip = HostTensor
     return SVDPipeline(unet, vae, image_encoder, devices=devices, stream=source)
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES, in_pieces, items_within
-from ...nn.conv3d import taken_conv3d
+from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
+from ...nn.conv3d import bind_conv3d
 from ...nn.layers import Ops, sinusoid
 
 # SVD was trained on 25 frames; past them, untrained positions walk back and forth over 20 known ones.
@@ -46,7 +46,7 @@ class TemporalExtension(nn.Module):
         x_BCTHW: Tensor,
         frame_ids: Tensor,
         embed: Callable[[Tensor], Tensor],
-        piece_bytes: int = PIECE_BYTES,
+        chunk_bytes: int = CHUNK_BYTES,
     ) -> Tensor:
         """Position and mix neighbouring frames and cells; `embed` is the base's own network, [T, C] to [T, C]."""
         position_TC = embed(self.positions(frame_ids).to(x_BCTHW.dtype))
@@ -55,15 +55,15 @@ class TemporalExtension(nn.Module):
         x_THWC = rearrange(x_BCTHW, "1 C T H W -> T H W C")
         cells = _reflected_cells(x_THWC)
         # copied with borders, and the result of each of three taps
-        size = items_within(piece_bytes, 3 * x_THWC[0].numel() * x_THWC.element_size())
+        size = items_within(chunk_bytes, 3 * x_THWC[0].numel() * x_THWC.element_size())
 
-        mix = taken_conv3d(self.mix, x_BCTHW)
+        mix = bind_conv3d(self.mix, x_BCTHW)
 
         def mixed(frames: slice) -> Tensor:
             padded_THWC = _with_borders(x_THWC, position_TC, cells[frames.start : frames.stop + 2])
             return rearrange(mix(rearrange(padded_THWC, "T H W C -> 1 C T H W")), "1 C T H W -> T H W C")
 
-        return rearrange(in_pieces(mixed, len(x_THWC), size), "T H W C -> 1 C T H W")
+        return rearrange(map_chunks(mixed, len(x_THWC), size), "T H W C -> 1 C T H W")
 
     def _mix_whole(self, x_BCTHW: Tensor) -> Tensor:
         # padded here: with padding_mode="reflect" some host convolutions silently pad with zeros

@@ -13,9 +13,9 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.attention import Attention
-from ...nn.chunks import added, in_pieces, items_within
+from ...nn.chunks import added, items_within, map_chunks
 from ...nn.layers import FeedForward, Ops, norm_groups, sinusoid
-from ...nn.linear import taken, together, with_constant
+from ...nn.linear import bind, bind_with_bias, fused_qkv
 from .blocks import Blend, Conditions, blend
 from .config import num_heads
 from .temporal import TemporalExtension
@@ -42,8 +42,8 @@ class SelfOrCrossAttention(nn.Module):
 
     def among_themselves(self, like: Tensor, constant_C: Tensor) -> Callable[[Tensor], Tensor]:
         """Self-attention plus a constant, as a function of the tokens of any number of sequences."""
-        project = together((self.to_q, self.to_k, self.to_v), like)
-        out = with_constant(self.to_out[0], constant_C, like)
+        project = fused_qkv((self.to_q, self.to_k, self.to_v), like)
+        out = bind_with_bias(self.to_out[0], constant_C, like)
         return lambda x: out(self._attend(*project(x)))
 
     def single_token(self, context_B1D: Tensor) -> Tensor:
@@ -76,19 +76,19 @@ class TransformerBlock(nn.Module):
         self.norm3 = ops.LayerNorm(channels)
         self.ff = FeedForward(channels, ops)
 
-    def forward(self, x_TLC: Tensor, context_TLD: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
         """Tokens of all frames; the context is that of each frame, or one for all."""
         told = self.attn2.single_token(context_TLD) if context_TLD.shape[1] == 1 else None
         is_constant = told is not None and len(told) == 1
         constant_C = told.flatten() if told is not None and is_constant else x_TLC.new_zeros(())
-        x_TLC = self._attend(x_TLC, constant_C, piece_bytes)
+        x_TLC = self._attend(x_TLC, constant_C, chunk_bytes)
         if not is_constant:
             x_TLC = x_TLC + (self.attn2(self.norm2(x_TLC), context_TLD) if told is None else told)
-        return feed(x_TLC, self.norm3, self.ff, piece_bytes)
+        return feed(x_TLC, self.norm3, self.ff, chunk_bytes)
 
-    def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
-        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
-        size = items_within(piece_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
+    def _attend(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
+        norm, attend = bind(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+        size = items_within(chunk_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
         return added(x_TLC, lambda frames: attend(norm(x_TLC[frames])), size)
 
 
@@ -102,25 +102,25 @@ class TemporalTransformerBlock(TransformerBlock):
         self.norm_in = ops.LayerNorm(channels)
         self.ff_in = FeedForward(channels, ops)
 
-    def forward(self, x_TLC: Tensor, context_TLD: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
         """Tokens of all frames; the context is one for all."""
-        x_TLC = feed(x_TLC, self.norm_in, self.ff_in, piece_bytes)
-        return super().forward(x_TLC, context_TLD, piece_bytes)
+        x_TLC = feed(x_TLC, self.norm_in, self.ff_in, chunk_bytes)
+        return super().forward(x_TLC, context_TLD, chunk_bytes)
 
-    def _attend(self, x_TLC: Tensor, constant_C: Tensor, piece_bytes: int) -> Tensor:
-        norm, attend = taken(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+    def _attend(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
+        norm, attend = bind(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
         x_LTC = x_TLC.transpose(0, 1)  # cells first, as pieces are of them
-        size = items_within(piece_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
+        size = items_within(chunk_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
         x_LTC = added(x_LTC, lambda cells: attend(norm(x_TLC[:, cells])), size)
         return x_LTC.transpose(0, 1)
 
 
-def feed(x_TLC: Tensor, norm: nn.Module, feed_forward: FeedForward, piece_bytes: int) -> Tensor:
+def feed(x_TLC: Tensor, norm: nn.Module, feed_forward: FeedForward, chunk_bytes: int) -> Tensor:
     """x and the feed-forward of its norm; of any number of tokens at a time."""
     x_RC = x_TLC.flatten(0, 1)
     # normed, twice 4 C, the gate's activation, gated, result
-    size = items_within(piece_bytes, 18 * x_RC[:1].nbytes)
-    normed, fed = taken(norm, x_RC), feed_forward.taken(x_RC)
+    size = items_within(chunk_bytes, 18 * x_RC[:1].nbytes)
+    normed, fed = bind(norm, x_RC), feed_forward.bind(x_RC)
     return added(x_RC, lambda rows: fed(normed(x_RC[rows])), size).view(x_TLC.shape)
 
 
@@ -143,18 +143,18 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = ops.Linear(channels, channels)
 
     def forward(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
-        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, on), on.context, on.piece_bytes)
+        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, on), on.context, on.chunk_bytes)
         temporal_TLC = self._over_time(spatial_TLC, x_TCHW.shape[2], on)
-        temporal_TLC = self.time_stack[0](temporal_TLC, on.context[:1], on.piece_bytes)
+        temporal_TLC = self.time_stack[0](temporal_TLC, on.context[:1], on.chunk_bytes)
         return self._back(x_TCHW, spatial_TLC, temporal_TLC, on)
 
     def _tokens(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
-        project = taken(self.proj_in, x_TCHW)
+        project = bind(self.proj_in, x_TCHW)
 
         def tokens(frames: slice) -> Tensor:
             return project(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
 
-        return in_pieces(tokens, len(x_TCHW), items_within(on.piece_bytes, 3 * x_TCHW[:1].nbytes))
+        return map_chunks(tokens, len(x_TCHW), items_within(on.chunk_bytes, 3 * x_TCHW[:1].nbytes))
 
     def _over_time(self, spatial_TLC: Tensor, height: int, on: Conditions) -> Tensor:
         """Tokens that know their frame: a new tensor."""
@@ -162,7 +162,7 @@ class SpatioTemporalTransformer(nn.Module):
             position_TC = sinusoid(on.frame_ids, spatial_TLC.shape[-1]).to(spatial_TLC.dtype)
             return spatial_TLC + self.time_pos_embed(position_TC)[:, None]
         x_BCTHW = rearrange(spatial_TLC, "T (H W) C -> 1 C T H W", H=height)
-        x_BCTHW = self.extension(x_BCTHW, on.frame_ids, self.time_pos_embed, on.piece_bytes)
+        x_BCTHW = self.extension(x_BCTHW, on.frame_ids, self.time_pos_embed, on.chunk_bytes)
         return rearrange(x_BCTHW, "1 C T H W -> T (H W) C")
 
     def _back(self, x_TCHW: Tensor, spatial_TLC: Tensor, temporal_TLC: Tensor, on: Conditions) -> Tensor:
@@ -170,10 +170,10 @@ class SpatioTemporalTransformer(nn.Module):
         height = x_TCHW.shape[2]
         x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
         spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
-        project = taken(self.proj_out, x_TCHW)
+        project = bind(self.proj_out, x_TCHW)
 
         def projected(rows: slice) -> Tensor:
             return project(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
 
-        x_RC = added(x_RC, projected, items_within(on.piece_bytes, 2 * x_RC[:1].nbytes))
+        x_RC = added(x_RC, projected, items_within(on.chunk_bytes, 2 * x_RC[:1].nbytes))
         return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)

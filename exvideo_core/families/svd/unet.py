@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
-from ...nn.chunks import PIECE_BYTES, in_pieces, items_within
+from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
 from ...nn.layers import Ops, norm_groups, sinusoid
 from ...nn.step_cache import Branch
 from .blocks import Conditions, Downsample, ResBlock, Upsample, channels_last
 from .config import UNetConfig
-from .lazy_frames import Frames, Later, Park, stay
+from .lazy_frames import Frames, LazyFrames, OffloadSkip, keep
 from .transformer import SpatioTemporalTransformer
 
 # Of the residual blocks' norms, where DiffSynth-Studio 1.1.9 and diffusers agree: the smaller one on the way down where
@@ -36,15 +36,15 @@ class SVDUNet(nn.Module):
         attention: function of q, k, v.
 
     Attributes:
-        piece_bytes: for the temporary tensors of what is computed at a time; results do not depend on it.
-        park: where skips wait from the way down to the way up: `skips.stay` or `skips.OnHost`.
+        chunk_bytes: for the temporary tensors of what is computed at a time; results do not depend on it.
+        offload_skip: where skips wait between the down and the up path: `keep` or `HostTensor` of lazy_frames.
     """
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
-        self.piece_bytes = PIECE_BYTES
-        self.park: Park = stay
+        self.chunk_bytes = CHUNK_BYTES
+        self.offload_skip: OffloadSkip = keep
         width, time_dim = config.widths[0], config.time_dim
         self.time_embed = _mlp(width, time_dim, ops)
         self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
@@ -121,7 +121,7 @@ class SVDUNet(nn.Module):
                 embedding=of_clip(embedding[0]) + of_clip(embedding[1]),
                 context=of_clip(tokens.to(device, dtype)),
                 frame_ids=ids_T,
-                piece_bytes=self.piece_bytes,
+                chunk_bytes=self.chunk_bytes,
             )
             x_TCHW = channels_last(x_BCHW[start : start + num_frames])
             clips.append(self._denoise_clip(x_TCHW, on, memory and memory.part(clip)))
@@ -134,7 +134,7 @@ class SVDUNet(nn.Module):
                 memory.enter(x_TCHW[:])
             for layer in block.children():
                 x_TCHW = _apply(layer, x_TCHW, on)
-            skips.append(self.park(x_TCHW[:]))
+            skips.append(self.offload_skip(x_TCHW[:]))
             if memory and index == 1 and (predicted := memory.predict(x_TCHW[:])) is not None:
                 return _apply(self.out, predicted, on)[:]
         for layer in self.middle_block:
@@ -205,10 +205,10 @@ def _apply(
     if isinstance(layer, Upsample):
         grow = partial(layer, size=size)
         shape = (*x_TCHW.shape[:2], *(size or (2 * side for side in x_TCHW.shape[2:])))
-        return grow(x_TCHW[:]) if torch.is_grad_enabled() else Later(grow, x_TCHW[:], shape)
+        return grow(x_TCHW[:]) if torch.is_grad_enabled() else LazyFrames(grow, x_TCHW[:], shape)
     frame = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
-    return in_pieces(
-        lambda frames: channels_last(layer(x_TCHW[frames])), x_TCHW.shape[0], items_within(on.piece_bytes, 3 * frame)
+    return map_chunks(
+        lambda frames: channels_last(layer(x_TCHW[frames])), x_TCHW.shape[0], items_within(on.chunk_bytes, 3 * frame)
     )
 
 

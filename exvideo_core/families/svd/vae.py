@@ -13,18 +13,18 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES
+from ...nn.chunks import CHUNK_BYTES
 from ...nn.group_norm import norm_silu
 from ...nn.layers import Ops
 from ...nn.nan_check import checked_part
-from ...nn.out_of_memory import pieces_kept, with_less
+from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Axis, blend_weight, tiles
 from .config import VAEConfig
 from .vae_blocks import Downsample, ResBlock, SelfAttention, group_norm, laid_out
 from .vae_decoder import TemporalDecoder
 
-SCALE = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
-CELL = 8  # pixels along one side of a latent cell
+SCALING_FACTOR = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
+SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
 
 # The decoder sees a few frames at a time and its norms depend on which: these are the reference's
 # (DiffSynth-Studio 1.1.9, svd_vae_decoder.py), so its pictures come out whatever memory there is.
@@ -44,13 +44,13 @@ class VAE(nn.Module):
         ops: where the layers come from.
 
     Attributes:
-        piece_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
+        chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
     """
 
     def __init__(self, config: VAEConfig, quantised: bool = True, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
-        self.piece_bytes = PIECE_BYTES
+        self.chunk_bytes = CHUNK_BYTES
         moments = 2 * config.latent_channels
         self.encoder = Encoder(config, ops)
         self.quant_conv = ops.Conv2d(moments, moments, kernel_size=1) if quantised else None
@@ -59,19 +59,19 @@ class VAE(nn.Module):
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
         """Most likely latents of each frame, one frame at a time: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
         height, width = video_TCHW.shape[-2:]
-        if height % CELL or width % CELL:
-            raise ValueError(f"height and width must be multiples of {CELL}, not {height} and {width}")
+        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
         latents = []
-        with pieces_kept(self):
+        with restore_chunk_bytes(self):
             for index, frame_CHW in enumerate(video_TCHW):
-                encode = partial(with_less, self, partial(self._encode_frame, frame_CHW))
+                encode = partial(retry_with_smaller_chunks, self, partial(self._encode_frame, frame_CHW))
                 latents.append(checked_part(f"encoding frame {index}", encode(), self, encode, frame_CHW))
                 if progress:
                     progress(len(latents), len(video_TCHW))
         return torch.cat(latents)
 
     def _encode_frame(self, frame_CHW: Tensor) -> Tensor:
-        moments = self.encoder(self.to_network(frame_CHW[None]), self.piece_bytes)
+        moments = self.encoder(self.to_network(frame_CHW[None]), self.chunk_bytes)
         if self.quant_conv is not None:
             moments = self.quant_conv(moments)
         return moments[:, : self.config.latent_channels]
@@ -93,16 +93,20 @@ class VAE(nn.Module):
         frames, _, height, width = latents_TCHW.shape
         cut = _TILE if tile is None else Axis(length=0, size=tile, stride=max(1, tile * 3 // 4))
         axes = [Axis(n, a.size, a.stride) for n, a in ((frames, _WINDOW), (height, cut), (width, cut))]
-        lengths = (frames, CELL * height, CELL * width)
+        lengths = (frames, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
         total_TCHW = torch.zeros(frames, 3, *lengths[1:])
         weights_THW = torch.zeros(lengths)
         windows = list(tiles(axes))
-        with pieces_kept(self):
+        with restore_chunk_bytes(self):
             for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
                 window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
-                decode = partial(with_less, self, partial(self._decode_window, window_TCHW))
+                decode = partial(retry_with_smaller_chunks, self, partial(self._decode_window, window_TCHW))
                 part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
-                spans = ((t0, t1), (CELL * h0, CELL * h1), (CELL * w0, CELL * w1))
+                spans = (
+                    (t0, t1),
+                    (SPATIAL_FACTOR * h0, SPATIAL_FACTOR * h1),
+                    (SPATIAL_FACTOR * w0, SPATIAL_FACTOR * w1),
+                )
                 weight_THW = blend_weight(spans, lengths)
                 place = tuple(slice(*span) for span in spans)
                 total_TCHW[place[0], :, place[1], place[2]] += part_TCHW.mul_(weight_THW[:, None])
@@ -112,7 +116,7 @@ class VAE(nn.Module):
         return total_TCHW.div_(weights_THW[:, None])
 
     def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
-        return self.decoder(self.to_network(latents_TCHW), self.piece_bytes).float().cpu()
+        return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes).float().cpu()
 
     def to_network(self, x: Tensor) -> Tensor:
         """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
@@ -136,13 +140,13 @@ class Encoder(nn.Module):
         self.norm_out = group_norm(channels, ops)
         self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """[T, 3, H, W] to [T, 8, H / 8, W / 8]; the budget is for the temporary tensors of one piece."""
         if torch.is_grad_enabled():
-            piece_bytes = sys.maxsize
+            chunk_bytes = sys.maxsize
         x_TCHW = self.conv_in(laid_out(x_TCHW))
         for level in (*self.down, self.mid):
-            x_TCHW = level(x_TCHW, piece_bytes)
+            x_TCHW = level(x_TCHW, chunk_bytes)
         return self.conv_out(norm_silu(self.norm_out, x_TCHW))
 
 
@@ -155,9 +159,9 @@ class Level(nn.Module):
         self.block = nn.ModuleList(ResBlock(channels, out_channels, ops) for channels in inputs)
         self.downsample = Downsample(out_channels, ops) if is_halved else None
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         for block in self.block:
-            x_TCHW = block(x_TCHW, piece_bytes)
+            x_TCHW = block(x_TCHW, chunk_bytes)
         return x_TCHW if self.downsample is None else self.downsample(x_TCHW)
 
 
@@ -170,7 +174,7 @@ class Middle(nn.Module):
         self.attn_1 = SelfAttention(channels, ops)
         self.block_2 = ResBlock(channels, channels, ops)
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         for layer in (self.block_1, self.attn_1, self.block_2):
-            x_TCHW = layer(x_TCHW, piece_bytes)
+            x_TCHW = layer(x_TCHW, chunk_bytes)
         return x_TCHW

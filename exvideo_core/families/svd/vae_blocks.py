@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...nn.chunks import added, in_pieces, items_within, spans
-from ...nn.convolution import convolved, taken_conv
-from ...nn.effective_weights import live_weights
+from ...nn.chunks import added, items_within, map_chunks, spans
+from ...nn.convolution import bind_conv, convolved
+from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu
 from ...nn.layers import Ops, norm_groups
@@ -34,19 +34,19 @@ def laid_out(x_TCHW: Tensor) -> Tensor:
     return x_TCHW if x_TCHW.device.type == "cpu" else x_TCHW.contiguous(memory_format=torch.channels_last)
 
 
-def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, piece_bytes: int) -> tuple[int, Rows]:
+def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Rows]:
     """Norm, SiLU and 3x3 convolution of frames: rows for a piece, and the rows of a span.
 
     Only a single frame is cut, for each has its own statistics.
     """
     height = x_TCHW.shape[2]
     # scaled in float32, activated, result
-    rows = items_within(piece_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
-    weights = live_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
+    rows = items_within(chunk_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
+    weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
         return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
-    factor_C, summand_C = affine(norm, weights, strips([x_TCHW], piece_bytes))
-    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), taken_conv(conv, x_TCHW)
+    factor_C, summand_C = affine(norm, weights, strips([x_TCHW], chunk_bytes))
+    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), bind_conv(conv, x_TCHW)
 
     def with_neighbours(span: slice) -> Tensor:
         above, below = max(0, span.start - 1), min(height, span.stop + 1)  # neighbours, where there are any
@@ -56,10 +56,10 @@ def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, piece_bytes: int
     return rows, with_neighbours
 
 
-def strips(parts: Sequence[Tensor], piece_bytes: int) -> Iterator[Tensor]:
+def strips(parts: Sequence[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
     """Rows of frames that may be looked at together, in float32."""
     for part_TCHW in parts:
-        rows = items_within(piece_bytes, 4 * rows_first(part_TCHW)[0].numel())
+        rows = items_within(chunk_bytes, 4 * rows_first(part_TCHW)[0].numel())
         for span in spans(part_TCHW.shape[2], rows):
             yield part_TCHW[:, :, span]
 
@@ -76,34 +76,34 @@ class FrameBlock(nn.Module):
         self.nin_shortcut = ops.Conv2d(channels, out_channels, kernel_size=1) if channels != out_channels else None
         self.out_channels = out_channels
 
-    def per_frame(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+    def per_frame(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         """In x itself where the channels stay as many, unless gradients are wanted."""
         frames, channels, height, width = x_TCHW.shape
         # before a convolution: its input, scaled in float32, activated; after it as many
         frame_bytes = height * width * max(channels, self.out_channels) * (4 + 2 * x_TCHW.element_size())
-        size = items_within(piece_bytes, frame_bytes)
+        size = items_within(chunk_bytes, frame_bytes)
         out_TCHW = x_TCHW if self.nin_shortcut is None else self.nin_shortcut(x_TCHW)
         if size >= frames:
-            return self._plus_residual(out_TCHW, x_TCHW, piece_bytes)
+            return self._plus_residual(out_TCHW, x_TCHW, chunk_bytes)
         for span in spans(frames, size):
-            self._plus_residual(out_TCHW[span], x_TCHW[span], piece_bytes)
+            self._plus_residual(out_TCHW[span], x_TCHW[span], chunk_bytes)
         return out_TCHW
 
-    def _plus_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+    def _plus_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         """In `out_TCHW`, unless gradients are wanted."""
         frames, _, height, width = x_TCHW.shape
-        rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, piece_bytes)
+        rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
         room = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
-        h_TCHW = frames_first(in_pieces(first, height, rows, room))
-        rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, piece_bytes)
+        h_TCHW = frames_first(map_chunks(first, height, rows, room))
+        rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes)
         return frames_first(added(rows_first(out_TCHW), second, rows))
 
 
 class ResBlock(FrameBlock):
     """That and nothing else."""
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
-        return self.per_frame(x_TCHW, piece_bytes)
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        return self.per_frame(x_TCHW, chunk_bytes)
 
 
 class SelfAttention(nn.Module):
@@ -117,10 +117,10 @@ class SelfAttention(nn.Module):
         self.v = ops.Conv2d(channels, channels, kernel_size=1)
         self.proj_out = ops.Conv2d(channels, channels, kernel_size=1)
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         """In x itself, unless gradients are wanted."""
         # normed, queries, keys, values, what they give, result
-        size = items_within(piece_bytes, 6 * x_TCHW[0].nbytes)
+        size = items_within(chunk_bytes, 6 * x_TCHW[0].nbytes)
         return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
 
     def _residual(self, x_TCHW: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ...nn.chunks import PIECE_BYTES, in_pieces, items_within, spans
-from ...nn.conv3d import conv3d, taken_conv3d
-from ...nn.effective_weights import Weights, live_weights
+from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks, spans
+from ...nn.conv3d import bind_conv3d, conv3d
+from ...nn.effective_weights import Weights, effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu
 from ...nn.layers import Ops, norm_groups
@@ -25,7 +25,7 @@ from .blocks import Upsample, frames_first
 from .config import VAEConfig
 from .vae_blocks import FrameBlock, SelfAttention, group_norm, laid_out, norm_conv, strips
 
-_KEPT_PIECES = 4  # of what a temporal block computes first; more is computed again where it is needed
+_KEPT_CHUNKS = 4  # of what a temporal block computes first; more is computed again where it is needed
 
 
 class TemporalDecoder(nn.Module):
@@ -46,19 +46,19 @@ class TemporalDecoder(nn.Module):
         # named as a child of the convolution before it in the published file
         self.conv_out.time_mix_conv = ops.Conv3d(3, 3, kernel_size=(3, 1, 1), padding=(1, 0, 0))
 
-    def forward(self, z_TCHW: Tensor, piece_bytes: int = PIECE_BYTES) -> Tensor:
+    def forward(self, z_TCHW: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """[T, 4, h, w] to [T, 3, 8 h, 8 w]; the budget is for the temporary tensors of one piece."""
         if torch.is_grad_enabled():
-            piece_bytes = sys.maxsize
-        parts: Iterable[Tensor] = self.mid(self.conv_in(laid_out(z_TCHW)), piece_bytes)
+            chunk_bytes = sys.maxsize
+        parts: Iterable[Tensor] = self.mid(self.conv_in(laid_out(z_TCHW)), chunk_bytes)
         for stage in reversed(self.up):
-            parts = stage(parts, piece_bytes)
-        pixels_TCHW = torch.cat([self._to_pixels(part_TCHW, piece_bytes) for part_TCHW in parts])
+            parts = stage(parts, chunk_bytes)
+        pixels_TCHW = torch.cat([self._to_pixels(part_TCHW, chunk_bytes) for part_TCHW in parts])
         return conv3d(self.conv_out.time_mix_conv, _as_clip(pixels_TCHW))[0].transpose(0, 1)
 
-    def _to_pixels(self, x_TCHW: Tensor, piece_bytes: int) -> Tensor:
-        rows, pixels = norm_conv(self.norm_out, self.conv_out, x_TCHW, piece_bytes)
-        return frames_first(in_pieces(pixels, x_TCHW.shape[2], rows))
+    def _to_pixels(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        rows, pixels = norm_conv(self.norm_out, self.conv_out, x_TCHW, chunk_bytes)
+        return frames_first(map_chunks(pixels, x_TCHW.shape[2], rows))
 
 
 class Middle(nn.Module):
@@ -70,9 +70,9 @@ class Middle(nn.Module):
         self.attn_1 = SelfAttention(channels, ops)
         self.block_2 = VideoResBlock(channels, channels, ops)
 
-    def forward(self, x_TCHW: Tensor, piece_bytes: int) -> list[Tensor]:
-        (x_TCHW,) = self.block_1([x_TCHW], piece_bytes)
-        return self.block_2([self.attn_1(x_TCHW, piece_bytes)], piece_bytes)
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> list[Tensor]:
+        (x_TCHW,) = self.block_1([x_TCHW], chunk_bytes)
+        return self.block_2([self.attn_1(x_TCHW, chunk_bytes)], chunk_bytes)
 
 
 class Stage(nn.Module):
@@ -84,9 +84,9 @@ class Stage(nn.Module):
         self.block = nn.ModuleList(VideoResBlock(channels, out_channels, ops) for channels in inputs)
         self.upsample = Upsample(out_channels, ops) if is_doubled else None
 
-    def forward(self, parts: Iterable[Tensor], piece_bytes: int) -> Iterator[Tensor]:
+    def forward(self, parts: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
         for block in self.block:
-            parts = block(parts, piece_bytes)
+            parts = block(parts, chunk_bytes)
         assert isinstance(parts, list), "a stage has blocks"
         grow = doubled_conv(self.upsample.conv, parts[0]) if self.upsample else None
         while parts:
@@ -96,7 +96,7 @@ class Stage(nn.Module):
                 continue
             # in the next block: itself, scaled in float32, activated
             frame_bytes = 4 * part_TCHW[0].numel() * (4 + 2 * part_TCHW.element_size())
-            for x_TCHW in part_TCHW.split(min(len(part_TCHW), items_within(piece_bytes, frame_bytes))):
+            for x_TCHW in part_TCHW.split(min(len(part_TCHW), items_within(chunk_bytes, frame_bytes))):
                 yield grow(x_TCHW)
 
 
@@ -108,12 +108,12 @@ class VideoResBlock(FrameBlock):
         self.time_stack = TimeBlock(out_channels, ops)
         self.mix_factor = nn.Parameter(torch.zeros(1))
 
-    def forward(self, parts: Iterable[Tensor], piece_bytes: int) -> list[Tensor]:
+    def forward(self, parts: Iterable[Tensor], chunk_bytes: int) -> list[Tensor]:
         """In the parts themselves where the channels stay as many, unless gradients are wanted."""
-        spatial = [self.per_frame(part_TCHW, piece_bytes) for part_TCHW in parts]
+        spatial = [self.per_frame(part_TCHW, chunk_bytes) for part_TCHW in parts]
         # mean of that and of that plus a residual: so much of the residual
         share = torch.sigmoid(self.mix_factor.float()).to(spatial[0])
-        return self.time_stack(spatial, share, piece_bytes)
+        return self.time_stack(spatial, share, chunk_bytes)
 
 
 class TimeBlock(nn.Module):
@@ -127,20 +127,20 @@ class TimeBlock(nn.Module):
         # index 2 was a dropout in the published code
         self.out_layers = nn.Sequential(norm(), nn.SiLU(), nn.Identity(), conv())
 
-    def forward(self, parts: list[Tensor], share: Tensor, piece_bytes: int) -> list[Tensor]:
+    def forward(self, parts: list[Tensor], share: Tensor, chunk_bytes: int) -> list[Tensor]:
         """The parts with a share of the residual; in themselves, unless gradients are wanted."""
         if torch.is_grad_enabled():
             (x_TCHW,) = parts
             return [torch.addcmul(x_TCHW, share, self._residual(_as_clip(x_TCHW))[0].transpose(0, 1))]
         frames, (channels, height, width) = sum(map(len, parts)), parts[0].shape[1:]
         # gathered, scaled in float32, activated, result
-        rows = items_within(piece_bytes, frames * channels * width * (4 + 3 * parts[0].element_size()))
-        weights = [live_weights(layers[0], parts[0]) for layers in (self.in_layers, self.out_layers)]
+        rows = items_within(chunk_bytes, frames * channels * width * (4 + 3 * parts[0].element_size()))
+        weights = [effective_weights(layers[0], parts[0]) for layers in (self.in_layers, self.out_layers)]
         known = [pair for pair in weights if pair is not None]
         if rows >= height or len(known) < len(weights):
             _add_share(parts, share, self._residual(_gather(parts)))
             return parts
-        for span, residual_1CTHW in self._residual_by_rows(parts, known, rows, piece_bytes):
+        for span, residual_1CTHW in self._residual_by_rows(parts, known, rows, chunk_bytes):
             _add_share([part_TCHW[:, :, span] for part_TCHW in parts], share, residual_1CTHW)
         return parts
 
@@ -149,11 +149,11 @@ class TimeBlock(nn.Module):
         return conv3d(self.out_layers[-1], norm_silu(self.out_layers[0], h_1CTHW))
 
     def _residual_by_rows(
-        self, parts: list[Tensor], weights: list[Weights], rows: int, piece_bytes: int
+        self, parts: list[Tensor], weights: list[Weights], rows: int, chunk_bytes: int
     ) -> Iterator[tuple[slice, Tensor]]:
         """The second norm needs the first result whole, of which not all is kept until it is needed again."""
-        scale = _per_channel(*affine(self.in_layers[0], weights[0], strips(parts, piece_bytes)))
-        convolve, convolve_again = (taken_conv3d(layers[-1], parts[0]) for layers in (self.in_layers, self.out_layers))
+        scale = _per_channel(*affine(self.in_layers[0], weights[0], strips(parts, chunk_bytes)))
+        convolve, convolve_again = (bind_conv3d(layers[-1], parts[0]) for layers in (self.in_layers, self.out_layers))
         kept: dict[int, Tensor] = {}
 
         def first(span: slice) -> Tensor:
@@ -163,7 +163,7 @@ class TimeBlock(nn.Module):
         def keep_some() -> Iterator[Tensor]:
             for span in spans(parts[0].shape[2], rows):
                 h_1CTHW = first(span)
-                if (len(kept) + 1) * h_1CTHW.nbytes <= _KEPT_PIECES * piece_bytes:
+                if (len(kept) + 1) * h_1CTHW.nbytes <= _KEPT_CHUNKS * chunk_bytes:
                     kept[span.start] = h_1CTHW
                 yield h_1CTHW
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import ExVideoError
-from ..chunks import PIECE_BYTES, items_within, spans
+from ..chunks import CHUNK_BYTES, items_within, spans
 
 # q, k, v and the result are [B, N, L, D]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -75,7 +75,7 @@ def sdpa(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 def sliced(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """The same for some queries at a time, for devices without a fused kernel: they hold all scores at once."""
     queries, bytes_per_query = q_BNLD.shape[2], 4 * k_BNLD.shape[:3].numel()
-    size = items_within(PIECE_BYTES, bytes_per_query)
+    size = items_within(CHUNK_BYTES, bytes_per_query)
     if queries <= size:
         return F.scaled_dot_product_attention(q_BNLD, k_BNLD, v_BNLD)
     out_BNLD = _empty_result(q_BNLD, v_BNLD)

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ...families.cogvideox.text_encoder import TextEncoder
-from ...families.cogvideox.vae import SCALE as COGVIDEOX_SCALE
-from ...families.cogvideox.vae import STRIDE
+from ...families.cogvideox.vae import SCALING_FACTOR as COGVIDEOX_SCALING_FACTOR
+from ...families.cogvideox.vae import TEMPORAL_FACTOR
 from ...families.svd.image_encoder import ImageEncoder
-from ...families.svd.vae import SCALE, VAE
+from ...families.svd.vae import SCALING_FACTOR, VAE
 from ..clips import CogVideoXClip, SVDClip
 from ..randomness import chance, generator_of
 from . import shapes
@@ -56,7 +56,7 @@ class Gallery:
     @torch.no_grad()
     def _encode(self, number: int) -> tuple[Tensor, Tensor]:
         picture_13HW = self.picture(number)[None]
-        return self.vae.encode(picture_13HW)[0] * SCALE, self.image_encoder(picture_13HW)[0]
+        return self.vae.encode(picture_13HW)[0] * SCALING_FACTOR, self.image_encoder(picture_13HW)[0]
 
     def picture(self, number: int) -> Tensor:
         """The pixels of a picture, [3, 128, 128] in [-1, 1]: those that a slot begins with have the slot's number."""
@@ -90,7 +90,7 @@ class PushIns:
     def _clip(self, slot: int, fps: float, bucket: float) -> SVDClip:
         places_T = progress(torch.arange(self.num_frames), bucket, fps)
         return SVDClip(
-            latents_TCHW=push_in(self.gallery.latents_NCHW[slot], places_T) / SCALE,
+            latents_TCHW=push_in(self.gallery.latents_NCHW[slot], places_T) / SCALING_FACTOR,
             picture_3HW=self.gallery.picture(slot),
             context_1D=self.gallery.context_ND[slot][None],
             fps=fps,
@@ -107,7 +107,7 @@ class MovingShapes:
 
     def __init__(self, text_encoder: TextEncoder, num_frames: int, held_out: int) -> None:
         self.text_encoder, self.num_held_out = text_encoder, held_out
-        self.num_latent_frames = (num_frames - 1) // STRIDE + 1
+        self.num_latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
         self._held_out = [words for words in shapes.all_words() if words.is_held_out]
         self._embedded = cache(self._embed)
 
@@ -124,9 +124,9 @@ class MovingShapes:
         return self._clip(shapes.Scenes.typical((words,)), words.prompt())
 
     def _clip(self, scene: shapes.Scenes, caption: str) -> CogVideoXClip:
-        newest_1T = STRIDE * torch.arange(self.num_latent_frames)[None]
+        newest_1T = TEMPORAL_FACTOR * torch.arange(self.num_latent_frames)[None]
         latents = shapes.cells(scene.frames(newest_1T), scene.frames((newest_1T - 2).clamp(min=0)))[0]
-        return CogVideoXClip(latents_CTHW=latents / COGVIDEOX_SCALE, context_LD=self._embedded(caption), fps=8)
+        return CogVideoXClip(latents_CTHW=latents / COGVIDEOX_SCALING_FACTOR, context_LD=self._embedded(caption), fps=8)
 
     @torch.no_grad()
     def _embed(self, caption: str) -> Tensor:

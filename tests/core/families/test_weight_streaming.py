@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from exvideo_core import CogVideoXPipeline, SVDPipeline, apply_lora, load_cogvideox, load_svd
 from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.svd import pipeline as svd
-from exvideo_core.families.svd.lazy_frames import OnHost
+from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.lora import remove_loras
 from exvideo_core.nn.fp8 import store_in_fp8
 from exvideo_core.runtime.weight_streaming import BlocksOf, weights_of
@@ -63,7 +63,7 @@ def test_svd_streamed_makes_the_same_clip(svd_files: tuple[Path, Path], dtype: t
     whole = SVDPipeline(streamed.unet, streamed.vae, streamed.image_encoder)
     clips = [svd_clip(pipe) for pipe in (streamed, whole, streamed)]
 
-    assert streamed.unet.park is OnHost  # so the skips wait in main memory, too
+    assert streamed.unet.offload_skip is HostTensor  # so the skips wait in main memory, too
     assert (streamed.device, streamed.dtype) == (CPU, dtype)
     assert torch.equal(clips[0], clips[1])
     assert torch.equal(clips[0], clips[2])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from exvideo_core.estimate.counting import count
 from exvideo_core.nn import conv3d as conv3d_module
-from exvideo_core.nn.conv3d import conv3d, taken_conv3d_of_frames
+from exvideo_core.nn.conv3d import bind_conv3d_of_frames, conv3d
 
 KERNELS = {
     "1x1x1": ((1, 1, 1), (0, 0, 0)),
@@ -119,6 +119,6 @@ def test_frames_need_not_lie_together(frames: int, by_frames: bool, monkeypatch:
     layer, x_BCTHW = build("3x3x3 padded in space"), noise(2, 24, frames, 4, 5)
     apart = [frame.clone() for frame in x_BCTHW.split(1, dim=2)]
 
-    assert error(taken_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6
+    assert error(bind_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6
     layer.register_forward_hook(lambda _module, _inputs, out: out + 1)
-    assert error(taken_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6
+    assert error(bind_conv3d_of_frames(layer, x_BCTHW)(apart), layer(x_BCTHW)) <= 1e-6

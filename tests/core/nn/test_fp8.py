@@ -9,7 +9,7 @@ from narrow_svd import TINY, build_unet, noise
 from torch import nn
 
 from exvideo_core.errors import ExVideoError
-from exvideo_core.nn.effective_weights import live_weights
+from exvideo_core.nn.effective_weights import effective_weights
 from exvideo_core.nn.fp8 import check_products, multiply_in_fp8, store_in_fp8
 from exvideo_core.runtime.memory import num_bytes
 
@@ -53,7 +53,7 @@ def test_every_weight_is_near_what_it_was(layer: nn.Module, shape: tuple[int, ..
     store_in_fp8(network)
     x = noise(*shape).to(dtype)
     with torch.inference_mode():
-        weight, _ = live_weights(network[0], x) or pytest.fail("no weights")
+        weight, _ = effective_weights(network[0], x) or pytest.fail("no weights")
 
     assert weight.dtype == dtype
     peaks = before.abs().flatten(1).amax(1).view(-1, *[1] * (before.ndim - 1))
@@ -69,7 +69,7 @@ def test_a_layer_computes_with_the_weights_it_tells(layer: nn.Module, shape: tup
     store_in_fp8(network)
     exact = copy_of(layer)
     with torch.inference_mode():
-        weight, bias = live_weights(network[0], x) or pytest.fail("no weights")
+        weight, bias = effective_weights(network[0], x) or pytest.fail("no weights")
         exact[0].load_state_dict({"weight": weight, **({} if bias is None else {"bias": bias})})
 
         torch.testing.assert_close(network(x), exact(x))
@@ -93,7 +93,7 @@ def test_products_in_8_bits(of_rows: float) -> None:
     with torch.inference_mode():
         found = network(x)
 
-        assert live_weights(network[0], x) is None  # nobody may compute it in another way
+        assert effective_weights(network[0], x) is None  # nobody may compute it in another way
     assert found.shape == exact.shape
     assert bool(found.isfinite().all())
     error = (found - exact).flatten(0, 1).norm(dim=0) / exact.flatten(0, 1).norm(dim=0).clamp(min=1e-9)
@@ -108,7 +108,7 @@ def test_a_matrix_of_odd_sides_is_only_stored() -> None:
     multiply_in_fp8(network)
 
     with torch.inference_mode():
-        assert live_weights(network[0], noise(1, 24)) is not None
+        assert effective_weights(network[0], noise(1, 24)) is not None
 
 
 def test_old_cards_are_told_what_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from narrow_svd import noise
 from torch import Tensor
 
-from exvideo_core.families.cogvideox import rope as positions
+from exvideo_core.families.cogvideox import rope
 from exvideo_core.nn import fused
 
 SHAPES = [(5, 7), (9, 7), (1, 12)]
@@ -83,7 +83,7 @@ def test_nothing_is_compiled_unasked_or_where_gradients_are_wanted(grad: bool) -
 def test_rotary_positions_are_the_same_either_way(monkeypatch: pytest.MonkeyPatch) -> None:
     x, angles = noise(5, 2, 3, 16), noise(5, 1, 1, 8)
     turn = torch.polar(torch.ones_like(angles), angles)
-    expected = positions.rotate(x, turn)
-    monkeypatch.setattr(positions, "is_fused", lambda: True)
+    expected = rope.apply_rope(x, turn)
+    monkeypatch.setattr(rope, "is_fused", lambda: True)
 
-    torch.testing.assert_close(positions.rotate(x, turn), expected)
+    torch.testing.assert_close(rope.apply_rope(x, turn), expected)

@@ -11,7 +11,7 @@ from narrow_svd import fill, noise
 from torch import Tensor, nn
 
 from exvideo_core.nn.chunks import spans
-from exvideo_core.nn.effective_weights import live_weights
+from exvideo_core.nn.effective_weights import effective_weights
 from exvideo_core.nn.group_norm import affine, norm_silu, scaled_silu
 
 
@@ -26,7 +26,7 @@ def error(actual: Tensor, expected: Tensor) -> float:
 
 
 def scale(norm: nn.GroupNorm, pieces: list[Tensor]) -> tuple[Tensor, Tensor]:
-    weights = live_weights(norm, pieces[0])
+    weights = effective_weights(norm, pieces[0])
     assert weights is not None
     factor_C, summand_C = affine(norm, weights, pieces)
     return factor_C[:, None, None], summand_C[:, None, None]

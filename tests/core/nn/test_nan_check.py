@@ -37,10 +37,10 @@ def layer_of(network, name):
 
 
 @pytest.mark.parametrize(("name", "factor", "kind"), [(OVER_TIME, 3e4, " (over time)"), (PER_FRAME, 6e4, "")])
-@pytest.mark.parametrize("piece_bytes", [2**28, 2**13])
-def test_the_block_of_a_unet_that_overflows_float16_is_named(name, factor, kind, piece_bytes):
+@pytest.mark.parametrize("chunk_bytes", [2**28, 2**13])
+def test_the_block_of_a_unet_that_overflows_float16_is_named(name, factor, kind, chunk_bytes):
     unet = build_unet(extension_frames=8).half()
-    unet.piece_bytes = piece_bytes
+    unet.chunk_bytes = chunk_bytes
     call = unet_call(unet, torch.float16)
     assert is_finite(call())
     layer_of(unet, name).weight.mul_(factor)

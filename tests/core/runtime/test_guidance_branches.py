@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from exvideo_core import CogVideoXPipeline, ExVideoError, SVDPipeline, apply_lora
-from exvideo_core.nn.chunks import PIECE_BYTES
+from exvideo_core.nn.chunks import CHUNK_BYTES
 from exvideo_core.runtime.guidance_branches import branches, twin
 from exvideo_core.sampling.inputs import chosen_devices
 
@@ -97,7 +97,7 @@ def test_a_lora_is_on_both_devices(tmp_path: Path) -> None:
 def linear(width: int) -> nn.Module:
     """A network that has a budget as the real ones."""
     network = nn.Linear(width, width)
-    network.piece_bytes = PIECE_BYTES
+    network.chunk_bytes = CHUNK_BYTES
     return network
 
 

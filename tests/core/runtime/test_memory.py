@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from exvideo_core.runtime.memory import free_bytes, num_bytes, visiting
+from exvideo_core.runtime.memory import free_bytes, num_bytes, temporarily_on
 
 CPU = torch.device("cpu")
 ROOM_TO_WORK = 2**30
@@ -37,7 +37,7 @@ def moving_copies(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_visitor_is_elsewhere_and_then_where_it_was(network: nn.Module) -> None:
     home, values = places(network), [weight.clone() for weight in network.state_dict().values()]
 
-    with torch.inference_mode(), visiting(network, CPU, math.inf):
+    with torch.inference_mode(), temporarily_on(network, CPU, math.inf):
         assert not set(places(network)) & set(home)
 
     assert places(network) == home
@@ -49,7 +49,7 @@ def test_a_visitor_is_elsewhere_and_then_where_it_was(network: nn.Module) -> Non
 def test_a_visitor_goes_home_after_an_error(network: nn.Module) -> None:
     home = places(network)
 
-    with pytest.raises(VisitError), visiting(network, CPU, math.inf):
+    with pytest.raises(VisitError), temporarily_on(network, CPU, math.inf):
         raise VisitError
 
     assert places(network) == home
@@ -60,7 +60,7 @@ def test_a_visitor_goes_home_after_an_error(network: nn.Module) -> None:
 def test_without_room_nobody_moves(missing: int, is_home: bool, network: nn.Module) -> None:
     home = places(network)
 
-    with visiting(network, CPU, num_bytes(network) + ROOM_TO_WORK - missing):
+    with temporarily_on(network, CPU, num_bytes(network) + ROOM_TO_WORK - missing):
         assert (places(network) == home) is is_home
 
 
@@ -74,7 +74,7 @@ def test_a_visitor_for_whom_memory_ends_stays_at_home(network: nn.Module, monkey
         return weight.clone()
 
     monkeypatch.setattr(Tensor, "to", move)
-    with visiting(network, CPU, math.inf):
+    with temporarily_on(network, CPU, math.inf):
         assert len(moved) == 3
         assert places(network) == home
 

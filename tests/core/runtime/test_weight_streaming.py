@@ -14,7 +14,7 @@ from narrow_svd import noise
 from torch import Tensor, nn
 
 from exvideo_core.runtime import weight_streaming as streaming
-from exvideo_core.runtime.weight_streaming import BlockMemory, WeightStream, on_the_belt, weights_of
+from exvideo_core.runtime.weight_streaming import BlockMemory, WeightStream, double_buffered, weights_of
 
 CPU = torch.device("cpu")
 
@@ -26,19 +26,19 @@ class StopError(Exception):
 class Block(nn.Module):
     """Weights of several kinds, and a word with the lane while they are used."""
 
-    def __init__(self, size: int, lane: Lane) -> None:
+    def __init__(self, size: int, copy_stream: CopyStream) -> None:
         super().__init__()
         self.linear = nn.Linear(size, size)
         self.scale = nn.Parameter(noise(1))
         self.register_buffer("offset", noise(size))
-        self.lane = [lane]  # not to be seen by copies of the module
+        self.copy_stream = [copy_stream]  # not to be seen by copies of the module
 
     def forward(self, x: Tensor) -> Tensor:
-        self.lane[0].computes_with(weights_of(self)[0])
+        self.copy_stream[0].computes_with(weights_of(self)[0])
         return torch.tanh(self.linear(x)) * self.scale + self.offset
 
 
-class Lane:
+class CopyStream:
     """A device that is late with all it is told, and a copy that is early: it is done as soon as it may be.
 
     Events are numbers of what was told to compute.
@@ -70,13 +70,13 @@ class Lane:
 
 
 @pytest.fixture
-def lane() -> Lane:
-    return Lane()
+def copy_stream() -> CopyStream:
+    return CopyStream()
 
 
 @pytest.fixture
-def blocks(lane: Lane) -> list[Block]:
-    return [Block(8, lane).requires_grad_(False) for _ in range(5)]
+def blocks(copy_stream: CopyStream) -> list[Block]:
+    return [Block(8, copy_stream).requires_grad_(False) for _ in range(5)]
 
 
 def memories(blocks: list[Block]) -> list[BlockMemory]:
@@ -103,59 +103,59 @@ def places(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     return seen
 
 
-def test_the_result_is_the_same_bits(blocks: list[Block], lane: Lane) -> None:
+def test_the_result_is_the_same_bits(blocks: list[Block], copy_stream: CopyStream) -> None:
     x = noise(3, 8)
     expected = chain(blocks, x)
 
-    with on_the_belt(blocks, memories(blocks), CPU, lane):
+    with double_buffered(blocks, memories(blocks), CPU, copy_stream):
         found = [chain(blocks, x) for _ in range(3)]
 
     assert all(torch.equal(result, expected) for result in found)
     assert torch.equal(chain(blocks, x), expected)
 
 
-def test_weights_whose_copy_failed_are_copied_again(blocks: list[Block], lane: Lane) -> None:
+def test_weights_whose_copy_failed_are_copied_again(blocks: list[Block], copy_stream: CopyStream) -> None:
     x = noise(3, 8)
-    expected, copy = chain(blocks, x), lane.copy
+    expected, copy = chain(blocks, x), copy_stream.copy
 
     def fail_once(*given: Any) -> int:
-        lane.copy = copy  # type: ignore[method-assign]
+        copy_stream.copy = copy  # type: ignore[method-assign]
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    with on_the_belt(blocks, memories(blocks), CPU, lane):
+    with double_buffered(blocks, memories(blocks), CPU, copy_stream):
         chain(blocks, x)
-        lane.copy = fail_once  # type: ignore[method-assign]
+        copy_stream.copy = fail_once  # type: ignore[method-assign]
         with pytest.raises(torch.cuda.OutOfMemoryError):
             chain(blocks, x)
 
         assert torch.equal(chain(blocks, x), expected)
 
 
-def test_two_blocks_are_on_the_device_at_most(blocks: list[Block], lane: Lane, places: set[int]) -> None:
+def test_two_blocks_are_on_the_device_at_most(blocks: list[Block], copy_stream: CopyStream, places: set[int]) -> None:
     packed = memories(blocks)
-    homes = {memory.homes[0].data_ptr() for memory in packed}
+    host_weights = {memory.host_weights[0].data_ptr() for memory in packed}
 
-    with on_the_belt(blocks, packed, CPU, lane):
+    with double_buffered(blocks, packed, CPU, copy_stream):
         for _ in range(3):
             chain(blocks, noise(3, 8))
-        away = [block for block in blocks if weights_of(block)[0].data_ptr() not in homes]
+        away = [block for block in blocks if weights_of(block)[0].data_ptr() not in host_weights]
 
-    assert len(places - homes) == 2
+    assert len(places - host_weights) == 2
     assert not away  # between calls, all are at home
 
 
-def test_each_block_comes_once_a_pass_and_ahead_of_its_call(blocks: list[Block], lane: Lane) -> None:
-    with on_the_belt(blocks, memories(blocks), CPU, lane):
+def test_each_block_comes_once_a_pass_and_ahead_of_its_call(blocks: list[Block], copy_stream: CopyStream) -> None:
+    with double_buffered(blocks, memories(blocks), CPU, copy_stream):
         for done in range(1, 4):
             chain(blocks, noise(3, 8))
-            assert len(lane.copies) == 5 * done + 1  # the first of the next pass is on its way
+            assert len(copy_stream.copies) == 5 * done + 1  # the first of the next pass is on its way
 
 
-def test_another_order_works(blocks: list[Block], lane: Lane) -> None:
+def test_another_order_works(blocks: list[Block], copy_stream: CopyStream) -> None:
     order = [blocks[i] for i in (3, 3, 0, 4, 1, 0, 2)]
     expected = chain(order, noise(3, 8))
 
-    with on_the_belt(blocks, memories(blocks), CPU, lane):
+    with double_buffered(blocks, memories(blocks), CPU, copy_stream):
         assert torch.equal(chain(order, noise(3, 8)), expected)
 
 
@@ -173,33 +173,38 @@ def nested(blocks: list[Block], x: Tensor, inner: Sequence[int] = (1, 1)) -> Ten
 
 
 @pytest.mark.parametrize("inner", [(1, 1), (0,), (4, 1), (3, 0, 3)])
-def test_a_block_may_call_others(blocks: list[Block], lane: Lane, inner: Sequence[int]) -> None:
+def test_a_block_may_call_others(blocks: list[Block], copy_stream: CopyStream, inner: Sequence[int]) -> None:
     expected = nested(blocks, noise(3, 8), inner)
 
-    with on_the_belt(blocks, memories(blocks), CPU, lane):
+    with double_buffered(blocks, memories(blocks), CPU, copy_stream):
         assert all(torch.equal(nested(blocks, noise(3, 8), inner), expected) for _ in range(3))
 
 
-def test_three_at_a_time_are_refused(blocks: list[Block], lane: Lane) -> None:
+def test_three_at_a_time_are_refused(blocks: list[Block], copy_stream: CopyStream) -> None:
     blocks[1].linear.register_forward_pre_hook(lambda _, given: (blocks[0](given[0]),))
 
-    with on_the_belt(blocks, memories(blocks), CPU, lane), pytest.raises(RuntimeError, match="places for two"):
+    with (
+        double_buffered(blocks, memories(blocks), CPU, copy_stream),
+        pytest.raises(RuntimeError, match="places for two"),
+    ):
         nested(blocks, noise(3, 8))
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_few_blocks_stay(blocks: list[Block], lane: Lane, count: int) -> None:
+def test_few_blocks_stay(blocks: list[Block], copy_stream: CopyStream, count: int) -> None:
     few = blocks[:count]
     expected = chain(few, noise(3, 8))
 
-    with on_the_belt(few, memories(few), CPU, lane):
+    with double_buffered(few, memories(few), CPU, copy_stream):
         assert all(torch.equal(chain(few, noise(3, 8)), expected) for _ in range(3))
 
-    assert len(lane.copies) == count
+    assert len(copy_stream.copies) == count
 
 
 @pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
-def test_after_an_error_all_weights_are_at_home(blocks: list[Block], lane: Lane, error: type[BaseException]) -> None:
+def test_after_an_error_all_weights_are_at_home(
+    blocks: list[Block], copy_stream: CopyStream, error: type[BaseException]
+) -> None:
     packed = memories(blocks)
     expected = chain(blocks, noise(3, 8))
 
@@ -207,7 +212,7 @@ def test_after_an_error_all_weights_are_at_home(blocks: list[Block], lane: Lane,
         raise error
 
     hook = blocks[2].linear.register_forward_hook(stop)
-    with pytest.raises(error), on_the_belt(blocks, packed, CPU, lane):
+    with pytest.raises(error), double_buffered(blocks, packed, CPU, copy_stream):
         chain(blocks, noise(3, 8))
     hook.remove()
 
@@ -219,7 +224,7 @@ def test_after_an_error_all_weights_are_at_home(blocks: list[Block], lane: Lane,
 # main memory
 
 
-def test_weights_keep_their_values_layout_and_kind(lane: Lane) -> None:
+def test_weights_keep_their_values_layout_and_kind(copy_stream: CopyStream) -> None:
     module = nn.Sequential(nn.Conv2d(8, 4, 3).to(memory_format=torch.channels_last), nn.BatchNorm2d(4), nn.Linear(4, 3))
     before = [weight.clone() for weight in weights_of(module)]
     strides = [weight.stride() for weight in weights_of(module)]
@@ -277,8 +282,8 @@ def test_pages_that_cannot_be_locked_are_said(
     assert "could not be page-locked (CUDA error 2)" in caplog.text
 
 
-def test_what_is_in_no_block_is_on_the_device(lane: Lane, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, moves = nn.Sequential(nn.Linear(3, 3), Block(8, lane)), []
+def test_what_is_in_no_block_is_on_the_device(copy_stream: CopyStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    network, moves = nn.Sequential(nn.Linear(3, 3), Block(8, copy_stream)), []
     move = Tensor.to
     monkeypatch.setattr(
         Tensor, "to", lambda weight, *where: moves.append((weight.shape, where)) or move(weight, *where)

@@ -13,11 +13,11 @@ from torch import nn
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from exvideo_core.errors import ExVideoError
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.config import OptimizerConfig
 from exvideo_core.training.engine import TorchEngine
 from exvideo_core.training.engine_deepspeed import DeepSpeedEngine
-from exvideo_core.training.safe_load import only_data
+from exvideo_core.training.safe_load import safe_load
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
@@ -34,7 +34,7 @@ class MakesAFolder:
 
 def engine(seed=0):
     torch.manual_seed(seed)
-    trained = TorchEngine({"unit": nn.Linear(3, 2)}, OptimizerConfig(), 0.9, Ranks())
+    trained = TorchEngine({"unit": nn.Linear(3, 2)}, OptimizerConfig(), 0.9, World())
     trained.backward(iter([lambda: trained.weights["unit.weight"].square().sum()]), 1)
     trained.step(1.0)
     return trained
@@ -113,7 +113,7 @@ def test_deepspeed_runs_nothing_either(file, tmp_path):
     torch.save({}, tmp_path / "state.pt")
     torch.save(MakesAFolder(tmp_path / "made"), tmp_path / file)
     trained = object.__new__(DeepSpeedEngine)
-    trained.ranks, trained.average = Ranks(), SimpleNamespace(load_state_dict=lambda state: None)
+    trained.ranks, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
     trained._engine = SimpleNamespace(load_checkpoint=like_deepspeed)
 
     with pytest.raises(ExVideoError, match="was not loaded: it asks for"):
@@ -127,8 +127,8 @@ def like_deepspeed(folder, tag):
 
 
 def test_other_loads_are_as_they_were_afterwards(tmp_path):
-    torch.save(Ranks(), tmp_path / "own.pt")
-    with pytest.raises(ExVideoError), only_data(tmp_path):
+    torch.save(World(), tmp_path / "own.pt")
+    with pytest.raises(ExVideoError), safe_load(tmp_path):
         torch.load(tmp_path / "own.pt", weights_only=False)
 
-    assert torch.load(tmp_path / "own.pt", weights_only=False) == Ranks()
+    assert torch.load(tmp_path / "own.pt", weights_only=False) == World()

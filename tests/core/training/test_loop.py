@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from training_runs import cogvideox_config, column
 
 from exvideo_core.cli.train_command import main
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training import loop
 from exvideo_core.training.build import build_target
 from exvideo_core.training.config import read_config
@@ -132,10 +132,10 @@ def test_training_lowers_the_held_out_loss(tmp_path):
 def test_only_the_trained_part_changes(tmp_path):
     config = read_config(cogvideox_config(tmp_path))
     torch.manual_seed(0)
-    target = build_target(config, Ranks())
+    target = build_target(config, World())
     before = {name: weight.clone() for name, weight in target.transformer.state_dict().items()}
 
-    engine = loop.make_engine(config, target, Ranks())
+    engine = loop.make_engine(config, target, World())
     started = {name: weight.clone() for name, weight in engine.gathered().items()}
     for step in range(2):
         engine.backward(iter([lambda step=step: target.loss(step, step)]), 1)

@@ -16,7 +16,7 @@ from exvideo_core.errors import ExVideoError
 from exvideo_core.families.svd.config import UNetConfig
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.unet import SVDUNet
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.config import OptimizerConfig, RunConfig
 from exvideo_core.training.ema import AveragedWeights
 from exvideo_core.training.engine import TorchEngine
@@ -72,7 +72,7 @@ def test_the_table_of_memory_adds_up():
 def test_the_footprint_is_what_the_engine_holds(checkpoint, average):
     target = build_svd_target(checkpoint, run={"average": average}, model={"trainable": "new"})
     run, optimizer = target.config.run, target.config.optimizer
-    engine = TorchEngine(target.units, optimizer, run.average, Ranks())
+    engine = TorchEngine(target.units, optimizer, run.average, World())
     engine.backward(iter([partial(target.loss, 0, 0)]), 1)
     engine.step(1.0)
 
@@ -195,7 +195,7 @@ class Errors:
 def test_several_processes_measure_what_one_does(items, world):
     barrier, parts = Barrier(world), [None] * world
 
-    class Together(Ranks):
+    class Together(World):
         def gather(self, value):
             parts[self.rank] = value
             barrier.wait(timeout=10)
@@ -206,12 +206,12 @@ def test_several_processes_measure_what_one_does(items, world):
         ranks = [Together(rank=rank, world=world) for rank in range(world)]
         results = list(pool.map(held_out_loss, targets, ranks))
 
-    assert results == [held_out_loss(Errors(items), Ranks())] * world
+    assert results == [held_out_loss(Errors(items), World())] * world
     assert len({len(target.calls) for target in targets}) == 1  # they gather sharded weights together
 
 
 def test_held_out_loss_is_told_apart_at_the_bases_length():
-    result = held_out_loss(Errors(3), Ranks())
+    result = held_out_loss(Errors(3), World())
 
     assert (result.within, result.beyond, result.all) == (11.0, 200.0, 74.0)
     assert replace(result, base_frames=5).beyond == result.all

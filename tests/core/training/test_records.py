@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 
 from exvideo_core.errors import ExVideoError
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.checkpoints import Checkpoints, read_note
 from exvideo_core.training.logs import Table
 
@@ -59,7 +59,7 @@ def names(folder):
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
-    checkpoints = Checkpoints(tmp_path, 2, Ranks())
+    checkpoints = Checkpoints(tmp_path, 2, World())
     for step in (5, 50, 100_000_000):
         checkpoints.save(step, write, {"seed": 3})
 
@@ -69,24 +69,24 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
 
 
 def test_a_save_that_breaks_off_leaves_the_checkpoint_before(tmp_path):
-    Checkpoints(tmp_path, 2, Ranks()).save(1, write, {})
+    Checkpoints(tmp_path, 2, World()).save(1, write, {})
 
     def killed(folder):
         write(folder)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Checkpoints(tmp_path, 2, Ranks()).save(2, killed, {})
+        Checkpoints(tmp_path, 2, World()).save(2, killed, {})
     (tmp_path / ".old_step_00000000").mkdir()
     (tmp_path / ".DS_Store").write_text("not ours")
 
-    checkpoints = Checkpoints(tmp_path, 2, Ranks())
+    checkpoints = Checkpoints(tmp_path, 2, World())
     assert names(tmp_path) == [".DS_Store", "step_00000001"]
     assert checkpoints.save(2, write, {}) == checkpoints.newest() == tmp_path / "step_00000002"
 
 
 def test_saving_a_step_again_leaves_it_as_it_is(tmp_path):
-    checkpoints = Checkpoints(tmp_path, 2, Ranks())
+    checkpoints = Checkpoints(tmp_path, 2, World())
     checkpoints.save(1, write, {"seed": 3})
 
     saved = checkpoints.save(1, partial(write, contents="others"), {"seed": 4})
@@ -97,7 +97,7 @@ def test_saving_a_step_again_leaves_it_as_it_is(tmp_path):
 
 @pytest.mark.parametrize("damage", [lambda note: note.unlink(), lambda note: note.write_text('{"step": 1')])
 def test_a_damaged_note_is_told_with_what_to_do(tmp_path, damage):
-    saved = Checkpoints(tmp_path, 2, Ranks()).save(1, write, {})
+    saved = Checkpoints(tmp_path, 2, World()).save(1, write, {})
     damage(saved / "run.json")
 
     with pytest.raises(ExVideoError, match=r"step_00000001 is no checkpoint, or damaged .* delete it to go on from"):

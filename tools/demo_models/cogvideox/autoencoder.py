@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox.causal_conv import Past
 from exvideo_core.families.cogvideox.config import VAEConfig
-from exvideo_core.families.cogvideox.vae import CELL, SCALE, CogVideoXVAE, pieces
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, CogVideoXVAE, pieces
 from exvideo_core.training.procedural.shapes import PERIOD, SIDE, TRAINED, Scenes, small_pictures
 
 DEMO_VAE = VAEConfig(widths=(16, 16, 48, 80), blocks_per_level=1)  # 32 does not divide them: 8 groups in each norm
@@ -61,10 +61,14 @@ def draw_clips(clips: int, side: int, generator: torch.Generator) -> tuple[Tenso
     start_B1 = torch.randint(0, PERIOD, (clips, 1), generator=generator)
     video = scenes.frames(start_B1 + torch.arange(_FRAMES))
     small = small_pictures(video)
-    top, left = (int(torch.randint(0, (SIDE - side) // CELL + 1, (), generator=generator)) for _ in range(2))
-    size = side // CELL
+    top, left = (int(torch.randint(0, (SIDE - side) // SPATIAL_FACTOR + 1, (), generator=generator)) for _ in range(2))
+    size = side // SPATIAL_FACTOR
     return (
-        video[..., CELL * top : CELL * top + side, CELL * left : CELL * left + side],
+        video[
+            ...,
+            SPATIAL_FACTOR * top : SPATIAL_FACTOR * top + side,
+            SPATIAL_FACTOR * left : SPATIAL_FACTOR * left + side,
+        ],
         small[..., top : top + size, left : left + size],
     )
 
@@ -78,7 +82,7 @@ def encoder_loss(vae: CogVideoXVAE, video_BCFHW: Tensor, small_BCTHW: Tensor) ->
             vae.encoder(video_BCFHW[:, :, start:end], past)[:, :channels].float()
             for start, end in pieces(video_BCFHW.shape[2], 4 * _PIECE)
         ]
-    return (SCALE * torch.cat(parts, dim=2) - small_BCTHW).square().mean()
+    return (SCALING_FACTOR * torch.cat(parts, dim=2) - small_BCTHW).square().mean()
 
 
 def decoder_loss(vae: CogVideoXVAE, small_BCTHW: Tensor, video_BCFHW: Tensor) -> Tensor:
@@ -86,7 +90,7 @@ def decoder_loss(vae: CogVideoXVAE, small_BCTHW: Tensor, video_BCFHW: Tensor) ->
     past: Past = {}
     with torch.autocast("cpu", torch.bfloat16, enabled=vae.training):
         parts = [
-            vae.decoder(small_BCTHW[:, :, start:end] / SCALE, past).float()
+            vae.decoder(small_BCTHW[:, :, start:end] / SCALING_FACTOR, past).float()
             for start, end in pieces(small_BCTHW.shape[2], _PIECE)
         ]
     error = torch.cat(parts, dim=2) - video_BCFHW

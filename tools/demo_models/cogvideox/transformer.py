@@ -26,7 +26,7 @@ from .text import TextLesson
 
 DEMO_TRANSFORMER = TransformerConfig(width=192, layers=6, hidden=768, time_dim=96, text_dim=64)
 BASE_FRAMES = 13  # latent frames of the base's clips: 49 frames, one period of every motion
-_WORDS = 16  # tokens in training: those of the longest sentence, and one that stands for the padding
+_TEXT_TOKENS = 16  # tokens in training: those of the longest sentence, and one that stands for the padding
 _STRIDE = 4  # frames of a latent frame
 _NOISINESS = 1.6  # a flat picture is seen through much noise, so all is decided there
 _NO_PROMPT = 0.1  # share of the scenes that are learned without words, for guidance
@@ -60,14 +60,14 @@ class Prompts:
 
 def shortened(context_BLD: Tensor) -> Tensor:
     """226 tokens to 16: the first 15, and the mean of the others, which are padding."""
-    rest = context_BLD[:, _WORDS - 1 :].mean(dim=1, keepdim=True)
-    return torch.cat([context_BLD[:, : _WORDS - 1], rest], dim=1)
+    rest = context_BLD[:, _TEXT_TOKENS - 1 :].mean(dim=1, keepdim=True)
+    return torch.cat([context_BLD[:, : _TEXT_TOKENS - 1], rest], dim=1)
 
 
 def attention_with_padding(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """Attention to which the last of the 16 text tokens counts as the 211 it stands for."""
     bias = torch.zeros(k_BNLD.shape[2])
-    bias[_WORDS - 1] = math.log(MAX_TOKENS - _WORDS + 1)
+    bias[_TEXT_TOKENS - 1] = math.log(MAX_TOKENS - _TEXT_TOKENS + 1)
     # written out: for so few tokens faster than the fused kernel, above all backwards
     scores = q_BNLD @ k_BNLD.mT / math.sqrt(q_BNLD.shape[-1]) + bias
     return scores.softmax(dim=-1).to(v_BNLD.dtype) @ v_BNLD

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exvideo_core.families.svd.config import VAEConfig
-from exvideo_core.families.svd.vae import CELL, SCALE, VAE
+from exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR, VAE
 from exvideo_core.families.svd.vae_decoder import VideoResBlock
 from exvideo_core.training.procedural.pictures import Pictures, random_views, seen
 from exvideo_core.training.procedural.push_in import FULL_BUCKET, LAST_FRAME, progress, push_in
@@ -46,16 +46,16 @@ class Components:
 
     def encode(self, pictures_N3HW: Tensor) -> Tensor:
         """[N, 3, H, W] to [N, 4, H / 8, W / 8], of unit variance over all channels."""
-        height, width = (side // CELL for side in pictures_N3HW.shape[-2:])
+        height, width = (side // SPATIAL_FACTOR for side in pictures_N3HW.shape[-2:])
         windows = self._windows(pictures_N3HW) * self.weight[None, :, None]
         return torch.einsum("nkl,kc->ncl", windows, self.basis).unflatten(2, (height, width))
 
     def _windows(self, pictures_N3HW: Tensor) -> Tensor:
-        margin = (_WINDOW - CELL) // 2
+        margin = (_WINDOW - SPATIAL_FACTOR) // 2
         grey = pictures_N3HW.mean(dim=1, keepdim=True)
         muted = grey + _COLOUR * (pictures_N3HW - grey)
         padded = F.pad(muted, (margin,) * 4, mode="reflect")
-        return F.unfold(padded, kernel_size=_WINDOW, stride=CELL)
+        return F.unfold(padded, kernel_size=_WINDOW, stride=SPATIAL_FACTOR)
 
 
 class _Still(nn.Module):
@@ -187,8 +187,8 @@ def assemble(weights: dict[str, Tensor], latent_std: float, config: VAEConfig = 
     for name, p in vae.named_parameters():
         if name.endswith("mix_factor") and f"vae.{name[:-10]}time_stack.in_layers.0.weight" not in weights:
             p.fill_(-6.0)  # the decoder's mix is the share of the layers over time
-    # raw latents times SCALE have unit variance: a pure factor, so it can move into the neighbouring layers
-    factor = 1 / (SCALE * latent_std)
+    # raw latents times SCALING_FACTOR have unit variance: a pure factor, so it can move into the neighbouring layers
+    factor = 1 / (SCALING_FACTOR * latent_std)
     channels = config.latent_channels
     assert vae.quant_conv is not None
     vae.quant_conv.weight[:channels] *= factor

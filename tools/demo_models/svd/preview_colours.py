@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from exvideo_core.families.svd.pipeline import load_svd
-from exvideo_core.families.svd.vae import CELL, SCALE, VAE
+from exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR, VAE
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.randomness import generator_of
 from exvideo_core.weights.preview_colours import BIAS, FACTORS
@@ -35,9 +35,9 @@ def fit(latents_NCHW: Tensor, pictures_N3HW: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         latents_NCHW: as the denoiser sees them.
-        pictures_N3HW: of CELL times the height and width, in [-1, 1].
+        pictures_N3HW: of SPATIAL_FACTOR times the height and width, in [-1, 1].
     """
-    colours = F.avg_pool2d(pictures_N3HW, CELL).movedim(1, -1).flatten(0, 2)
+    colours = F.avg_pool2d(pictures_N3HW, SPATIAL_FACTOR).movedim(1, -1).flatten(0, 2)
     channels = latents_NCHW.movedim(1, -1).flatten(0, 2)
     known = torch.cat([channels, torch.ones_like(channels[:, :1])], dim=1)
     solved = torch.linalg.lstsq(known, colours).solution
@@ -49,7 +49,7 @@ def fit_autoencoder(vae: VAE, pictures_N3HW: Tensor) -> tuple[Tensor, Tensor]:
     """The same for what an autoencoder decodes of pictures, each a clip of its own."""
     latents = [vae.encode(picture) for picture in pictures_N3HW.split(1)]
     decoded = [vae.decode(latent) for latent in latents]
-    return fit(torch.cat(latents) * SCALE, torch.cat(decoded))
+    return fit(torch.cat(latents) * SCALING_FACTOR, torch.cat(decoded))
 
 
 def notes(factors_C3: Tensor, bias_3: Tensor) -> dict[str, str]:

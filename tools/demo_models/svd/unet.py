@@ -22,7 +22,7 @@ from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig
 from exvideo_core.families.svd.transformer import SelfOrCrossAttention, TemporalTransformerBlock
 from exvideo_core.families.svd.unet import SVDUNet
-from exvideo_core.families.svd.vae import SCALE
+from exvideo_core.families.svd.vae import SCALING_FACTOR
 from exvideo_core.training.objectives import lognormal_sigmas, noised, velocity_target
 from exvideo_core.training.procedural.gallery import SLOWEST, Gallery
 from exvideo_core.training.procedural.push_in import FULL_BUCKET, FULL_RATE, progress, resample, scale_of
@@ -53,7 +53,7 @@ def frames_batch(gallery: Gallery, count: int, generator: torch.Generator) -> Ba
     scale_B = scale_of(progress(places_B, ids_B3[:, 1], ids_B3[:, 0] + 1))
     return Batch(
         latents_BCHW=resample(start_BCHW, scale_B, torch.zeros(len(scale_B), 2)),
-        image_BCHW=start_BCHW / SCALE,
+        image_BCHW=start_BCHW / SCALING_FACTOR,
         context_BLD=gallery.context_ND[chosen_B][:, None],
         add_time_ids_B3=ids_B3,
         frame_ids=places_B.tolist(),
@@ -126,7 +126,7 @@ def still_unet(config: UNetConfig = DEMO_UNET) -> SVDUNet:
     unet = SVDUNet(config)
     with torch.no_grad():
         # the picture's latents come unscaled
-        unet.get_parameter("input_blocks.0.0.weight")[:, config.out_channels :] *= SCALE
+        unet.get_parameter("input_blocks.0.0.weight")[:, config.out_channels :] *= SCALING_FACTOR
     for module in unet.modules():
         if isinstance(module, ResBlock):
             module.time_stack = _Unchanged()  # type: ignore[assignment]  # stands in for it

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from exvideo_core.estimate.counting import count
 from exvideo_core.families.cogvideox.config import TransformerConfig
-from exvideo_core.families.cogvideox.rope import rotary_turns
+from exvideo_core.families.cogvideox.rope import rope_freqs_cis
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.lora import attach, new_lora
 from exvideo_core.nn.attention import sdpa
@@ -31,8 +31,8 @@ def call(transformer: CogVideoXTransformer, batch: int, times: Tensor | None = N
     return transformer(x_BCTHW, steps, context_BLD, times)
 
 
-def in_budget(transformer: CogVideoXTransformer, piece_bytes: int, batch: int, times: Tensor | None = None) -> Tensor:
-    transformer.piece_bytes = piece_bytes
+def in_budget(transformer: CogVideoXTransformer, chunk_bytes: int, batch: int, times: Tensor | None = None) -> Tensor:
+    transformer.chunk_bytes = chunk_bytes
     return call(transformer, batch, times)
 
 
@@ -62,8 +62,8 @@ def test_every_budget_gives_the_same(config: TransformerConfig, batch: int) -> N
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("piece_bytes", [1, 20_000])
-def test_a_lora_beside_the_weights_is_in_the_pieces(piece_bytes: int) -> None:
+@pytest.mark.parametrize("chunk_bytes", [1, 20_000])
+def test_a_lora_beside_the_weights_is_in_the_pieces(chunk_bytes: int) -> None:
     transformer = build_transformer(SIX_HEADS)
     plain = in_budget(transformer, EVERYTHING, 1)
     lora = new_lora(transformer, ("to_q", "to_out.0", "ff.net.2"), rank=2, generator=torch.Generator().manual_seed(0))
@@ -73,7 +73,7 @@ def test_a_lora_beside_the_weights_is_in_the_pieces(piece_bytes: int) -> None:
     whole = in_budget(transformer, EVERYTHING, 1)
 
     assert relative(whole, plain) > 1e-2
-    assert relative(in_budget(transformer, piece_bytes, 1), whole) <= 1e-6
+    assert relative(in_budget(transformer, chunk_bytes, 1), whole) <= 1e-6
 
 
 @torch.no_grad()
@@ -99,20 +99,20 @@ def test_where_gradients_are_wanted_there_are_no_pieces() -> None:
 
 
 def test_what_a_preview_computed_once_serves_training_too() -> None:
-    rotary_turns.cache_clear()
+    rope_freqs_cis.cache_clear()
     transformer = build_transformer(SIX_HEADS)
     with torch.inference_mode():
         call(transformer, 1)
     call(transformer, 1).sum().backward()
 
-    assert rotary_turns.cache_info().hits == 1
+    assert rope_freqs_cis.cache_info().hits == 1
 
 
-@pytest.mark.parametrize(("piece_bytes", "gigabytes"), [(None, 1.0), (2**30, 1.9)], ids=["usual", "large"])
-def test_the_published_size_needs_little(piece_bytes: int | None, gigabytes: float) -> None:
+@pytest.mark.parametrize(("chunk_bytes", "gigabytes"), [(None, 1.0), (2**30, 1.9)], ids=["usual", "large"])
+def test_the_published_size_needs_little(chunk_bytes: int | None, gigabytes: float) -> None:
     with torch.device("meta"):
         transformer = CogVideoXTransformer(TransformerConfig(layers=2)).half().requires_grad_(False)
         clip = torch.empty(1, 16, 33, 60, 90).half(), torch.empty(1), torch.empty(1, 226, 4096).half()
-    transformer.piece_bytes = piece_bytes or transformer.piece_bytes
+    transformer.chunk_bytes = chunk_bytes or transformer.chunk_bytes
 
     assert count(lambda: transformer(*clip)).peak <= gigabytes * 1e9

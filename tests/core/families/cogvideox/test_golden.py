@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from exvideo_core import CogVideoXPipeline
-from exvideo_core.families.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from exvideo_core.sampling import linspace_timesteps, trailing_timesteps, zero_snr_alphas
 
 Agrees = Callable[[str, Tensor], bool]
@@ -54,8 +54,8 @@ def test_image_to_video_transformer_equals_the_record_of_the_reference(agrees: A
 
 @torch.inference_mode()
 def test_autoencoder_equals_the_record_of_the_reference(pipe: CogVideoXPipeline, agrees: Agrees) -> None:
-    assert agrees("latents_of_video", pipe.vae.encode(record.video()) * SCALE)
-    assert agrees("video_of_latents", pipe.vae.decode(record.latents() / SCALE))
+    assert agrees("latents_of_video", pipe.vae.encode(record.video()) * SCALING_FACTOR)
+    assert agrees("video_of_latents", pipe.vae.decode(record.latents() / SCALING_FACTOR))
 
 
 @torch.inference_mode()

@@ -338,7 +338,7 @@ def test_the_text_encoder_visits_the_device_to_encode(
         yield
         visits.append((*visit, len(calls)))
 
-    monkeypatch.setattr(cogvideox, "visiting", visit)
+    monkeypatch.setattr(cogvideox, "temporarily_on", visit)
     run(pipe, "a red fox")
 
     # it had left before the first of the calls

@@ -7,7 +7,7 @@ import torch
 from narrow_svd import noise
 from torch import Tensor
 
-from exvideo_core.families.cogvideox.rope import crop_region, rotary_angles, rotate, turns
+from exvideo_core.families.cogvideox.rope import apply_rope, crop_region, freqs_cis, rope_angles
 
 TRAINED = (30, 45)  # tokens of 480x720 pixels
 HEAD_DIM = 64
@@ -16,7 +16,7 @@ TIME, HEIGHT, WIDTH = slice(0, 8), slice(8, 20), slice(20, 32)  # pairs of chann
 
 def places(frames: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     """Time, row and column of each token, read off the pair of each axis that turns by 1 a place."""
-    angles = rotary_angles(torch.arange(frames), height, width, HEAD_DIM).unflatten(0, (frames, height, width))
+    angles = rope_angles(torch.arange(frames), height, width, HEAD_DIM).unflatten(0, (frames, height, width))
     return angles[:, 0, 0, TIME.start], angles[0, :, 0, HEIGHT.start], angles[0, 0, :, WIDTH.start]
 
 
@@ -62,13 +62,13 @@ def test_another_shape_keeps_off_the_field_s_border() -> None:
 
 def test_an_extended_clip_goes_on_counting() -> None:
     torch.testing.assert_close(places(33, 2, 2)[0], torch.arange(33.0))
-    long, short = (rotary_angles(torch.arange(frames), 2, 3, HEAD_DIM) for frames in (33, 13))
+    long, short = (rope_angles(torch.arange(frames), 2, 3, HEAD_DIM) for frames in (33, 13))
 
     assert torch.equal(long[: 13 * 6], short)
 
 
 def test_frequencies_fall_from_1_towards_a_ten_thousandth_on_each_axis() -> None:
-    angles = rotary_angles(torch.tensor([1]), *TRAINED, HEAD_DIM).unflatten(0, (*TRAINED,))[1, 1]
+    angles = rope_angles(torch.tensor([1]), *TRAINED, HEAD_DIM).unflatten(0, (*TRAINED,))[1, 1]
 
     for part in (TIME, HEIGHT, WIDTH):
         count = part.stop - part.start
@@ -77,7 +77,7 @@ def test_frequencies_fall_from_1_towards_a_ten_thousandth_on_each_axis() -> None
 
 @pytest.mark.parametrize("head_dim", [16, 32, 64])
 def test_a_quarter_of_the_channels_is_for_the_time(head_dim: int) -> None:
-    early, late = (rotary_angles(torch.tensor([time]), 3, 4, head_dim) for time in (2, 30))
+    early, late = (rope_angles(torch.tensor([time]), 3, 4, head_dim) for time in (2, 30))
 
     assert early.shape == (12, head_dim // 2)
     assert bool((early != late)[:, : head_dim // 8].all())
@@ -85,16 +85,16 @@ def test_a_quarter_of_the_channels_is_for_the_time(head_dim: int) -> None:
 
 
 def test_frames_may_be_any_of_the_clip() -> None:
-    whole = rotary_angles(torch.arange(33), 2, 3, HEAD_DIM)
-    end = rotary_angles(torch.tensor([30, 31, 32]), 2, 3, HEAD_DIM)
-    each = rotary_angles(torch.tensor([[0, 1, 2], [30, 31, 32]]), 2, 3, HEAD_DIM)
+    whole = rope_angles(torch.arange(33), 2, 3, HEAD_DIM)
+    end = rope_angles(torch.tensor([30, 31, 32]), 2, 3, HEAD_DIM)
+    each = rope_angles(torch.tensor([[0, 1, 2], [30, 31, 32]]), 2, 3, HEAD_DIM)
 
     assert torch.equal(end, whole[30 * 6 :])
     assert torch.equal(each, torch.stack([whole[: 3 * 6], end]))
 
 
 def turned(x_BNLD: Tensor, angles_LD: Tensor) -> Tensor:
-    return rotate(x_BNLD, turns(angles_LD))
+    return apply_rope(x_BNLD, freqs_cis(angles_LD))
 
 
 def test_neighbouring_channels_turn_together() -> None:
@@ -106,7 +106,7 @@ def test_neighbouring_channels_turn_together() -> None:
 
 def test_turning_keeps_lengths_and_the_first_token() -> None:
     x_BNLD = noise(2, 3, 3 * 8, HEAD_DIM)
-    result = turned(x_BNLD, rotary_angles(torch.arange(3), 2, 4, HEAD_DIM))
+    result = turned(x_BNLD, rope_angles(torch.arange(3), 2, 4, HEAD_DIM))
 
     torch.testing.assert_close(result.norm(dim=-1), x_BNLD.norm(dim=-1))
     torch.testing.assert_close(turned(x_BNLD, torch.zeros(24, 32)), x_BNLD)
@@ -116,7 +116,7 @@ def test_products_depend_on_differences_of_time_alone() -> None:
     q, k = noise(1, 1, 1, HEAD_DIM), noise(1, 1, 1, HEAD_DIM, seed=1)
 
     def product(first: int, second: int) -> float:
-        angles = (rotary_angles(torch.tensor([time]), 1, 1, HEAD_DIM) for time in (first, second))
+        angles = (rope_angles(torch.tensor([time]), 1, 1, HEAD_DIM) for time in (first, second))
         return float((turned(q, next(angles)) * turned(k, next(angles))).sum())
 
     assert product(3, 10) == pytest.approx(product(25, 32), abs=1e-4)
@@ -126,7 +126,7 @@ def test_products_depend_on_differences_of_time_alone() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_turned_in_float32(dtype: torch.dtype) -> None:
     x_BNLD = noise(1, 1, 33, HEAD_DIM).to(dtype)
-    angles_LD = rotary_angles(torch.arange(33), 1, 1, HEAD_DIM)
+    angles_LD = rope_angles(torch.arange(33), 1, 1, HEAD_DIM)
     result = turned(x_BNLD, angles_LD)
 
     assert result.dtype == dtype

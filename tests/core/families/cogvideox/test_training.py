@@ -13,9 +13,9 @@ from safetensors.torch import save_file
 
 from exvideo_core.errors import ExVideoError
 from exvideo_core.families.cogvideox.training import HELD_OUT_TIMESTEPS
-from exvideo_core.families.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from exvideo_core.lora import apply_lora, new_lora, read_lora, save_lora
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.runtime.distributed import World
 from exvideo_core.sampling.schedules import zero_snr_alphas
 from exvideo_core.training.engine import TorchEngine
 
@@ -83,7 +83,7 @@ def test_a_step_changes_the_factors_and_nothing_else(build):
     before = {name: p.detach().clone() for name, p in trained(target).items()}
     frozen = {name: p.clone() for name, p in target.transformer.state_dict().items()}
 
-    engine = TorchEngine(target.units, target.config.optimizer, 0, Ranks())
+    engine = TorchEngine(target.units, target.config.optimizer, 0, World())
     engine.backward(iter([partial(target.loss, 0, 0)]), 1)
     engine.step(1.0)
 
@@ -159,7 +159,7 @@ def test_windows_take_latent_frames_at_their_own_places(build):
         spy, _ = spied(target, position, step=position)
         share = float(zero_snr_alphas()[int(spy.timestep)].sqrt())
         if share > 0.2:  # else the noise hides which frames they are
-            seen = spy.noisy.mean(dim=(0, 1, 3, 4)) / (100 * SCALE * share)
+            seen = spy.noisy.mean(dim=(0, 1, 3, 4)) / (100 * SCALING_FACTOR * share)
             assert seen.round().tolist() == spy.times
         assert len(spy.times) == (1, 4)[position % 2]
         starts.add((len(spy.times), spy.times[0]))
@@ -183,7 +183,7 @@ def test_dropped_prompts_are_the_empty_sentence(build, share, is_silent):
 @pytest.mark.parametrize("off", [0.0, 0.5])
 def test_the_held_out_error_is_how_far_v_is_off(build, off):
     target = build()
-    latents_BCTHW = SCALE * cogvideox_clip().latents_CTHW[None]
+    latents_BCTHW = SCALING_FACTOR * cogvideox_clip().latents_CTHW[None]
 
     def network(x_BCTHW, timestep, *_):
         alpha = zero_snr_alphas()[int(timestep)]

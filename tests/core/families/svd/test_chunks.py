@@ -46,13 +46,13 @@ def budgets(count: int) -> list[int]:
 @pytest.mark.parametrize("budget", budgets(7))
 def test_any_budget_gives_the_same(unet: SVDUNet, budget: int) -> None:
     given = inputs()
-    unet.piece_bytes = WHOLE
+    unet.chunk_bytes = WHOLE
     expected = unet(*given)
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
     result = unet(*given)
     unet.double()
     precise = unet(*(tensor.double() for tensor in given))
-    unet.piece_bytes = WHOLE
+    unet.chunk_bytes = WHOLE
 
     assert relative_error(result, expected) <= ROUNDED
     assert relative_error(precise, unet(*(tensor.double() for tensor in given))) <= 1e-12
@@ -70,9 +70,9 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
         "context": noise(1, 1, TINY.unet.context_dim, seed=2),
         "frame_ids": torch.arange(5),
     }
-    expected = block(x_TCHW.clone(), blocks.Conditions(**told, piece_bytes=WHOLE))
+    expected = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=WHOLE))
 
-    result = block(x_TCHW.clone(), blocks.Conditions(**told, piece_bytes=budget))
+    result = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=budget))
 
     assert relative_error(result, expected) <= TOLERANCE
 
@@ -82,7 +82,7 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
 def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
     with torch.enable_grad():
         expected = unet(*inputs()).detach()
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
 
     assert relative_error(unet(*inputs()), expected) <= ROUNDED
 
@@ -92,9 +92,9 @@ def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None
 def test_conditions_may_differ_by_frame(unet: SVDUNet, budget: int) -> None:
     x_TCHW, *_ = inputs(4)
     told = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
-    unet.piece_bytes = WHOLE
+    unet.chunk_bytes = WHOLE
     expected = unet(x_TCHW, *told)
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
 
     assert relative_error(unet(x_TCHW, *told), expected) <= ROUNDED
 
@@ -104,7 +104,7 @@ def test_conditions_may_differ_by_frame(unet: SVDUNet, budget: int) -> None:
 def test_what_was_given_is_not_changed(unet: SVDUNet, budget: int) -> None:
     given = inputs()
     before = [tensor.clone() for tensor in given]
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
     unet(*given)
 
     assert all(map(torch.equal, given, before))
@@ -113,7 +113,7 @@ def test_what_was_given_is_not_changed(unet: SVDUNet, budget: int) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 2**40])
 def test_a_second_call_gives_the_same(unet: SVDUNet, budget: int) -> None:
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
 
     assert torch.equal(unet(*inputs()), unet(*inputs()))
 
@@ -121,9 +121,9 @@ def test_a_second_call_gives_the_same(unet: SVDUNet, budget: int) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 2**18, 2**40])
 def test_skips_that_wait_on_the_host_change_nothing(unet: SVDUNet, budget: int) -> None:
-    unet.piece_bytes = budget
+    unet.chunk_bytes = budget
     expected = unet(*inputs())
-    unet.park = skips.OnHost
+    unet.offload_skip = skips.HostTensor
 
     assert torch.equal(unet(*inputs()), expected)
 
@@ -133,7 +133,7 @@ def test_small_pieces_need_less_memory() -> None:
     def peak(budget: int) -> int:
         with torch.device("meta"):
             unet = SVDUNet(NARROW.unet).eval()
-            unet.piece_bytes = budget
+            unet.chunk_bytes = budget
             given = torch.empty(16, 8, 32, 32), torch.empty(()), torch.empty(1, NARROW.unet.context_dim), IDS.to("meta")
             return count(lambda: unet(*given)).peak
 
@@ -151,7 +151,7 @@ def test_no_skip_is_joined_but_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
         return torch.cat(tensors, dim)
 
     unet = build_unet(TINY, None)
-    unet.piece_bytes = 1
+    unet.chunk_bytes = 1
     monkeypatch.setattr(blocks, "torch", _Torch(watched))
     unet(*inputs())
 

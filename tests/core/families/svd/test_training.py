@@ -16,8 +16,8 @@ from exvideo_core.families.svd.checkpoint import read_svd
 from exvideo_core.families.svd.keys import sgm_to_extension
 from exvideo_core.families.svd.pipeline import build_svd
 from exvideo_core.families.svd.training import HELD_OUT_SIGMAS, SVDTarget
-from exvideo_core.families.svd.vae import SCALE
-from exvideo_core.runtime.distributed import Ranks
+from exvideo_core.families.svd.vae import SCALING_FACTOR
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.engine import TorchEngine
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "weight_names.json.gz"
@@ -50,7 +50,7 @@ def spied(target: SVDTarget, position: int = 0, step: int = 0) -> tuple[Spy, flo
 
 
 def engine_of(target: SVDTarget) -> TorchEngine:
-    return TorchEngine(target.units, target.config.optimizer, 0, Ranks())
+    return TorchEngine(target.units, target.config.optimizer, 0, World())
 
 
 # what is trained
@@ -233,7 +233,7 @@ def test_the_picture_is_encoded_with_noise_on_it(build, strength, is_close):
     assert torch.allclose(spy.image[0], clean, atol=1e-3) == is_close
 
 
-@pytest.mark.parametrize("scale", [0.13025, SCALE])
+@pytest.mark.parametrize("scale", [0.13025, SCALING_FACTOR])
 def test_the_network_sees_latents_of_the_chosen_scale(build, scale):
     spy, _ = spied(build(objective={**CLEAN, "latent_scale": scale}))
 
@@ -246,7 +246,7 @@ def test_the_loss_is_the_error_of_v_or_weighted_as_published(build, weighting):
 
     for position in range(4):
         spy, loss = spied(target, position)
-        latents, total = svd_clip().latents_TCHW * SCALE, (1 + spy.sigma**2).sqrt()
+        latents, total = svd_clip().latents_TCHW * SCALING_FACTOR, (1 + spy.sigma**2).sqrt()
         drawn = (spy.noisy * total - latents) / spy.sigma
         error = float(((drawn - spy.sigma * latents) / total).square().mean())
         factor = 1 if weighting == "velocity" else float(spy.sigma / total)
@@ -259,7 +259,7 @@ def test_the_loss_is_the_error_of_v_or_weighted_as_published(build, weighting):
 @pytest.mark.parametrize("off", [0.0, 0.5])
 def test_the_held_out_error_is_how_far_v_is_off(build, off):
     target = build()
-    latents = svd_clip().latents_TCHW * SCALE
+    latents = svd_clip().latents_TCHW * SCALING_FACTOR
 
     def network(x_TCHW, timestep, *_, **__):
         sigma = (4 * timestep).exp()

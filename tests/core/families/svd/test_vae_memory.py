@@ -62,7 +62,7 @@ def test_svd_encodes_the_same_within_any_budget(seed: int) -> None:
 @torch.inference_mode()
 def test_svd_has_a_budget_of_its_own() -> None:
     vae, latents_TCHW, video_TCHW = build_vae(), noise(2, 4, 2, 3), noise(1, 3, 16, 16)
-    vae.piece_bytes = 2**12
+    vae.chunk_bytes = 2**12
     budgets: list[int] = []
     for part in (vae.decoder, vae.encoder):
         part.register_forward_pre_hook(lambda _, args: budgets.append(args[1]))
@@ -167,7 +167,7 @@ def test_cogvideox_encodes_the_same_within_any_budget(seed: int) -> None:
 @torch.inference_mode()
 def test_cogvideox_has_a_budget_of_its_own() -> None:
     vae = build_cog()
-    vae.piece_bytes = 2**12
+    vae.chunk_bytes = 2**12
     budgets: list[int] = []
     for part in (vae.decoder, vae.encoder):
         part.register_forward_pre_hook(lambda _, args: budgets.append(args[2]))

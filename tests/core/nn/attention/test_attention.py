@@ -52,7 +52,7 @@ def test_sliced_does_not_depend_on_the_slices(queries: int, monkeypatch: pytest.
         seen.append(q.shape[2])
         return F.scaled_dot_product_attention(q, k, v)
 
-    monkeypatch.setattr(backends, "PIECE_BYTES", queries * 2 * 3 * 7 * 4)
+    monkeypatch.setattr(backends, "CHUNK_BYTES", queries * 2 * 3 * 7 * 4)
     monkeypatch.setattr(backends, "F", SimpleNamespace(scaled_dot_product_attention=watch))
 
     torch.testing.assert_close(backends.sliced(q, k, v), softmax_attention(q, k, v))
