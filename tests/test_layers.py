@@ -14,7 +14,9 @@ LAYERS = (
     ("evaluation", "weights", "demo_models"),
     ("sampling", "runtime", "hub", "lora", "estimate"),
     ("training", "terminal"),
+    ("family",),
     ("families",),
+    ("registry",),
     ("cli",),
     ("__init__", "__main__"),
 )

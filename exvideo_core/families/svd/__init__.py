@@ -1,1 +1,8 @@
 """Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130)."""
+
+from ...family import Family
+
+SVD = Family(
+    name="svd",
+    title="Stable Video Diffusion",
+)

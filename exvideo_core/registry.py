@@ -1,0 +1,22 @@
+"""The model families there are. Shared code asks here and never imports a family."""
+
+from __future__ import annotations
+
+from .errors import ExVideoError
+from .families.cogvideox import COGVIDEOX
+from .families.svd import SVD
+from .family import Family
+
+FAMILIES: tuple[Family, ...] = (COGVIDEOX, SVD)
+
+
+def family(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        ExVideoError: there is none.
+    """
+    for each in FAMILIES:
+        if each.name == name:
+            return each
+    raise ExVideoError(f"model {name!r} is unknown; choose one of {', '.join(each.name for each in FAMILIES)}.")
