@@ -15,7 +15,7 @@ from exvideo_core.hub import catalog
 
 @pytest.fixture
 def files(pack):
-    return importlib.import_module(".files", pack.svd.nodes.__package__)
+    return importlib.import_module("..files", pack.svd.nodes.__package__)
 
 
 @pytest.fixture
