@@ -347,7 +347,7 @@ def test_a_disk_that_fills_up_keeps_the_part(hub, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(download.Part, "append", full)
-    with pytest.raises(DownloadError, match=r"the disk of .* is full\. Make room and start again"):
+    with pytest.raises(DownloadError, match=r"No space left on device\. Make room .* start again"):
         get(folder)
 
     assert_nothing_whole(folder)
@@ -362,7 +362,7 @@ def test_a_part_that_another_process_has_just_finished_is_no_error(folder, monke
 @pytest.mark.skipif(os.name == "nt", reason="made with a file in the folder's place")
 def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DownloadError, match=r"cannot write ExVideo-SVD.* to .*/file/exvideo: "):
+    with pytest.raises(DownloadError, match=r"the folder .*/file/exvideo does not exist"):
         get(tmp_path / "file" / "exvideo")
 
 

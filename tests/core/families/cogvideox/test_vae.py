@@ -14,7 +14,7 @@ from exvideo_core.errors import CheckpointError
 from exvideo_core.families.cogvideox.causal_conv import CausalConv3d, Past
 from exvideo_core.families.cogvideox.config import VAEConfig
 from exvideo_core.families.cogvideox.norms import latent_frame_of
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frames_of, pieces
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frame_chunks, frames_of
 
 
 class CancelError(Exception):
@@ -60,12 +60,12 @@ def calls_of(module: nn.Module) -> list[tuple[int, ...]]:
     ],
 )
 def test_the_first_piece_takes_what_is_left_over(length: int, size: int, expected: list[tuple[int, int]]) -> None:
-    assert list(pieces(length, size)) == expected
+    assert list(frame_chunks(length, size)) == expected
 
 
 def test_the_published_clip_is_16_pieces_of_both_kinds() -> None:
-    assert [end - start for start, end in pieces(33, 2)] == [3] + [2] * 15
-    assert [end - start for start, end in pieces(129, 8)] == [9] + [8] * 15
+    assert [end - start for start, end in frame_chunks(33, 2)] == [3] + [2] * 15
+    assert [end - start for start, end in frame_chunks(129, 8)] == [9] + [8] * 15
 
 
 @pytest.mark.parametrize(("latent_frames", "frames"), [(1, 1), (2, 8), (3, 9), (4, 16), (5, 17), (13, 49), (33, 129)])
@@ -275,7 +275,7 @@ def test_tiles_are_small_and_tell_their_progress(vae: CogVideoXVAE) -> None:
 
     assert all(shape[3] <= 4 and shape[4] <= 4 for shape in calls)
     assert done == [(index, len(calls)) for index in range(1, len(calls) + 1)]
-    assert len(calls) == 2 * 3 * 2  # rows, columns, pieces
+    assert len(calls) == 2 * 3 * 2  # rows, columns, chunks
     assert torch.equal(vae.decode(z_BCTHW, tile=4), once)
 
 
