@@ -26,7 +26,8 @@ from ...terminal.progress import Bar, say
 from ...video import load_frames
 from ...video.frames import check_cogvideox_frames, check_cogvideox_size
 from ...weights.formats import FORMATS
-from .pipeline import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
+from .methods import METHODS
+from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
 from .vae import Progress
 
