@@ -6,8 +6,11 @@ from .errors import ExVideoError
 from .families.cogvideox import COGVIDEOX
 from .families.svd import SVD
 from .family import Family
+from .lora import keys as lora_keys
 
 FAMILIES: tuple[Family, ...] = (COGVIDEOX, SVD)
+
+lora_keys.ask(lambda: [each.lora for each in FAMILIES if each.lora])
 
 
 def family(name: str) -> Family:

@@ -1,8 +1,12 @@
 """CogVideoX-5B with ExVideo's LoRA (arXiv:2408.06072, arXiv:2406.14130)."""
 
 from ...family import Family
+from .lora_keys import LORA_KEYS
+from .methods import METHODS
 
 COGVIDEOX = Family(
     name="cogvideox",
     title="CogVideoX",
+    methods=METHODS,
+    lora=LORA_KEYS,
 )

@@ -1,8 +1,10 @@
 """Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130)."""
 
 from ...family import Family
+from .methods import METHODS
 
 SVD = Family(
     name="svd",
     title="Stable Video Diffusion",
+    methods=METHODS,
 )
