@@ -18,6 +18,7 @@ LAYERS = (
     ("families",),
     ("registry",),
     ("cli",),
+    ("aliases",),
     ("__init__", "__main__"),
 )
 # shared files that still import a family

@@ -18,8 +18,8 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.pipeline import check_steps
-from ...exvideo_core.families.cogvideox.vae import frames_of
 from ...exvideo_core.families.svd.pipeline import PLAIN, SVDDefaults, extended_defaults
 from ...exvideo_core.sampling import (
     frame_guidance,
@@ -30,7 +30,6 @@ from ...exvideo_core.sampling import (
     trailing_timesteps,
 )
 from ...exvideo_core.sampling.inputs import check_finite
-from ...exvideo_core.video.frames import check_cogvideox_frames
 from ..cogvideox.model import CogVideoXModel, check_latents
 from ..svd.model import SVDModel
 from . import nan_check
@@ -215,7 +214,7 @@ METHODS: dict[str, tuple[str, Callable[[int, float], Tensor]]] = {
 def check_cogvideox(model: ModelPatcher, latents: Tensor, steps: int, denoise: float) -> None:
     """Refuse before the hours of work what would fail, or what nothing good can come from."""
     check_latents(model.model.sizes, latents)
-    check_cogvideox_frames(frames_of(latents.shape[2]))
+    GEOMETRY.check_frames(GEOMETRY.frames_of(latents.shape[2]))
     if denoise < 1 and not latents.any():
         raise ClipError(
             f"denoise {denoise} changes a given video, but the latent is empty. Connect init_video to ExVideo "
