@@ -13,7 +13,7 @@ from comfy_api.latest import io
 
 from ..exvideo_core.errors import CheckpointError
 from ..exvideo_core.hub import catalog
-from ..exvideo_core.weights.detect import Kind, identify
+from ..exvideo_core.weights.detect import UNKNOWN, identify
 from ..exvideo_core.weights.safetensors_files import open_weights
 from . import host
 
@@ -32,7 +32,7 @@ _known: dict[tuple[str, int, int], str] = {}  # labels by path, time and size
 
 def combo(name: str, folder: str, tooltip: str) -> io.Combo.Input:
     """The list of a model folder. web/files.js reads what goes along with it."""
-    names = [file.names for file in catalog.FILES if file.folder == folder and len(file.names) > 1]
+    names = [file.names for file in catalog.files() if file.folder == folder and len(file.names) > 1]
     told = {"exvideo_files": {"folder": folder, "names": names}}
     return io.Combo.Input(name, options=LISTS[folder](), tooltip=tooltip, extra_dict=told)
 
@@ -78,7 +78,7 @@ def _describe(path: Path) -> str:
     usual = max(set(formats), key=formats.count) if formats else ""
     found = identify(file.shapes)
     what = re.sub(r"^an? ", "", found.what).partition(" (")[0]
-    return what if found.kind is Kind.UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
+    return what if found.kind is UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
 
 
 def register_routes() -> None:

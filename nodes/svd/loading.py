@@ -12,8 +12,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.estimate import svd_line
+from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
-from ...exvideo_core.weights.detect import Kind, identify
+from ...exvideo_core.weights.detect import identify
 from ...exvideo_core.weights.preview_colours import read_colours
 from ...exvideo_core.weights.safetensors_files import open_weights
 from .clip_vision import make_clip_vision
@@ -79,7 +80,7 @@ def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
     """As the core's `read_svd`, and of `ModelSave`'s files, which hold only the UNet."""
     file = None if checkpoint.is_dir() else open_weights(checkpoint)
     found = None if file is None else identify(file.shapes)
-    if file is None or found is None or (found.kind, found.naming) != (Kind.SVD_UNET, "sgm"):
+    if file is None or found is None or (found.kind, found.naming) != (detect.UNET, "sgm"):
         return read_svd(checkpoint, extension)
     unet = {name.removeprefix(UNET): file[name] for name in file}
     table = unet.get("middle_block.1.extension.positions.weight")

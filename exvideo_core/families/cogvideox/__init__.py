@@ -1,6 +1,9 @@
 """CogVideoX-5B with ExVideo's LoRA (arXiv:2408.06072, arXiv:2406.14130)."""
 
 from ...family import Family
+from .detect import RULES
+from .files import GROUPS
+from .geometry import GEOMETRY
 from .lora_keys import LORA_KEYS
 from .methods import METHODS
 
@@ -9,4 +12,7 @@ COGVIDEOX = Family(
     title="CogVideoX",
     methods=METHODS,
     lora=LORA_KEYS,
+    geometry=GEOMETRY,
+    detect=RULES,
+    groups=GROUPS,
 )
