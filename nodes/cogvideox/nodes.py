@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
 from .. import files, host
-from ..svd.loading import WEIGHT_TYPES
+from ..comfy_bridge.loading import WEIGHT_TYPES
 from . import latent
 from . import lora as lora_patches
 from .loading import load_cogvideox

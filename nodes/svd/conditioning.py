@@ -18,8 +18,8 @@ from ...exvideo_core.families.svd.conditioning import condition as conditioning_
 from ...exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR
 from ...exvideo_core.sampling.inputs import draw_noise
 from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
+from ..comfy_bridge.vae import encoding
 from .clip_vision import embed_picture
-from .vae import encoding
 
 Conditioning = list[list[Any]]
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from ...exvideo_core.errors import ClipError
 from ...exvideo_core.video.frames import check_svd_size
 from .. import files, host
+from ..comfy_bridge.loading import WEIGHT_TYPES
 from . import conditioning
-from .loading import WEIGHT_TYPES, load_svd
+from .loading import load_svd
 
 
 class ExVideoSVDLoader(io.ComfyNode):
