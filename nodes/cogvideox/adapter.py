@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...exvideo_core.families.cogvideox.vae import TEMPORAL_FACTOR
 from ..comfy_bridge.adapter import Adapter
-from . import nodes, plan
+from . import files, nodes, plan
 from .model import CogVideoXModel
 
 _FPS = 8  # of the published model
@@ -26,5 +26,6 @@ COGVIDEOX = Adapter(
     plan=plan.plan,
     finish=plan.finish,
     latent_fps=_latent_fps,
+    files=(files.TRANSFORMERS, files.TEXT_ENCODERS, files.VAES, files.LORAS),
     nodes=(nodes.ExVideoCogVideoXLoader, nodes.ExVideoCogVideoXLatent, nodes.ExVideoLoRAApply),
 )

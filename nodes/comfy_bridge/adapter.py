@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from .file_lists import FileList
 from .sampling import Finish, Planner
 
 
@@ -27,6 +28,7 @@ class Adapter:
         plan: plans a run of the sampler.
         finish: defaults for finishing the latents, by MODEL.
         latent_fps: latent frames per second of a clip, from its latents and the positive conditioning.
+        files: lists of its loaders, whose files the page labels.
         nodes: the family's own nodes.
     """
 
@@ -37,4 +39,5 @@ class Adapter:
     plan: Planner
     finish: Callable[[ModelPatcher], Finish]
     latent_fps: Callable[[Tensor, Any], float]
+    files: tuple[FileList, ...]
     nodes: tuple[type[io.ComfyNode], ...]

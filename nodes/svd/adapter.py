@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...exvideo_core.families.svd.pipeline import PLAIN
 from ..comfy_bridge.adapter import Adapter
-from . import nodes, plan
+from . import files, nodes, plan
 from .model import SVDModel
 
 
@@ -25,5 +25,6 @@ SVD = Adapter(
     plan=plan.plan,
     finish=plan.finish,
     latent_fps=_latent_fps,
+    files=(files.CHECKPOINTS, files.EXTENSIONS),
     nodes=(nodes.ExVideoSVDLoader, nodes.ExVideoSVDConditioning, nodes.ExVideoSVDJoin),
 )
