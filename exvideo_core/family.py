@@ -1,11 +1,17 @@
 """A model family: everything that shared code needs to know of a model, as functions and data.
 
-A family is a folder in `families/` whose `__init__` makes one `Family`, and a line in `registry.FAMILIES`.
+A family is a folder in `families/` whose `__init__` makes one `Family`, and a line in `registry.FAMILIES`. What is slow
+to import is a function that imports inside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from .hub.catalog import Group
+from .video.geometry import Geometry
+from .weights.kind import DetectRule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +21,13 @@ class Family:
     Attributes:
         name: the key on the command line and in files, such as "svd".
         title: the name that people know, such as "Stable Video Diffusion".
+        geometry: frame and size rules.
+        detect: rules for its weight files, tried in this order.
+        groups: its published files.
     """
 
     name: str
     title: str
+    geometry: Geometry
+    detect: Sequence[DetectRule]
+    groups: Sequence[Group] = ()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exvideo_core.errors import CheckpointError
-from ..exvideo_core.weights.detect import Kind, identify
+from ..exvideo_core.weights.detect import UNKNOWN, identify
 from ..exvideo_core.weights.safetensors_files import open_weights
 from . import families
 from .comfy_bridge.file_lists import FileList
@@ -51,7 +51,7 @@ def _describe(path: Path) -> str:
     usual = max(set(formats), key=formats.count) if formats else ""
     found = identify(file.shapes)
     what = re.sub(r"^an? ", "", found.what).partition(" (")[0]
-    return what if found.kind is Kind.UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
+    return what if found.kind is UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
 
 
 def register_routes() -> None:

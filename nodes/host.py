@@ -24,7 +24,7 @@ from ..exvideo_core.errors import VideoError
 from ..exvideo_core.hub.catalog import PublishedFile
 from ..exvideo_core.hub.download import locate
 from ..exvideo_core.video.codecs import CONTAINERS
-from ..exvideo_core.video.files import move, work_folder
+from ..exvideo_core.whole_file import move, work_folder
 
 EXVIDEO_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
 

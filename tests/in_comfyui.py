@@ -12,15 +12,9 @@ from narrow_svd import TINY, fill, save_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from exvideo_core.families.cogvideox.files import COGVIDEOX_TRANSFORMER, COGVIDEOX_VAE, EXVIDEO_COGVIDEOX, T5_XXL
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
-from exvideo_core.hub.catalog import (
-    COGVIDEOX_TRANSFORMER,
-    COGVIDEOX_VAE,
-    EXVIDEO_COGVIDEOX,
-    EXVIDEO_SVD,
-    SVD_XT,
-    T5_XXL,
-)
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
 from exvideo_core.video import save_video
 from host.graph import nodes_of, read_graph, to_prompt
 

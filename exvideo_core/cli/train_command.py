@@ -13,6 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ..errors import ExVideoError
 from ..runtime.distributed import World, joined
 from ..training.config import TARGETS, Training, read_config, write_template
+from ..whole_file import whole_file
 
 _USAGE = """
   exvideo train --init svd > my_extension.yaml    a configuration with every default and what it is for
@@ -65,7 +66,8 @@ def _train(config: Training, path: Path, ranks: World) -> bool:
         target = build_target(config, ranks, bars.prepare)
         run = Run(config, target, ranks)
         if ranks.is_first:  # not before: another run's folder keeps its own
-            (output / "config.yaml").write_bytes(path.read_bytes())
+            with whole_file(output / "config.yaml", ExVideoError) as copy:
+                copy.write_bytes(path.read_bytes())
         is_finished = run.train(bars.step)
     if ranks.is_first:
         say = (

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..families.cogvideox import detect
 from ..families.cogvideox.lora_keys import layer_name
 from ..nn.out_of_memory import explained
-from ..weights.detect import FileKind, Kind, Shapes, identify
+from ..weights.detect import UNKNOWN, identify
+from ..weights.kind import FileKind, Shapes
 from .files import LoRA, LoRAPair, read_lora
 
 
@@ -100,7 +102,7 @@ def fit_lora(lora: LoRA, shapes: Shapes) -> dict[str, LoRAPair]:
         if name.endswith(".weight") and (layer := layer_name(name.removesuffix(".weight")))
     }
     model = identify({ours: shapes[theirs] for ours, theirs in spelled.items()})
-    if model.kind in (Kind.COG_I2V, Kind.COG_1_5):  # the shapes would fit
+    if model.kind in (detect.IMAGE_TO_VIDEO, detect.TRANSFORMER_1_5):  # the shapes would fit
         raise CheckpointError(f"{lora.source} does not fit {model.what}; {model.where}. Nothing was changed.")
     missing = [name for name in lora.pairs if name not in spelled]
     differing = [
@@ -129,10 +131,10 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _misfit(lora: LoRA, model: FileKind, unfit: set[str], complaints: list[str]) -> CheckpointError:
     refused = sum(2 + (lora.pairs[name].alpha is not None) for name in unfit)
-    what = "this model" if model.kind is Kind.UNKNOWN else model.what
+    what = "this model" if model.kind is UNKNOWN else model.what
     advice = {
-        Kind.COG_T2V_2B: model.where,
-        Kind.COG_T2V: "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b",
+        detect.TRANSFORMER_2B: model.where,
+        detect.TRANSFORMER: "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b",
     }.get(model.kind, "choose a LoRA that was made for this model, or the transformer of THUDM/CogVideoX-5b")
     return CheckpointError(
         f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "

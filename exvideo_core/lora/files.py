@@ -14,9 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..families.cogvideox import detect
 from ..families.cogvideox.lora_keys import Key, parse_key, to_diffsynth_name
 from ..weights.assign import AGAIN, check_finite
-from ..weights.detect import Kind, identify, require
+from ..weights.detect import identify, require
 from ..weights.safetensors_files import Shape, WeightFile, open_weights
 from ..weights.write import write_weights
 
@@ -102,7 +103,7 @@ def read_lora(path: str | Path) -> LoRA:
 def _check_known(file: WeightFile, keys: Mapping[str, Key], strangers: list[str]) -> None:
     factors = [key for key in keys if keys[key].role != "alpha"]
     if strangers or not factors:  # else it is one, whatever names `identify` knows
-        require(file.name, identify(file.shapes), Kind.COG_LORA, "a LoRA of CogVideoX")
+        require(file.name, identify(file.shapes), detect.LORA, "a LoRA of CogVideoX")
     if strangers:
         raise CheckpointError(
             f"{file.name} would apply only in part: {len(keys)} of its {len(file)} tensors are known and "

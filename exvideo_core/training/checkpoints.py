@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ExVideoError
 from ..files import quoted, read_small
 from ..runtime.distributed import World
+from ..whole_file import cannot_write
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
@@ -50,8 +51,8 @@ class Checkpoints:
             return self._save(step, write, note)
         except OSError as error:
             raise ExVideoError(
-                f"the state of step {step} cannot be written to {self.folder}: {error.strerror or error}. Make room or "
-                f"free the folder, and start the same command again: it goes on from the state before."
+                f"{cannot_write(self.folder / f'step_{step:08}', error)} Then start the same command again: it resumes "
+                f"from the checkpoint before."
             ) from error
 
     def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...exvideo_core.families.cogvideox.vae import TEMPORAL_FACTOR
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ..comfy_bridge.adapter import Adapter
 from . import files, nodes, plan
 from .model import CogVideoXModel
@@ -15,7 +15,7 @@ _FPS = 8  # of the published model
 
 
 def _latent_fps(_latents: Tensor, _positive: Any) -> float:
-    return _FPS / TEMPORAL_FACTOR
+    return _FPS / GEOMETRY.temporal_factor
 
 
 COGVIDEOX = Adapter(

@@ -20,10 +20,10 @@ from torch import Tensor
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.estimate import Work, cogvideox_call
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR
-from ...exvideo_core.video.frames import check_cogvideox_size
+from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from ..comfy_bridge import low_memory
 from ..comfy_bridge.model import HostedModel, HostedModelConfig
 from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
@@ -67,7 +67,7 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
     scale_factor = SCALING_FACTOR
     latent_channels = 16
     latent_dimensions = 3
-    temporal_downscale_ratio = TEMPORAL_FACTOR
+    temporal_downscale_ratio = GEOMETRY.temporal_factor
 
     def __init__(self, rgb_factors: Sequence[Sequence[float]] | None = None, rgb_bias: Any = None) -> None:
         self.latent_rgb_factors = [list(row) for row in rgb_factors or _RGB_FACTORS]
@@ -175,5 +175,5 @@ def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
             f"this latent is not CogVideoX's (its shape is {list(latents.shape)}; "
             f"[1, {sizes.out_channels}, T, height / 8, width / 8] is needed). Make it with ExVideo CogVideoX Latent."
         )
-    height, width = (SPATIAL_FACTOR * side for side in latents.shape[-2:])
-    check_cogvideox_size(width, height)
+    height, width = (GEOMETRY.spatial_factor * side for side in latents.shape[-2:])
+    GEOMETRY.check_size(width, height)

@@ -9,10 +9,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.pipeline import check_steps
-from ...exvideo_core.families.cogvideox.vae import frames_of
 from ...exvideo_core.sampling import linspace_timesteps, trailing_timesteps
-from ...exvideo_core.video.frames import check_cogvideox_frames
 from ..comfy_bridge.sampling import AUTO, Finish, Plan, Settings, method_named
 from .model import check_latents
 
@@ -44,7 +43,7 @@ def finish(_model: ModelPatcher) -> Finish:
 def check(model: ModelPatcher, latents: Tensor, steps: int, denoise: float) -> None:
     """Refuse, before the hours of work, latents and settings that would fail or give nothing good."""
     check_latents(model.model.sizes, latents)
-    check_cogvideox_frames(frames_of(latents.shape[2]))
+    GEOMETRY.check_frames(GEOMETRY.frames_of(latents.shape[2]))
     if denoise < 1 and not latents.any():
         raise ClipError(
             f"denoise {denoise} changes a given video, but the latent is empty. Connect init_video to ExVideo "

@@ -47,7 +47,7 @@ class FileList:
 
     def combo(self, name: str, tooltip: str) -> io.Combo.Input:
         """The input. web/files.js reads `exvideo_files`."""
-        published = [file.names for file in catalog.FILES if file.folder == self.folder and len(file.names) > 1]
+        published = [file.names for file in catalog.files() if file.folder == self.folder and len(file.names) > 1]
         about = {"exvideo_files": {"folder": self.folder, "names": published}}
         return io.Combo.Input(name, options=self.names(), tooltip=tooltip, extra_dict=about)
 

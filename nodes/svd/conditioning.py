@@ -15,9 +15,10 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.svd.conditioning import condition as conditioning_of
-from ...exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR
+from ...exvideo_core.families.svd.geometry import GEOMETRY
+from ...exvideo_core.families.svd.vae import SCALING_FACTOR
 from ...exvideo_core.sampling.inputs import draw_noise
-from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
+from ...exvideo_core.video.frames import cover_crop, to_pixels
 from ..comfy_bridge.vae import encoding
 from .clip_vision import embed_picture
 
@@ -33,11 +34,12 @@ class ClipSize:
     frames: int
 
     def __post_init__(self) -> None:
-        check_svd_size(self.width, self.height)
+        GEOMETRY.check_size(self.width, self.height)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        return (self.frames, 4, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR)
+        frames, height, width = GEOMETRY.latent_shape(self.frames, self.height, self.width)
+        return frames, 4, height, width
 
     def pixels(self, pictures: Tensor) -> Tensor:
         """Pictures [B, H, W, 3 or 4] in [0, 1], resized and cut to this size, as [B, 3, H, W] in [-1, 1]."""

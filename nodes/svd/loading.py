@@ -10,9 +10,10 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.estimate import svd_line
+from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
 from ...exvideo_core.weights.assign import shapes_of
-from ...exvideo_core.weights.detect import Kind, identify
+from ...exvideo_core.weights.detect import identify
 from ...exvideo_core.weights.safetensors_files import open_weights
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip_vision import make_clip_vision
@@ -38,7 +39,7 @@ def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
     """Weights of a complete checkpoint (the core's `read_svd`), or of a UNet alone, as `ModelSave` writes it."""
     file = None if checkpoint.is_dir() else open_weights(checkpoint)
     found = None if file is None else identify(file.shapes)
-    if file is None or found is None or (found.kind, found.naming) != (Kind.SVD_UNET, "sgm"):
+    if file is None or found is None or (found.kind, found.naming) != (detect.UNET, "sgm"):
         return read_svd(checkpoint, extension)
     unet = {name.removeprefix(UNET): file[name] for name in file}
     table = unet.get("middle_block.1.extension.positions.weight")

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from ...exvideo_core.video.frames import check_svd_size
+from ...exvideo_core.families.svd.geometry import GEOMETRY
 from .. import host
 from ..comfy_bridge.file_lists import check
 from ..comfy_bridge.loading import WEIGHT_TYPES
@@ -245,7 +245,7 @@ class ExVideoSVDConditioning(io.ComfyNode):
         try:
             conditioning.parse_indices(keyframe_indices or "")
             if width is not None and height is not None:  # None: comes through a link
-                check_svd_size(width, height)
+                GEOMETRY.check_size(width, height)
         except ClipError as error:
             return str(error)
         return True

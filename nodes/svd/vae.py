@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...exvideo_core.families.svd.config import Shapes, VAEConfig
-from ...exvideo_core.families.svd.vae import LARGEST_TILE, SPATIAL_FACTOR, VAE
+from ...exvideo_core.families.svd.vae import FRAMES_AT_ONCE, LARGEST_TILE, SPATIAL_FACTOR, VAE
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
@@ -25,7 +25,6 @@ from ..comfy_bridge.vae import CoreVAE, Placed, decoding, encoding
 _BESIDE_WINDOW = 1.5  # maps
 _KEPT_CHUNKS = 4  # of a second window; what is more is computed again
 _ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
-_WINDOW = 8  # frames that are decoded at once
 
 
 class HostedVAE(Placed, VAE):
@@ -74,7 +73,7 @@ class SVDVAE(CoreVAE):
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * SPATIAL_FACTOR * SPATIAL_FACTOR, dtype)
-        piece, window = self.first_stage_model.chunk_bytes, _WINDOW * frame
+        piece, window = self.first_stage_model.chunk_bytes, FRAMES_AT_ONCE * frame
         return window + _BESIDE_WINDOW * frame + min(window, _KEPT_CHUNKS * piece) + piece
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:

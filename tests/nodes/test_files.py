@@ -15,7 +15,7 @@ from exvideo_core.hub import catalog
 
 @pytest.fixture
 def files(pack):
-    return importlib.import_module(".files", pack.svd.nodes.__package__)
+    return importlib.import_module("..files", pack.svd.nodes.__package__)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def models(pack, tmp_path, monkeypatch):
     """A models folder with nothing in it."""
     import folder_paths
 
-    for name in {file.folder for file in catalog.FILES}:
+    for name in {file.folder for file in catalog.files()}:
         (tmp_path / name).mkdir()
         paths, endings = folder_paths.folder_names_and_paths[name]
         moved = [str(tmp_path / Path(path).name) for path in paths]

@@ -24,8 +24,8 @@ from ...terminal.model_options import add_loading, add_reuse, make_faster
 from ...terminal.output_options import add_output, check_output, saved_run, write_output
 from ...terminal.progress import Bar, say
 from ...video import load_frames
-from ...video.frames import check_cogvideox_frames, check_cogvideox_size
 from ...weights.formats import FORMATS
+from .geometry import GEOMETRY
 from .pipeline import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
 from .vae import Progress
@@ -144,8 +144,8 @@ def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
     """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
     check_output(arguments)
-    check_cogvideox_size(arguments.width, arguments.height)
-    check_cogvideox_frames(arguments.frames)
+    GEOMETRY.check_size(arguments.width, arguments.height)
+    GEOMETRY.check_frames(arguments.frames)
     check_steps(arguments.steps, arguments.denoise)
     init_video = list(load_frames(arguments.init_video)) if arguments.init_video else None
     check_init_video(init_video, arguments.frames, arguments.denoise)

@@ -51,14 +51,15 @@ from ...sampling.inputs import (
     noise_source,
 )
 from ...sampling.samplers import Callback, NoiseSource, Solver
-from ...video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
+from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
-from ...weights.detect import Kind
+from . import detect
 from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
+from .geometry import GEOMETRY
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer
-from .vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, Progress
+from .vae import SCALING_FACTOR, CogVideoXVAE, Progress
 
 
 @dataclass(frozen=True)
@@ -203,8 +204,7 @@ class CogVideoXPipeline:
         return self._decode(result, decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
-        latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
-        return 1, self.vae.config.latent_channels, latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+        return 1, self.vae.config.latent_channels, *GEOMETRY.latent_shape(num_frames, height, width)
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
         """Embedding [1, L, D] of each text: the given one, or that of the sentence."""
@@ -286,9 +286,9 @@ class CogVideoXPipeline:
     ) -> None:
         config = self.transformer.config
         if config.in_channels != config.out_channels:
-            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {Kind.COG_I2V.value}.")
-        check_cogvideox_size(width, height)
-        check_cogvideox_frames(num_frames)
+            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {detect.IMAGE_TO_VIDEO.where}.")
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames)
         check_steps(steps, denoise)
         check_init_video(init_video, num_frames, denoise)
 

@@ -41,23 +41,23 @@ from ...sampling.inputs import (
     attention_named,
     check_finite,
     check_init_video,
-    check_num_frames,
     checked_noise,
     chosen_devices,
     draw_noise,
     named,
 )
 from ...sampling.samplers import Callback, Solver
-from ...video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
+from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
 from .blocks import Upsample
 from .checkpoint import SVDWeights, read_svd
 from .conditioning import Conditioning, condition
 from .config import ImageEncoderConfig, UNetConfig, VAEConfig
+from .geometry import GEOMETRY
 from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
 from .unet import SVDUNet
-from .vae import LARGEST_TILE, SCALING_FACTOR, SPATIAL_FACTOR, VAE, Progress
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE, Progress
 
 METHODS: dict[str, Solver] = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
 
@@ -207,7 +207,8 @@ class SVDPipeline:
         default, solver = self.defaults, named("method", method, METHODS)
         num_frames = default.num_frames if num_frames is None else num_frames
         self._check(num_frames, width, height, denoise, init_video, keyframes)
-        cell_shape = (num_frames, self.vae.config.latent_channels, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+        frames, *cells = GEOMETRY.latent_shape(num_frames, height, width)
+        cell_shape = (frames, self.vae.config.latent_channels, *cells)
         noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
         pixel_shape = (1, 3, height, width)
         with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
@@ -309,8 +310,8 @@ class SVDPipeline:
         init_video: Sequence[Picture] | None,
         keyframes: Mapping[int, Picture] | None,
     ) -> None:
-        check_svd_size(width, height)
-        check_num_frames(num_frames, self.extension_frames)
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames, self.extension_frames)
         check_init_video(init_video, num_frames, denoise)
         if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
             raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")
