@@ -19,7 +19,7 @@ from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_t
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
-from ..svd.vae import CoreVAE, Placed, decoding, encoding
+from ..comfy_bridge.vae import CoreVAE, Placed, decoding, encoding
 
 # Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
 # tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.

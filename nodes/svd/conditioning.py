@@ -19,8 +19,8 @@ from ...exvideo_core.families.svd.geometry import GEOMETRY
 from ...exvideo_core.families.svd.vae import SCALING_FACTOR
 from ...exvideo_core.sampling.inputs import draw_noise
 from ...exvideo_core.video.frames import cover_crop, to_pixels
+from ..comfy_bridge.vae import encoding
 from .clip_vision import embed_picture
-from .vae import encoding
 
 Conditioning = list[list[Any]]
 
