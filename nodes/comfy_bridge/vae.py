@@ -29,7 +29,10 @@ encoding = explained("pictures were encoded, even in small pieces", "Lower width
 
 
 class Placed:
-    """An autoencoder where the host says; with offloading, the place of a weight says nothing."""
+    """Mixin: an autoencoder that runs on a device and in a dtype set from outside.
+
+    With offloading, the device of a weight is not that of the computation.
+    """
 
     device = torch.device("cpu")
     dtype = torch.float32
@@ -39,12 +42,12 @@ class Placed:
 
 
 class CoreVAE(comfy.sd.VAE, ABC):
-    """ComfyUI's VAE object around an autoencoder of the core; subclasses say which, how it decodes and encodes.
+    """ComfyUI's VAE object around an autoencoder of the core. A family's class builds, decodes and encodes.
 
     Args:
-        weights: in the names of the autoencoder.
+        weights: under the autoencoder's names.
         source: the file, for messages.
-        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
+        disable_dynamic: no dynamic VRAM; ComfyUI asks for it in some clones.
     """
 
     def __init__(self, weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bool = False) -> None:
@@ -68,11 +71,29 @@ class CoreVAE(comfy.sd.VAE, ABC):
         fill(network, weights, source, is_dynamic=self.patcher.is_dynamic())
 
     def describe(self) -> None:
-        """Set what ComfyUI asks a VAE for, where that is not what it takes a picture's VAE for."""
+        """Set ComfyUI's attributes that differ from those of an image model's VAE."""
 
     @abstractmethod
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> Any:
-        """The empty network."""
+        """The network, without weights."""
+
+    def encode(self, pixel_samples: Tensor) -> Tensor:
+        """Frames [T, H, W, 3] in [0, 1] to raw latents; sides are cropped to multiples of 8 pixels."""
+        return self.encode_pixels(frames_to_pixels(self.vae_encode_crop_pixels(pixel_samples)))
+
+    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
+        """Encode as `encode` does: a few frames at a time, so tiles are not needed."""
+        return self.encode(pixel_samples)
+
+    @encoding
+    def encode_pixels(self, video_TCHW: Tensor) -> Tensor:
+        """Pixels in [-1, 1], with sides that are multiples of 8, to raw latents."""
+        self._load(self._encode_memory((1, *video_TCHW.shape[1:]), self.vae_dtype))
+        return self._encode(video_TCHW).to(self.output_device, compat.intermediate_dtype())
+
+    @abstractmethod
+    def _encode(self, video_TCHW: Tensor) -> Tensor:
+        """`encode_pixels` by the network, which is on its device."""
 
     @abstractmethod
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
@@ -80,8 +101,21 @@ class CoreVAE(comfy.sd.VAE, ABC):
 
     @abstractmethod
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        """Bytes of activations, by the shape of the pixels."""
+        """Bytes of activations, by the shape of the pixels, whose last two are height and width."""
 
     def _load(self, memory: float) -> None:
         model_management.load_models_gpu([self.patcher], memory_required=memory)
         self.first_stage_model.device = self.device
+
+
+def frames_to_pixels(frames_THWC: Tensor) -> Tensor:
+    """Frames [T, H, W, 3] in [0, 1] to pixels [T, 3, H, W] in [-1, 1], as networks take them."""
+    return frames_THWC.movedim(-1, 1).float() * 2 - 1
+
+
+def encode_pixels(vae: Any, video_TCHW: Tensor) -> Tensor:
+    """Raw latents of pixels around [-1, 1], by any VAE of ComfyUI's; its own ones take [0, 1]."""
+    if isinstance(vae, CoreVAE):
+        return vae.encode_pixels(video_TCHW)
+    latents: Tensor = vae.encode((video_TCHW.movedim(1, -1) + 1) / 2)
+    return latents

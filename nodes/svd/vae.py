@@ -1,4 +1,4 @@
-"""The core's autoencoder as ComfyUI's VAE: any decoding node gets the same frames, whatever memory is free.
+"""SVD's autoencoder as ComfyUI's VAE: any decoding node gets the same frames, whatever memory is free.
 
 Shapes: T frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
 """
@@ -18,7 +18,7 @@ from ...exvideo_core.nn.out_of_memory import retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
-from ..comfy_bridge.vae import CoreVAE, Placed, decoding, encoding
+from ..comfy_bridge.vae import CoreVAE, Placed, decoding
 
 # Counted on the meta device (tests/nodes/test_memory.py: 1.2 GB in 16 bits for 8 frames of 512x512 pixels, 3.5 GB of
 # 1024x1024): a map is one frame on the finest level.
@@ -28,14 +28,14 @@ _ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are with
 
 
 class HostedVAE(Placed, VAE):
-    """SVD's."""
+    """SVD's autoencoder on the device that ComfyUI chooses."""
 
 
 class SVDVAE(CoreVAE):
-    """ComfyUI's VAE object with our decoding: windows of 8 frames, blended.
+    """ComfyUI's VAE object with the core's decoding: overlapping windows of 8 frames, blended.
 
-    ComfyUI would cut the clip by the memory that is free, without overlap, and in small memory frame by frame.
-    Tile sizes that nodes ask for are not needed: memory is bounded by the windows.
+    ComfyUI would cut the clip by free memory, without overlap, and with little memory frame by frame. Tile sizes that
+    nodes ask for are ignored: the windows bound memory.
     """
 
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
@@ -43,7 +43,7 @@ class SVDVAE(CoreVAE):
 
     @decoding
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
+        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles when out of memory."""
         latents_TCHW = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
         return retry_with_smaller_tiles(lambda tile: self._decode(latents_TCHW, tile), side)
@@ -55,21 +55,12 @@ class SVDVAE(CoreVAE):
         return pixels_to_frames(video_TCHW).to(self.output_device, compat.intermediate_dtype())
 
     def decode_tiled(self, samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
-        """The same as `decode`."""
+        """Decode as `decode` does."""
         return self.decode(samples)
 
-    @encoding
-    def encode(self, pixel_samples: Tensor) -> Tensor:
-        """Frames [T, H, W, 3] in [0, 1] to raw latents [T, 4, h, w]; sides are cut to multiples of 8 pixels."""
-        frames = self.vae_encode_crop_pixels(pixel_samples)
-        self._load(self._encode_memory((1, 3, *frames.shape[1:3]), self.vae_dtype))
-        video_TCHW = frames.movedim(-1, 1).float() * 2 - 1
-        latents_TCHW = self.first_stage_model.encode(video_TCHW, host.progress(1))
-        return latents_TCHW.to(self.output_device, compat.intermediate_dtype())
-
-    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
-        """The same as `encode`, which takes one frame at a time."""
-        return self.encode(pixel_samples)
+    def _encode(self, video_TCHW: Tensor) -> Tensor:
+        latents_TCHW: Tensor = self.first_stage_model.encode(video_TCHW, host.progress(1))
+        return latents_TCHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * SPATIAL_FACTOR * SPATIAL_FACTOR, dtype)
