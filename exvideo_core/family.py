@@ -6,10 +6,12 @@ to import is a function that imports inside.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .hub.catalog import Group
+from .lora.keys import LoRAKeys
+from .sampling.methods import Method
 from .video.geometry import Geometry
 from .weights.kind import DetectRule
 
@@ -24,10 +26,14 @@ class Family:
         geometry: frame and size rules.
         detect: rules for its weight files, tried in this order.
         groups: its published files.
+        methods: sampling methods by name; the first is the default.
+        lora: how LoRA files name the model's layers; None if it takes no LoRAs.
     """
 
     name: str
     title: str
     geometry: Geometry
     detect: Sequence[DetectRule]
+    methods: Mapping[str, Method]
     groups: Sequence[Group] = ()
+    lora: LoRAKeys | None = None

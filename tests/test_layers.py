@@ -23,7 +23,7 @@ LAYERS = (
 )
 # shared files that still import a family
 WITH_FAMILIES = {
-    "estimate/jobs.py", "estimate/quick.py", "lora/apply.py", "lora/files.py", "terminal/estimate_option.py",
+    "estimate/jobs.py", "estimate/quick.py", "terminal/estimate_option.py",
     "training/build.py", "training/config.py", "training/dry_run.py", "training/procedural/gallery.py",
     "training/sources.py",
 }  # fmt: skip

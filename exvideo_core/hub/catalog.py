@@ -117,7 +117,7 @@ def choices() -> dict[str, tuple[PublishedFile, ...]]:
 
 def keys() -> list[str]:
     """Every name that the command line takes."""
-    return [entry.key for entry in (*groups(), *files())]
+    return [*(group.key for group in groups()), *(file.key for file in files())]
 
 
 def choose(name: str) -> tuple[PublishedFile, ...]:

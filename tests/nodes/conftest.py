@@ -26,7 +26,7 @@ from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "files", "download", "sampler", "speed", "video")
+PARTS = ("families", "host", "files", "download", "sampler", "speed", "video")
 FOLDERS = ("svd", "cogvideox", "comfy_bridge")
 
 

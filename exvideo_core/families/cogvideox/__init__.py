@@ -4,10 +4,14 @@ from ...family import Family
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
+from .lora_keys import LORA_KEYS
+from .methods import METHODS
 
 COGVIDEOX = Family(
     name="cogvideox",
     title="CogVideoX",
+    methods=METHODS,
+    lora=LORA_KEYS,
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
