@@ -7,11 +7,23 @@ import sys
 import warnings
 from types import ModuleType
 
+from . import estimate
+from .families.cogvideox.estimate import estimate_cogvideox
 from .families.cogvideox.geometry import GEOMETRY as COGVIDEOX
+from .families.svd.estimate import estimate_svd
 from .families.svd.geometry import GEOMETRY as SVD
 from .video import frames
 
-# the old module's name, and where each of its names is now: module, name
+# names that stay importable from a shared module, which imports no family
+_KEPT = {
+    estimate: {"estimate_svd": estimate_svd, "estimate_cogvideox": estimate_cogvideox},
+    frames: {
+        "check_svd_size": SVD.check_size,
+        "check_cogvideox_size": COGVIDEOX.check_size,
+        "check_cogvideox_frames": COGVIDEOX.check_frames,
+    },
+}
+# modules that moved, and where each of its names is now: module, name
 _MOVED = {
     "step_cache": {"Reuse": ("nn.step_cache", "Reuse")},
     "models.fp8": {name: ("nn.fp8", name) for name in ("store_in_fp8", "multiply_in_fp8")},
@@ -49,6 +61,6 @@ def keep_old_paths() -> None:
     if "." not in package:
         for path in _MOVED:
             sys.modules[f"{package}.{path}"] = _OldModule(f"{package}.{path}")
-    frames.check_svd_size = SVD.check_size  # type: ignore[attr-defined]
-    frames.check_cogvideox_size = COGVIDEOX.check_size  # type: ignore[attr-defined]
-    frames.check_cogvideox_frames = COGVIDEOX.check_frames  # type: ignore[attr-defined]
+    for module, names in _KEPT.items():
+        for name, value in names.items():
+            setattr(module, name, value)
