@@ -5,7 +5,12 @@ A family is a folder in `families/` whose `__init__` makes one `Family`, and a l
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.recipe import TrainingRecipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,7 +20,9 @@ class Family:
     Attributes:
         name: the key on the command line and in files, such as "svd".
         title: the name that people know, such as "Stable Video Diffusion".
+        training: its recipe, imported when asked for: that needs pydantic.
     """
 
     name: str
     title: str
+    training: Callable[[], TrainingRecipe[Any]] | None = None

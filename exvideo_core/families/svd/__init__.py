@@ -1,8 +1,23 @@
 """Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ...family import Family
+
+if TYPE_CHECKING:
+    from ...training.recipe import TrainingRecipe
+
+
+def _training() -> TrainingRecipe[Any]:
+    from .training import RECIPE
+
+    return RECIPE
+
 
 SVD = Family(
     name="svd",
     title="Stable Video Diffusion",
+    training=_training,
 )
