@@ -138,9 +138,7 @@ def total(
     )
 
 
-def usual_line(
-    estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float
-) -> str:
+def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float) -> str:
     """One line about a network that was just loaded: what the usual clip takes on its device.
 
     Args:
