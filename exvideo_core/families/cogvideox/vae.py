@@ -20,11 +20,11 @@ from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, consume, laid_out, parts_within
 from .config import VAEConfig
+from .geometry import GEOMETRY
 from .norms import LatentNorm, activation, group_norm
 
 SCALING_FACTOR = 0.7  # CogVideoX-5B's latents times this have about unit variance; the 2B's is 1.15258426
-SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
-TEMPORAL_FACTOR = 4  # frames of a latent frame; the first frame of a clip has one to itself
+SPATIAL_FACTOR, TEMPORAL_FACTOR = GEOMETRY.spatial_factor, GEOMETRY.temporal_factor
 
 # The norms' statistics are those of one piece, so the pieces are part of the definition: an odd first frame goes with
 # the first of them. As DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers.
@@ -65,8 +65,7 @@ class CogVideoXVAE(nn.Module):
             only clips of 8k + 1 frames come back with as many.
         """
         height, width = video_BCFHW.shape[-2:]
-        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
+        GEOMETRY.check_cells(height, width)
         with restore_chunk_bytes(self):
             return retry_with_smaller_chunks(self, lambda: self._encode(video_BCFHW, progress))
 
@@ -102,7 +101,7 @@ class CogVideoXVAE(nn.Module):
         frames, height, width = latents_BCTHW.shape[2:]
         windows = decode_windows(height, width, tile)
         size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
-        blend = Blend((len(latents_BCTHW), 3, frames_of(frames), *size), dims=(3, 4), frames=2)
+        blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
         count = len(windows) * len(list(decode_chunks(frames)))
         done = 0
         for window in windows:
@@ -157,11 +156,6 @@ def frame_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
     while start < length:
         yield start, end
         start, end = end, end + size
-
-
-def frames_of(latent_frames: int) -> int:
-    """Frames that so many latent frames decode to: an even number has no frame that stands alone."""
-    return TEMPORAL_FACTOR * latent_frames - (TEMPORAL_FACTOR - 1) * (latent_frames % 2)
 
 
 class Encoder(nn.Module):

@@ -20,11 +20,12 @@ from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
 from .config import VAEConfig
+from .geometry import GEOMETRY
 from .vae_blocks import Downsample, ResBlock, SelfAttention, group_norm, laid_out
 from .vae_decoder import TemporalDecoder
 
 SCALING_FACTOR = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
-SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
+SPATIAL_FACTOR = GEOMETRY.spatial_factor
 
 # The decoder sees a few frames at a time and its norms depend on which: these are the reference's
 # (DiffSynth-Studio 1.1.9, svd_vae_decoder.py), so its pictures come out whatever memory there is.
@@ -60,8 +61,7 @@ class VAE(nn.Module):
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
         """Most likely latents of each frame, one frame at a time: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
         height, width = video_TCHW.shape[-2:]
-        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
+        GEOMETRY.check_cells(height, width)
         latents = []
         with restore_chunk_bytes(self):
             for index, frame_CHW in enumerate(video_TCHW):

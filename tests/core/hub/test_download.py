@@ -16,8 +16,8 @@ from hub_server import COMMIT, running_hub
 from safetensors.torch import save
 
 from exvideo_core.errors import DownloadError
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
 from exvideo_core.hub import catalog, download
-from exvideo_core.hub.catalog import EXVIDEO_SVD, SVD_XT
 from exvideo_core.hub.download import fetch, fetch_all, locate
 from exvideo_core.hub.web import Patience
 
@@ -298,8 +298,9 @@ def test_a_killed_process_leaves_what_the_next_goes_on_with(hub, folder):
     hub.answers = ["stall"]
     code = (
         "import sys, pathlib\n"
-        "from exvideo_core.hub import catalog, download\n"
-        f"download.fetch(catalog.EXVIDEO_SVD, pathlib.Path({str(folder)!r}))\n"
+        "from exvideo_core.families.svd.files import EXVIDEO_SVD\n"
+        "from exvideo_core.hub import download\n"
+        f"download.fetch(EXVIDEO_SVD, pathlib.Path({str(folder)!r}))\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
     end = time.monotonic() + 60

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from exvideo_core.errors import CheckpointError
 from exvideo_core.families.cogvideox.causal_conv import CausalConv3d, Past
 from exvideo_core.families.cogvideox.config import VAEConfig
+from exvideo_core.families.cogvideox.geometry import GEOMETRY
 from exvideo_core.families.cogvideox.norms import latent_frame_of
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frame_chunks, frames_of
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frame_chunks
 
 
 class CancelError(Exception):
@@ -66,11 +67,6 @@ def test_the_first_piece_takes_what_is_left_over(length: int, size: int, expecte
 def test_the_published_clip_is_16_pieces_of_both_kinds() -> None:
     assert [end - start for start, end in frame_chunks(33, 2)] == [3] + [2] * 15
     assert [end - start for start, end in frame_chunks(129, 8)] == [9] + [8] * 15
-
-
-@pytest.mark.parametrize(("latent_frames", "frames"), [(1, 1), (2, 8), (3, 9), (4, 16), (5, 17), (13, 49), (33, 129)])
-def test_an_odd_number_of_latent_frames_has_a_first_that_stands_alone(latent_frames: int, frames: int) -> None:
-    assert frames_of(latent_frames) == frames
 
 
 @pytest.mark.parametrize(
@@ -125,7 +121,7 @@ def test_only_the_last_two_frames_are_remembered() -> None:
 def test_a_latent_cell_is_8x8_pixels_of_4_frames(vae: CogVideoXVAE, frames: int) -> None:
     decoded = vae.decode(latents(frames, batch=2))
 
-    assert decoded.shape == (2, 3, frames_of(frames), 16, 24)
+    assert decoded.shape == (2, 3, GEOMETRY.frames_of(frames), 16, 24)
     assert decoded.dtype == torch.float32
 
 
