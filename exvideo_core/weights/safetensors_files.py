@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import quoted, read_small, regular_size
-from .detect import FileKind, identify
+from .detect import identify
+from .kind import FileKind
 
 Shape = tuple[int, ...]
 

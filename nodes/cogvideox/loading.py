@@ -8,8 +8,8 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...exvideo_core.estimate import cogvideox_line
 from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
+from ...exvideo_core.families.cogvideox.estimate import ESTIMATES
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip import make_clip
 from .model import CogVideoXLatents, CogVideoXModel
@@ -29,7 +29,7 @@ def load_cogvideox(
     """
     # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them in `cached_patcher_init`
     model = _load_model(transformer, dtype)
-    log_estimate(cogvideox_line, model, lambda *size: [1, 16, *size])
+    log_estimate(ESTIMATES, model)
     clip = _load_clip(text_encoder)
     clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
     part = read_vae(vae)

@@ -18,8 +18,9 @@ from comfy import model_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.estimate import Work, cogvideox_call
+from ...exvideo_core.estimate import Work, work_of
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
+from ...exvideo_core.families.cogvideox.estimate import count_call
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
@@ -145,7 +146,7 @@ class CogVideoXModel(HostedModel):
 
     def call_work(self, shape: Sequence[int]) -> Work:
         """Work of one call of the transformer."""
-        return cogvideox_call(self.sizes, *shape[-3:], self.get_dtype_inference().itemsize) * shape[0]
+        return work_of(count_call(self.sizes, tuple(shape[-3:]), self.get_dtype_inference())) * shape[0]
 
     def state_dict_for_saving(
         self,

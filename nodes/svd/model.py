@@ -18,8 +18,9 @@ from comfy import model_base, model_management
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
-from ...exvideo_core.estimate import Work, svd_call
+from ...exvideo_core.estimate import Work, work_of
 from ...exvideo_core.families.svd.config import UNetConfig
+from ...exvideo_core.families.svd.estimate import count_call
 from ...exvideo_core.families.svd.lazy_frames import HostTensor, keep
 from ...exvideo_core.families.svd.save import published_layout
 from ...exvideo_core.families.svd.unet import SVDUNet
@@ -197,7 +198,7 @@ class SVDModel(HostedModel):
 
     def call_work(self, shape: Sequence[int]) -> Work:
         """Work of one call of the UNet."""
-        return svd_call(self.sizes, shape[0], *shape[-2:], self.get_dtype_inference().itemsize)
+        return work_of(count_call(self.sizes, (shape[0], *shape[-2:]), self.get_dtype_inference()))
 
     def state_dict_for_saving(
         self,
