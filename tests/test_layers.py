@@ -23,7 +23,8 @@ LAYERS = (
 )
 # shared files that still import a family
 WITH_FAMILIES = {
-    "estimate/jobs.py", "estimate/quick.py", "lora/apply.py", "lora/files.py", "terminal/estimate_option.py", "weights/safetensors_files.py",
+    "estimate/jobs.py", "estimate/quick.py", "lora/apply.py", "lora/files.py", "terminal/estimate_option.py",
+    "weights/safetensors_files.py",
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # ComfyUI's own modules, the implementations this project is compared with, and the other half of this repository
