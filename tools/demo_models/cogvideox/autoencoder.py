@@ -1,4 +1,4 @@
-"""The demo's autoencoder, whose latents are small pictures (`scenes.small_pictures`) and not left to chance.
+"""The demo's autoencoder, whose latents are small pictures (see `small_pictures`) and not left to chance.
 
 Encoder and decoder have nothing to agree on, so they learn apart: the one to make small pictures of a clip, the other
 to make the clip of small pictures, also of somewhat wrong ones.

@@ -1,7 +1,7 @@
 """Train the embedded demo model from nothing: `python -m tools.demo_models.svd --out DIR`.
 
-Four stages, each of which can be killed and goes on where it was when the command is given again. The weight file in
-DIR is written anew after the last stage (or with `--export` at any time, from what there is). Its extension is then
+Four stages, each of which can be killed and resumes when the command is run again. The weight file in DIR is
+written after the last stage (or with `--export` at any time, from what there is). Its extension is then
 trained as any other: `exvideo train samples/training/demo_svd.yaml`.
 """
 
