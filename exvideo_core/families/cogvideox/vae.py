@@ -46,6 +46,8 @@ class CogVideoXVAE(nn.Module):
         chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
     """
 
+    scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
+
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
