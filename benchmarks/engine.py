@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from exvideo_core.families.cogvideox import config as cog
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import SCALING_FACTOR as COG_SCALE
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, pieces
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frame_chunks
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
 from exvideo_core.families.svd.lazy_frames import HostTensor
@@ -108,7 +108,7 @@ def _cog_vae(_cfg: Config) -> Network:
 
     def parts(latents_BCTHW: Tensor) -> Iterator[Tensor]:
         past: dict[Any, Any] = {}
-        for start, end in pieces(latents_BCTHW.shape[2], 2):
+        for start, end in frame_chunks(latents_BCTHW.shape[2], 2):
             yield vae.decoder(latents_BCTHW[:, :, start:end], past)
 
     return vae, lambda given: _in_main_memory(parts(given["latents"] / COG_SCALE))

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..nn.out_of_memory import explained
-from ..weights.detect import FileKind, Kind, Shapes, identify
+from ..weights.detect import UNKNOWN, identify
+from ..weights.kind import FileKind, Shapes
 from .files import LoRA, LoRAPair, read_lora
 from .keys import LoRAKeys, keys_for
 
@@ -127,7 +128,7 @@ def _complaints(lora: LoRA, sizes: Shapes, missing: list[str], differing: list[s
 
 def _misfit(lora: LoRA, keys: LoRAKeys, model: FileKind, unfit: list[str], complaints: str) -> CheckpointError:
     refused = sum(2 + (lora.pairs[name].alpha is not None) for name in unfit)
-    what = "this model" if model.kind is Kind.UNKNOWN else model.what
+    what = "this model" if model.kind is UNKNOWN else model.what
     return CheckpointError(
         f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "
         f"would not; {complaints}; {keys.hint(model)}. Nothing was changed."

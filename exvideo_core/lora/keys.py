@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..weights.detect import FileKind, Kind
+from ..weights.kind import FileKind, Kind
 
 Role = Literal["down", "up", "alpha"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import ExVideoError
 from ...lora import LoRA, merge, read_lora
-from ...runtime.distributed import joined
+from ...runtime.distributed import init_world
 from ...sampling import SavedRun, rising_guidance
 from ...sampling.inputs import check_init_video
 from ...sampling.samplers import Callback
@@ -101,10 +101,10 @@ def _run_shared(init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]]
         raise ExVideoError(
             f"--device {arguments.device} is for one process; torchrun's have a GPU each: leave it out, or give cpu."
         )
-    with joined(arguments.device) as ranks:
-        pipeline, told = _loaded(arguments, ranks.device, loras)
+    with init_world(arguments.device) as world:
+        pipeline, told = _loaded(arguments, world.device, loras)
         share_tokens(pipeline.transformer)
-        if ranks.is_first:
+        if world.is_first:
             sys.stderr.write(told)
             # each process remembers a part of its own, and all would have to find the same step
             say("several processes save no steps: if this run is cut off, it starts anew.")

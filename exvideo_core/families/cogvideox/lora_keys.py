@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 
 from ...lora.keys import LoRAKeys
-from ...weights.detect import FileKind, Kind
+from ...weights.kind import FileKind
+from . import detect
 
 # The layers in diffusers' names, in DiffSynth 1.1.9's (models/cog_dit.py), in ComfyUI 0.30's (ldm/cogvideo/model.py).
 _BLOCK_LAYERS = (
@@ -76,9 +77,9 @@ def to_diffsynth_name(parameter: str) -> str:
 
 
 def _hint(model: FileKind) -> str:
-    if model.kind is Kind.COG_T2V_2B:
+    if model.kind is detect.TRANSFORMER_2B:
         return model.where
-    if model.kind is Kind.COG_T2V:
+    if model.kind is detect.TRANSFORMER:
         return "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b"
     return "choose a LoRA that was made for this model, or the transformer of THUDM/CogVideoX-5b"
 
@@ -87,7 +88,7 @@ LORA_KEYS = LoRAKeys(
     title="CogVideoX",
     layer_name=layer_name,
     export_name=to_diffsynth_name,
-    kind=Kind.COG_LORA,
-    refused=(Kind.COG_I2V, Kind.COG_1_5),
+    kind=detect.LORA,
+    refused=(detect.IMAGE_TO_VIDEO, detect.TRANSFORMER_1_5),
     hint=_hint,
 )

@@ -41,7 +41,7 @@ from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
-from ...weights.detect import Kind
+from . import detect
 from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
 from .geometry import GEOMETRY
@@ -254,7 +254,7 @@ class CogVideoXPipeline:
     ) -> None:
         config = self.transformer.config
         if config.in_channels != config.out_channels:
-            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {Kind.COG_I2V.value}.")
+            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {detect.IMAGE_TO_VIDEO.where}.")
         GEOMETRY.check_size(width, height)
         GEOMETRY.check_frames(num_frames)
         check_steps(steps, denoise)

@@ -17,7 +17,7 @@ from ...nn.chunks import CHUNK_BYTES
 from ...nn.layers import Ops
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Axis, blend_weight, tiles
+from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, consume, laid_out, parts_within
 from .config import VAEConfig
 from .geometry import GEOMETRY
@@ -46,6 +46,8 @@ class CogVideoXVAE(nn.Module):
         chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
     """
 
+    scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
+
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
@@ -71,7 +73,7 @@ class CogVideoXVAE(nn.Module):
 
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         latents = []
-        spans = list(pieces(video_BCFHW.shape[2], _FRAME_CHUNK))
+        spans = list(frame_chunks(video_BCFHW.shape[2], _FRAME_CHUNK))
         names = [f"encoding frames {start} to {end - 1}" for start, end in spans]
         for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_CHUNK):
             latents.append(moments[:, : self.config.latent_channels])
@@ -99,48 +101,39 @@ class CogVideoXVAE(nn.Module):
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
-        tile = tile or max(height, width)
-        axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (height, width)]
-        lengths = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
-        total_BCFHW = torch.zeros(len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *lengths)
-        weights_HW = torch.zeros(lengths)
-        windows = list(tiles(axes))
-        count = len(windows) * len(list(pieces(frames, _LATENT_CHUNK)))
+        windows = decode_windows(height, width, tile)
+        size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
+        blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
+        count = len(windows) * len(list(decode_chunks(frames)))
         done = 0
-        for (h0, h1), (w0, w1) in windows:
-            spans = ((SPATIAL_FACTOR * h0, SPATIAL_FACTOR * h1), (SPATIAL_FACTOR * w0, SPATIAL_FACTOR * w1))
-            weight_HW = blend_weight(spans, lengths)
-            rows, columns = (slice(*span) for span in spans)
-            weights_HW[rows, columns] += weight_HW
+        for window in windows:
+            (h0, h1), (w0, w1) = window
             start = 0
-            for part_BCFHW in self._decode_pieces(latents_BCTHW[..., h0:h1, w0:w1]):
-                end = start + part_BCFHW.shape[2]
-                total_BCFHW[:, :, start:end, rows, columns] += part_BCFHW.float().cpu().mul_(weight_HW)
-                start, done = end, done + 1
+            for chunk_BCFHW in self._decode_chunks(latents_BCTHW[..., h0:h1, w0:w1]):
+                blend.add(scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)), chunk_BCFHW, start)
+                start, done = start + chunk_BCFHW.shape[2], done + 1
                 if progress:
                     progress(done, count)
-        return total_BCFHW.div_(weights_HW)
+        return blend.mean()
 
-    def _decode_pieces(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
+    def _decode_chunks(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
         frames = latents_BCTHW.shape[2]
-        ends = [
-            TEMPORAL_FACTOR * end - (TEMPORAL_FACTOR - 1) * (frames % 2) for _, end in pieces(frames, _LATENT_CHUNK)
-        ]
+        ends = [TEMPORAL_FACTOR * end - (TEMPORAL_FACTOR - 1) * (frames % 2) for _, end in decode_chunks(frames)]
         names = [f"decoding frames {start} to {end - 1}" for start, end in pairwise([0, *ends])]
         return self._checked(names, self.decoder, latents_BCTHW, _LATENT_CHUNK)
 
     def _checked(self, names: Sequence[str], coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         """What a half of the network makes of each piece; an error about its numbers begins with the piece's name."""
-        for index, part in enumerate(self._pieces(coder, x_BCTHW, size)):
+        for index, part in enumerate(self._chunks(coder, x_BCTHW, size)):
 
             def again(index: int = index) -> Tensor:  # from the start, for a piece needs what those before left
-                return next(islice(self._pieces(coder, x_BCTHW, size), index, None))
+                return next(islice(self._chunks(coder, x_BCTHW, size), index, None))
 
             yield checked_part(names[index], part, self, again, x_BCTHW)
 
-    def _pieces(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
+    def _chunks(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         past: Past = {}
-        for start, end in pieces(x_BCTHW.shape[2], size):
+        for start, end in frame_chunks(x_BCTHW.shape[2], size):
             yield coder(self.to_network(x_BCTHW[:, :, start:end]), past, self.chunk_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
@@ -149,8 +142,18 @@ class CogVideoXVAE(nn.Module):
         return x.to(weight.device, weight.dtype)
 
 
-def pieces(length: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of every piece; the first also takes what is left over."""
+def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
+    """Tiles that are decoded one after the other, in latent cells; `tile` as for `CogVideoXVAE.decode`."""
+    return list(tiles(spatial_axes(height, width, tile)))
+
+
+def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the latent frames that are decoded at once."""
+    return frame_chunks(latent_frames, _LATENT_CHUNK)
+
+
+def frame_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of every chunk; the first also takes what is left over."""
     start, end = 0, min(length, size + length % size)
     while start < length:
         yield start, end

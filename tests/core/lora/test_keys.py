@@ -14,7 +14,7 @@ from exvideo_core import registry
 from exvideo_core.families.cogvideox.lora_keys import LORA_KEYS
 from exvideo_core.lora import apply_lora, attach, fit_lora, new_lora, read_lora, save_lora
 from exvideo_core.lora.keys import LoRAKeys, keys_for
-from exvideo_core.weights.detect import Kind
+from exvideo_core.weights.detect import OTHER_LORA
 from exvideo_core.weights.safetensors_files import open_weights
 
 
@@ -45,7 +45,7 @@ TOY = LoRAKeys(
     title="Toy",
     layer_name=layer_name,
     export_name=lambda name: name.replace("layers.", "toy_"),
-    kind=Kind.OTHER_LORA,
+    kind=OTHER_LORA,
     hint=lambda _: "choose a Toy",
 )
 

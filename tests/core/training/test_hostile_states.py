@@ -14,10 +14,10 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from exvideo_core.errors import ExVideoError
 from exvideo_core.runtime.distributed import World
-from exvideo_core.training.config import OptimizerConfig
 from exvideo_core.training.engine import TorchEngine
 from exvideo_core.training.engine_deepspeed import DeepSpeedEngine
 from exvideo_core.training.safe_load import safe_load
+from exvideo_core.training.settings import OptimizerConfig
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 
@@ -113,7 +113,7 @@ def test_deepspeed_runs_nothing_either(file, tmp_path):
     torch.save({}, tmp_path / "state.pt")
     torch.save(MakesAFolder(tmp_path / "made"), tmp_path / file)
     trained = object.__new__(DeepSpeedEngine)
-    trained.ranks, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
+    trained.world, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
     trained._engine = SimpleNamespace(load_checkpoint=like_deepspeed)
 
     with pytest.raises(ExVideoError, match="was not loaded: it asks for"):

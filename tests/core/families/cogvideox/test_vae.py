@@ -15,7 +15,7 @@ from exvideo_core.families.cogvideox.causal_conv import CausalConv3d, Past
 from exvideo_core.families.cogvideox.config import VAEConfig
 from exvideo_core.families.cogvideox.geometry import GEOMETRY
 from exvideo_core.families.cogvideox.norms import latent_frame_of
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, pieces
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frame_chunks
 
 
 class CancelError(Exception):
@@ -61,12 +61,12 @@ def calls_of(module: nn.Module) -> list[tuple[int, ...]]:
     ],
 )
 def test_the_first_piece_takes_what_is_left_over(length: int, size: int, expected: list[tuple[int, int]]) -> None:
-    assert list(pieces(length, size)) == expected
+    assert list(frame_chunks(length, size)) == expected
 
 
 def test_the_published_clip_is_16_pieces_of_both_kinds() -> None:
-    assert [end - start for start, end in pieces(33, 2)] == [3] + [2] * 15
-    assert [end - start for start, end in pieces(129, 8)] == [9] + [8] * 15
+    assert [end - start for start, end in frame_chunks(33, 2)] == [3] + [2] * 15
+    assert [end - start for start, end in frame_chunks(129, 8)] == [9] + [8] * 15
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_tiles_are_small_and_tell_their_progress(vae: CogVideoXVAE) -> None:
 
     assert all(shape[3] <= 4 and shape[4] <= 4 for shape in calls)
     assert done == [(index, len(calls)) for index in range(1, len(calls) + 1)]
-    assert len(calls) == 2 * 3 * 2  # rows, columns, pieces
+    assert len(calls) == 2 * 3 * 2  # rows, columns, chunks
     assert torch.equal(vae.decode(z_BCTHW, tile=4), once)
 
 
