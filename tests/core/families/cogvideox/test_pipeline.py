@@ -20,7 +20,7 @@ from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.cogvideox.methods import METHODS
 from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.sampling import alpha_levels, linspace_timesteps, trailing_timesteps
-from exvideo_core.sampling.inputs import draw_noise, noise_source
+from exvideo_core.sampling.inputs import SeededNoise, draw_noise
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 LATENTS = (1, 16, 3, 4, 6)
@@ -109,7 +109,7 @@ def test_a_seed_stands_for_noise_that_can_be_given(method: str, pipe: CogVideoXP
 
 
 def test_a_seed_s_noise_goes_on_after_the_first() -> None:
-    draw = noise_source((2, 3), 5)
+    draw = SeededNoise((2, 3), 5)
     first, second = draw(), draw()
 
     assert torch.equal(first, draw_noise((2, 3), 5))
