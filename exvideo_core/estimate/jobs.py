@@ -18,7 +18,7 @@ from ..families.cogvideox import pipeline as cogvideox_pipeline
 from ..families.cogvideox.config import TransformerConfig
 from ..families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
 from ..families.cogvideox.transformer import CogVideoXTransformer
-from ..families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, pieces
+from ..families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, temporal_chunks
 from ..families.svd import pipeline as svd_pipeline
 from ..families.svd.config import UNetConfig, VAEConfig
 from ..families.svd.unet import SVDUNet
@@ -152,7 +152,7 @@ def estimate_cogvideox(
 
     def decode(h: int, w: int) -> Iterator[tuple[Counts, int]]:
         past: dict[Any, Any] = {}  # what comes first has none, and all after it are alike
-        lengths = [end - start for start, end in pieces(clip.latent_frames, 2)]
+        lengths = [end - start for start, end in temporal_chunks(clip.latent_frames, 2)]
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:
             z = torch.empty(1, vae.latent_channels, length, h, w, dtype=place.dtype, device="meta")
             yield count(partial(coder.decoder, z, past)), times

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError, DownloadError
+from ..progress import Progress
 from ..weights.detect import identify
 from ..weights.safetensors_files import open_weights, read_header
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
@@ -24,8 +25,6 @@ from .sources import Announcement, announce
 from .waiting import in_thread, pause
 from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
-# Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
-Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 

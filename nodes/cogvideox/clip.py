@@ -98,7 +98,7 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
     """ComfyUI's CLIP object around the text encoder's weights.
 
     Args:
-        weights: in the names of transformers' T5EncoderModel, the table of words as `shared.weight`.
+        weights: in the names of transformers' T5EncoderModel, the token embeddings as `shared.weight`.
         source: the file, for messages.
         disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
     """

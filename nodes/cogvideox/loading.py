@@ -16,7 +16,7 @@ from .clip import make_clip
 from .model import CogVideoXLatents, make_model
 from .vae import CogVAE
 
-# The second name of the table of words, and what CLIPSave writes of every text model.
+# The second name of the token embeddings, and what CLIPSave writes of every text model.
 _NOT_IN_T5 = ("encoder.embed_tokens.weight", "logit_scale")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...errors import ExVideoError
 from ...lora import LoRA, merge, read_lora
+from ...progress import Progress
 from ...runtime.distributed import joined
 from ...sampling import SavedRun, rising_guidance
 from ...sampling.inputs import check_init_video
@@ -28,7 +29,6 @@ from ...video.frames import check_cogvideox_frames, check_cogvideox_size
 from ...weights.formats import FORMATS
 from .pipeline import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
-from .vae import Progress
 
 
 def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

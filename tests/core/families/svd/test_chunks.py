@@ -1,4 +1,4 @@
-"""SVD's UNet in pieces: however small they are, the result is the same; and nothing is changed that is not its own."""
+"""SVD's UNet in chunks: equal results for every size of chunk, and inputs stay unchanged."""
 
 from __future__ import annotations
 
@@ -65,21 +65,21 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
     block = unet.get_submodule(name)
     norm = block.norm if isinstance(block, SpatioTemporalTransformer) else block.in_layers[0]
     x_TCHW = blocks.channels_last(noise(5, norm.num_channels, 9, 6))
-    told = {
+    args = {
         "embedding": noise(1, TINY.unet.time_dim, seed=1),
         "context": noise(1, 1, TINY.unet.context_dim, seed=2),
         "frame_ids": torch.arange(5),
     }
-    expected = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=WHOLE))
+    expected = block(x_TCHW.clone(), blocks.UNetArgs(**args, chunk_bytes=WHOLE))
 
-    result = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=budget))
+    result = block(x_TCHW.clone(), blocks.UNetArgs(**args, chunk_bytes=budget))
 
     assert relative_error(result, expected) <= TOLERANCE
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 4096, 2**18])
-def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
+def test_chunks_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
     with torch.enable_grad():
         expected = unet(*inputs()).detach()
     unet.chunk_bytes = budget
@@ -91,12 +91,12 @@ def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None
 @pytest.mark.parametrize("budget", [1, 3000, 2**20])
 def test_conditions_may_differ_by_frame(unet: SVDUNet, budget: int) -> None:
     x_TCHW, *_ = inputs(4)
-    told = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
+    args = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
     unet.chunk_bytes = WHOLE
-    expected = unet(x_TCHW, *told)
+    expected = unet(x_TCHW, *args)
     unet.chunk_bytes = budget
 
-    assert relative_error(unet(x_TCHW, *told), expected) <= ROUNDED
+    assert relative_error(unet(x_TCHW, *args), expected) <= ROUNDED
 
 
 @torch.inference_mode()
@@ -129,7 +129,7 @@ def test_skips_that_wait_on_the_host_change_nothing(unet: SVDUNet, budget: int) 
 
 
 @torch.inference_mode()
-def test_small_pieces_need_less_memory() -> None:
+def test_small_chunks_need_less_memory() -> None:
     def peak(budget: int) -> int:
         with torch.device("meta"):
             unet = SVDUNet(NARROW.unet).eval()
@@ -141,8 +141,8 @@ def test_small_pieces_need_less_memory() -> None:
 
 
 @torch.inference_mode()
-def test_no_skip_is_joined_but_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the way up, what is joined is never more than a piece."""
+def test_skips_are_concatenated_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the up path, never more than a chunk is concatenated with its skip."""
     longest = 0
 
     def watched(tensors: list[Tensor], dim: int) -> Tensor:
