@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
-from ..exvideo_core.hub.catalog import CHOICES, SOURCES, size
+from ..exvideo_core.hub.catalog import SOURCES, choices, size
 from ..exvideo_core.hub.download import check_whole, fetch_all
 from ..exvideo_core.hub.missing import NODE
 from . import host
@@ -20,7 +20,7 @@ class ExVideoDownload(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        sizes = {choice: size(*files) for choice, files in CHOICES.items()}
+        sizes = {choice: size(*files) for choice, files in choices().items()}
         return io.Schema(
             node_id="ExVideoDownload",
             display_name=NODE,
@@ -31,7 +31,7 @@ class ExVideoDownload(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(CHOICES),
+                    options=list(sizes),
                     tooltip="picture to video: SVD and ExVideo's extension (11 GB). sentence to video: CogVideoX-5B's "
                     "parts and ExVideo's LoRA (over 21 GB). Or one of the files.",
                     extra_dict={"exvideo_labels": sizes},
@@ -50,14 +50,14 @@ class ExVideoDownload(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, **_others: object) -> str | float:
-        paths = [host.find_published(file) for file in CHOICES[model]]
+        paths = [host.find_published(file) for file in choices()[model]]
         if None in paths:
             return time.time()  # always another one: what was fetched once may be gone again
         return " ".join(map(host.fingerprint, paths))
 
     @classmethod
     def execute(cls, model: str, source: str) -> io.NodeOutput:
-        found = {file: host.find_published(file) for file in CHOICES[model]}
+        found = {file: host.find_published(file) for file in choices()[model]}
         missing = {file: host.main_folder(file.folder) for file, path in found.items() if path is None}
         report = _Report(cls.hidden.unique_id, host.progress(1))
         fetched = fetch_all(missing, _SOURCES[source], progress=report)

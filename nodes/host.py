@@ -1,4 +1,4 @@
-"""What nodes need from ComfyUI besides its types: folders, file lists, progress and Cancel."""
+"""What nodes need from ComfyUI besides its types: folders, progress, Cancel, and names of new files."""
 
 from __future__ import annotations
 
@@ -20,96 +20,20 @@ from comfy.cli_args import args
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from ..exvideo_core.errors import CheckpointError, VideoError
-from ..exvideo_core.hub import catalog
+from ..exvideo_core.errors import VideoError
 from ..exvideo_core.hub.catalog import PublishedFile
 from ..exvideo_core.hub.download import locate
-from ..exvideo_core.hub.missing import not_there, nothing_there
 from ..exvideo_core.video.codecs import CONTAINERS
-from ..exvideo_core.video.files import move, work_folder
+from ..exvideo_core.whole_file import move, work_folder
 
-EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
-CHECKPOINTS_FOLDER = "checkpoints"
-TRANSFORMERS_FOLDER = "diffusion_models"
-TEXT_ENCODERS_FOLDER = "text_encoders"
-VAE_FOLDER = "vae"
-LORAS_FOLDER = "loras"
-NO_EXTENSION = "none"
-
-_DEMO_FOLDER = Path(__file__).resolve().parent.parent / "exvideo_core" / "demo_models"
-_DEMO_FILES = {
-    CHECKPOINTS_FOLDER: {"demo svd": "svd_demo.safetensors"},
-    EXTENSIONS_FOLDER: {"demo 128 frames": "svd_demo_extension_128f.safetensors"},
-    TRANSFORMERS_FOLDER: {"demo cogvideox": "cogvideox_demo_transformer.safetensors"},
-    TEXT_ENCODERS_FOLDER: {"demo cogvideox": "cogvideox_demo_text_encoder.safetensors"},
-    VAE_FOLDER: {"demo cogvideox": "cogvideox_demo_vae.safetensors"},
-    LORAS_FOLDER: {"demo 129 frames": "cogvideox_demo_lora_129f.safetensors"},
-}
-_DIFFUSERS_FOLDER = "diffusers"
-# What a folder of a whole model in diffusers' layout calls its parts.
-_DIFFUSERS_PARTS = {TRANSFORMERS_FOLDER: "transformer", TEXT_ENCODERS_FOLDER: "text_encoder", VAE_FOLDER: "vae"}
-_LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
+EXVIDEO_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
 
 
 def register_folders() -> None:
     """Make `models/exvideo` a model folder. Without a list of endings ComfyUI would show every file in it."""
-    folder_paths.add_model_folder_path(EXTENSIONS_FOLDER, os.path.join(folder_paths.models_dir, EXTENSIONS_FOLDER))
-    paths, endings = folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER]
-    folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER] = (paths, {*endings, ".safetensors"})
-
-
-def list_files(folder: str) -> list[str]:
-    """What a loader offers: the user's files, then the demo model."""
-    demos = [name for name, file in _DEMO_FILES[folder].items() if (_DEMO_FOLDER / file).is_file()]
-    return [*folder_paths.get_filename_list(folder), *demos]
-
-
-def list_parts(folder: str) -> list[str]:
-    """The same for a part that diffusers' folders contain, too; of shards the first stands for all."""
-    whole = [name for name in list_files(folder) if not _LATER_SHARD.fullmatch(name)]
-    return [*whole, *_diffusers_parts(folder)]
-
-
-def _diffusers_parts(folder: str) -> dict[str, Path]:
-    """Folders of this part in `models/diffusers`, by what a loader offers: diffusers/CogVideoX-5b/transformer."""
-    part = _DIFFUSERS_PARTS.get(folder)
-    if part is None:
-        return {}
-    roots = map(Path, folder_paths.get_folder_paths(_DIFFUSERS_FOLDER))
-    found = {root: sorted(root.glob(f"*/{part}")) for root in roots if root.is_dir()}
-    return {
-        f"{_DIFFUSERS_FOLDER}/{path.relative_to(root).as_posix()}": path
-        for root, paths in found.items()
-        for path in paths
-        if (path.parent / "model_index.json").is_file()
-    }
-
-
-def list_extensions() -> list[str]:
-    """The same for extensions, where there is the choice of none; after the user's own, before the demo's."""
-    own = folder_paths.get_filename_list(EXTENSIONS_FOLDER)
-    return [*own, NO_EXTENSION, *list_files(EXTENSIONS_FOLDER)[len(own) :]]
-
-
-def find_file(folder: str, name: str) -> Path:
-    """The file or folder behind a name from a loader's list, or behind the other name of a published file."""
-    path = look_for(folder, name)
-    if path is None:
-        raise CheckpointError(missing_file(folder, name))
-    return path
-
-
-def look_for(folder: str, name: str) -> Path | None:
-    """The same; None where there is none."""
-    if name in _DEMO_FILES[folder]:
-        return _DEMO_FOLDER / _DEMO_FILES[folder][name]
-    if part := _diffusers_parts(folder).get(name):
-        return part
-    on_windows = name.replace("\\", "/")  # a workflow saved there; it takes both itself
-    if path := folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(folder, on_windows):
-        return Path(path)
-    file = catalog.find(name, folder)
-    return find_published(file) if file else None
+    folder_paths.add_model_folder_path(EXVIDEO_FOLDER, os.path.join(folder_paths.models_dir, EXVIDEO_FOLDER))
+    paths, endings = folder_paths.folder_names_and_paths[EXVIDEO_FOLDER]
+    folder_paths.folder_names_and_paths[EXVIDEO_FOLDER] = (paths, {*endings, ".safetensors"})
 
 
 def find_published(file: PublishedFile) -> Path | None:
@@ -119,21 +43,10 @@ def find_published(file: PublishedFile) -> Path | None:
     return locate(file, [Path(path) for path in paths if path])
 
 
-def missing_file(folder: str, name: str) -> str:
-    """What to do about a file that is not there."""
-    where = str(main_folder(folder))
-    return not_there(name, folder, where) if name else nothing_there(folder, where)
-
-
 def main_folder(folder: str) -> Path:
     """Where a new file of this kind goes: the first of the configured folders, without those of older names."""
     paths = list(map(Path, folder_paths.get_folder_paths(folder)))
     return next((path for path in paths if path.name == folder), paths[0])
-
-
-def find_extension(name: str) -> Path | None:
-    """The file behind a name from `list_extensions`."""
-    return None if name == NO_EXTENSION else find_file(EXTENSIONS_FOLDER, name)
 
 
 def fingerprint(path: Path | None) -> str:

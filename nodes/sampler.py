@@ -9,10 +9,11 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from . import families
 from .comfy_bridge import latent_file, sampling
 from .comfy_bridge.estimates import Progress
 from .comfy_bridge.presets import AS_SET, PRESETS, described, prepared
-from .comfy_bridge.preview import AnimatedPreview, has_colours, rate_of
+from .comfy_bridge.preview import AnimatedPreview, has_colours
 from .comfy_bridge.resume import Run
 from .host import show_text
 
@@ -120,7 +121,7 @@ class ExVideoSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(sampling.METHODS),
+                    options=families.methods(),
                     default=sampling.AUTO,
                     optional=True,
                     tooltip="Of CogVideoX: ddim is the reference's, ddim trailing diffusers', dpm++ 2m is of second "
@@ -187,22 +188,32 @@ class ExVideoSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = PRESETS[preset]
         steps, method = chosen.steps or steps, chosen.method or method
-        run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
+        settings = sampling.Settings(steps=steps, guidance=(guidance_min, guidance_max), denoise=denoise, method=method)
+        family = families.adapter_of(model)
         heading = described(preset, chosen, model)
         hidden = cls.hidden
-        watch = Watching(hidden.unique_id, positive, latent["samples"], heading, preview == _ANIMATED)
-        given = {"run": run, "positive": positive, "negative": negative, "latent": latent, "preset": chosen}
+        fps = family.latent_fps(latent["samples"], positive) if preview == _ANIMATED else None
+        watch = Watching(hidden.unique_id, latent["samples"], heading, fps)
+        given = {
+            "seed": seed,
+            "settings": settings,
+            "positive": positive,
+            "negative": negative,
+            "latent": latent,
+            "preset": chosen,
+        }
         samples = sampling.sample(
+            family.plan,
             prepared(model, chosen),
             positive,
             negative,
             latent,
-            **run,
-            method=method,
+            settings,
+            seed=seed,
             watch=watch,
             solver_of=Run(hidden.prompt, hidden.unique_id, given) if resume else None,
         )
-        finished = sampling.finish(model, samples, _NORMALIZE[normalize], contrast)
+        finished = sampling.finish(family.finish(model), samples, _NORMALIZE[normalize], contrast)
         if keep_latents:
             told = latent_file.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
             show_text(hidden.unique_id, told)
@@ -211,20 +222,25 @@ class ExVideoSampler(io.ComfyNode):
 
 @dataclass(frozen=True)
 class Watching:
-    """What the node shows of a run: text about time and memory, and the clip as it comes to be."""
+    """Shows a run on the node: text about time and memory, and the clip as it develops.
+
+    Attributes:
+        node_id: of the sampler, in the prompt that runs.
+        latents: that the run starts from.
+        heading: first line of the text.
+        fps: latent frames per second of the animated preview; None shows no preview.
+    """
 
     node_id: str | None
-    positive: Any
     latents: Tensor
     heading: str
-    is_animated: bool
+    fps: float | None
 
     def __call__(self, plan: sampling.Plan) -> sampling.OnStep:
         shown: list[sampling.OnStep] = [Progress(self.node_id, plan, self.latents, self.heading)]
         latent_format = plan.model.model.latent_format
-        if self.is_animated and has_colours(latent_format):
-            rate, steps = rate_of(self.latents, self.positive), len(plan.levels) - 1
-            shown.append(AnimatedPreview(self.node_id, latent_format, rate, steps))
+        if self.fps is not None and has_colours(latent_format):
+            shown.append(AnimatedPreview(self.node_id, latent_format, self.fps, len(plan.levels) - 1))
 
         def on_step(step: int, denoised: Tensor) -> None:
             for each in shown:

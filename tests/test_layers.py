@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "exvideo_core"
 # Lowest first. A file or folder imports its own layer and those before it.
 LAYERS = (
-    ("errors", "files", "progress"),
+    ("errors", "files", "progress", "whole_file"),
     ("nn", "video"),
     ("evaluation", "weights", "demo_models"),
     ("sampling", "runtime", "hub", "lora", "estimate"),
@@ -18,13 +18,14 @@ LAYERS = (
     ("families",),
     ("registry",),
     ("cli",),
+    ("aliases",),
     ("__init__", "__main__"),
 )
 # shared files that still import a family
 WITH_FAMILIES = {
-    "estimate/jobs.py", "estimate/quick.py", "lora/apply.py", "lora/files.py", "terminal/estimate_option.py",
+    "estimate/jobs.py", "estimate/quick.py", "terminal/estimate_option.py",
     "training/build.py", "training/config.py", "training/dry_run.py", "training/procedural/gallery.py",
-    "training/sources.py", "weights/safetensors_files.py",
+    "training/sources.py",
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # ComfyUI's own modules, the implementations this project is compared with, and the other half of this repository

@@ -152,15 +152,15 @@ def _measure(config: str, rank: int, world: int, port: int, folder: str) -> None
     _place(rank, world, port)
     import json
 
-    from exvideo_core.runtime.distributed import joined
+    from exvideo_core.runtime.distributed import init_world
     from exvideo_core.training.build import build_target
     from exvideo_core.training.config import read_config
     from exvideo_core.training.loop import make_engine
 
     settings = read_config(Path(config))
-    with joined("cpu", always=settings.run.engine == "deepspeed") as ranks:
-        target = build_target(settings, ranks)
-        engine = make_engine(settings, target, ranks)
+    with init_world("cpu", always=settings.run.engine == "deepspeed") as joined:
+        target = build_target(settings, joined)
+        engine = make_engine(settings, target, joined)
         count = settings.run.batch_size // world
         engine.backward(iter([lambda: target.loss(rank, 0)] * count), count)
         engine.step(1.0)

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..families.cogvideox import detect as cogvideox
 from ..families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
 from ..families.cogvideox.pipeline import build_text_encoder, build_transformer, build_vae
+from ..families.svd import detect as svd
 from ..families.svd.checkpoint import read_extension, read_svd
 from ..families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from ..families.svd.image_encoder import build_clip
@@ -22,7 +24,8 @@ from ..families.svd.vae import VAE
 from ..lora import read_lora
 from ..nn.nan_check import described, is_finite
 from ..weights.assign import assign_weights, sized_by
-from ..weights.detect import FileKind, Kind, identify
+from ..weights.detect import identify
+from ..weights.kind import FileKind, Kind
 from ..weights.safetensors_files import Shape, WeightFile, open_weights
 
 _COGVIDEOX = ("transformer", "vae", "text_encoder")  # folders of diffusers' layout
@@ -50,7 +53,9 @@ def inspect(path: Path) -> str:
         parts = [
             _describe(open_weights(part)) for part in sorted(path.iterdir()) if part.is_dir() and _has_weights(part)
         ]
-        return "\n".join([*parts, f"{path.name}: SVD in diffusers' layout", _row("loads", _verdict(path, Kind.SVD))])
+        return "\n".join(
+            [*parts, f"{path.name}: SVD in diffusers' layout", _row("loads", _verdict(path, svd.CHECKPOINT))]
+        )
     if (path / "transformer").is_dir():
         return "\n".join(_inspect_part(path / part) for part in _COGVIDEOX if (path / part).is_dir())
     return _inspect_part(path)
@@ -100,7 +105,7 @@ def _values(file: WeightFile) -> str:
 
 def _widths(found: FileKind, shapes: dict[str, Shape]) -> list[int]:
     """Channels of the UNet's temporal blocks, each width once."""
-    if found.kind not in (Kind.SVD, Kind.SVD_UNET, Kind.EXTENSION):
+    if found.kind not in (svd.CHECKPOINT, svd.UNET, svd.EXTENSION):
         return []
     return sorted({shape[0] for name, shape in shapes.items() if name.endswith(".norm_in.weight") and shape})
 
@@ -112,13 +117,13 @@ def _table_lengths(shapes: dict[str, Shape]) -> list[int]:
 
 def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:
     try:
-        if kind is Kind.SVD:
+        if kind is svd.CHECKPOINT:
             return _load_svd(path)
-        if kind is Kind.EXTENSION and file:
+        if kind is svd.EXTENSION and file:
             return _load_extension(path, file.shapes)
-        if kind in (Kind.COG_T2V, Kind.COG_I2V, Kind.COG_VAE, Kind.T5):
+        if kind in (cogvideox.TRANSFORMER, cogvideox.IMAGE_TO_VIDEO, cogvideox.VAE, cogvideox.TEXT_ENCODER):
             return _load_cogvideox(path, kind)
-        if kind is Kind.COG_LORA:
+        if kind is cogvideox.LORA:
             return f"yes, over a transformer that has its {len(read_lora(path).pairs)} weights"
     except CheckpointError as error:
         return f"no: {error}"
@@ -149,9 +154,9 @@ def _load_extension(path: Path, shapes: dict[str, Shape]) -> str:
 
 
 def _load_cogvideox(path: Path, kind: Kind) -> str:
-    if kind is Kind.COG_VAE:
+    if kind is cogvideox.VAE:
         build_vae(read_vae(path))
-    elif kind is Kind.T5:
+    elif kind is cogvideox.TEXT_ENCODER:
         build_text_encoder(read_text_encoder(path))
     else:
         build_transformer(read_transformer(path))

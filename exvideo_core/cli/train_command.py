@@ -11,8 +11,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ..errors import ExVideoError
-from ..runtime.distributed import World, joined
+from ..runtime.distributed import World, init_world
 from ..training.config import TARGETS, Training, read_config, write_template
+from ..whole_file import whole_file
 
 _USAGE = """
   exvideo train --init svd > my_extension.yaml    a configuration with every default and what it is for
@@ -45,29 +46,30 @@ def run(arguments: argparse.Namespace) -> int:
 
         sys.stdout.write(f"{describe(config)}\n")
         return 0
-    with joined(arguments.device, always=config.run.engine == "deepspeed") as ranks:
+    with init_world(arguments.device, always=config.run.engine == "deepspeed") as world:
         logging.basicConfig(
-            level=logging.INFO if ranks.is_first else logging.ERROR, format="%(asctime)s %(message)s", stream=sys.stderr
+            level=logging.INFO if world.is_first else logging.ERROR, format="%(asctime)s %(message)s", stream=sys.stderr
         )
         with logging_redirect_tqdm():
-            return 0 if _train(config, arguments.config, ranks) else 130
+            return 0 if _train(config, arguments.config, world) else 130
 
 
-def _train(config: Training, path: Path, ranks: World) -> bool:
+def _train(config: Training, path: Path, world: World) -> bool:
     # here, because every other verb of the command line is ready sooner without them
     from ..training.build import build_target
     from ..training.loop import Run
 
     output = Path(config.run.output)
-    if ranks.is_first:
+    if world.is_first:
         output.mkdir(parents=True, exist_ok=True)
-    with _Bars(ranks.is_first) as bars:
-        target = build_target(config, ranks, bars.prepare)
-        run = Run(config, target, ranks)
-        if ranks.is_first:  # not before: another run's folder keeps its own
-            (output / "config.yaml").write_bytes(path.read_bytes())
+    with _Bars(world.is_first) as bars:
+        target = build_target(config, world, bars.prepare)
+        run = Run(config, target, world)
+        if world.is_first:  # not before: another run's folder keeps its own
+            with whole_file(output / "config.yaml", ExVideoError) as copy:
+                copy.write_bytes(path.read_bytes())
         is_finished = run.train(bars.step)
-    if ranks.is_first:
+    if world.is_first:
         say = (
             f"done: {output / config.run.name}.safetensors" if is_finished else f"stopped, and saved at step {run.step}"
         )

@@ -15,15 +15,16 @@ import torch
 from torch import nn
 
 from ..families.cogvideox import pipeline as cogvideox_pipeline
+from ..families.cogvideox import vae as cogvideox_vae
 from ..families.cogvideox.config import TransformerConfig
 from ..families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
 from ..families.cogvideox.transformer import CogVideoXTransformer
-from ..families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, temporal_chunks
+from ..families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE
 from ..families.svd import pipeline as svd_pipeline
+from ..families.svd import vae as svd_vae
 from ..families.svd.config import UNetConfig, VAEConfig
 from ..families.svd.unet import SVDUNet
 from ..families.svd.vae import VAE
-from ..nn.tiling import Axis, tiles
 from ..runtime.memory import num_bytes
 from .counting import Counts, Elsewhere, count
 from .speed import Work, probe, seconds, work_of
@@ -120,15 +121,12 @@ def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, oth
         z = torch.empty(t, vae.latent_channels, h, w, dtype=place.dtype, device="meta")
         return count(lambda: coder.decoder(z))
 
-    windows = Counter(tuple(end - start for start, end in window) for window in decoded_windows(clip.frames, h, w))
+    windows = Counter(
+        tuple(end - start for start, end in window) for window in svd_vae.decode_windows(clip.frames, h, w)
+    )
     decoding = [(decode(*shape), times) for shape, times in windows.items()]
     blocks = svd_pipeline.blocks_of(denoiser)
     return _estimate(clip, place, denoiser, blocks, count(call), decoding, num_bytes(coder) + other_weights)
-
-
-def decoded_windows(frames: int, h: int, w: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """What SVD's autoencoder decodes at a time, as `VAE.decode` has it."""
-    return tiles([Axis(frames, 8, 4), Axis(h, 128, 32), Axis(w, 128, 32)])
 
 
 def estimate_cogvideox(
@@ -152,14 +150,13 @@ def estimate_cogvideox(
 
     def decode(h: int, w: int) -> Iterator[tuple[Counts, int]]:
         past: dict[Any, Any] = {}  # what comes first has none, and all after it are alike
-        lengths = [end - start for start, end in temporal_chunks(clip.latent_frames, 2)]
+        lengths = [end - start for start, end in cogvideox_vae.decode_chunks(clip.latent_frames)]
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:
             z = torch.empty(1, vae.latent_channels, length, h, w, dtype=place.dtype, device="meta")
             yield count(partial(coder.decoder, z, past)), times
 
-    tile = clip.decode_tile or max(h, w)
-    axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (h, w)]
-    windows = Counter((h1 - h0, w1 - w0) for (h0, h1), (w0, w1) in tiles(axes))
+    tiles = cogvideox_vae.decode_windows(h, w, clip.decode_tile)
+    windows = Counter((h1 - h0, w1 - w0) for (h0, h1), (w0, w1) in tiles)
     decoding = [(counts, times * number) for shape, number in windows.items() for counts, times in decode(*shape)]
     blocks = cogvideox_pipeline.blocks_of(denoiser)
     return _estimate(clip, place, denoiser, blocks, count(call), decoding, num_bytes(coder))

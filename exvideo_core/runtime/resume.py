@@ -23,7 +23,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..weights.safetensors_files import WeightFile, read_notes
-from ..weights.write import part_name, write_weights
+from ..weights.write import write_weights
+from ..whole_file import part_name
 
 log = logging.getLogger(__name__)
 
@@ -204,8 +205,6 @@ class Recording:
 
 
 def _cause(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
     if isinstance(error, OSError):
         return str(error.strerror or error)
     return str(error).rstrip(".")

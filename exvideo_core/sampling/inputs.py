@@ -67,16 +67,6 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
         )
 
 
-def check_num_frames(num_frames: int, extension_frames: int | None) -> None:
-    """Raise ClipError with the nearest valid number unless the model can make so many frames."""
-    nearest = max(num_frames, 2)
-    if extension_frames:
-        nearest = min(nearest, extension_frames)
-    if num_frames != nearest:
-        upper = f" to {extension_frames}, the length of this extension's position table" if extension_frames else ""
-        raise ClipError(f"{num_frames} frames are not possible: 2{upper or ' or more'}. The nearest is {nearest}.")
-
-
 def named(what: str, name: str, choices: Mapping[str, T]) -> T:
     """What the name stands for.
 

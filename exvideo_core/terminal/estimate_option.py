@@ -10,12 +10,13 @@ from ..estimate import Clip, Estimate, Place, estimate_cogvideox, estimate_svd
 from ..families.cogvideox.checkpoint import read_transformer, read_vae
 from ..families.cogvideox.config import TransformerConfig
 from ..families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
+from ..families.cogvideox.geometry import GEOMETRY as COGVIDEOX
 from ..families.cogvideox.pipeline import check_steps
 from ..families.svd.checkpoint import read_svd
 from ..families.svd.config import UNetConfig, VAEConfig
+from ..families.svd.geometry import GEOMETRY as SVD
 from ..families.svd.pipeline import PLAIN, extended_defaults
-from ..sampling.inputs import check_num_frames, chosen_devices
-from ..video.frames import check_cogvideox_frames, check_cogvideox_size, check_svd_size
+from ..sampling.inputs import chosen_devices
 from ..weights.assign import shapes_of
 from ..weights.formats import FORMATS
 
@@ -29,13 +30,13 @@ def add_estimate(parser: argparse.ArgumentParser) -> None:
 
 def of_svd(arguments: argparse.Namespace) -> Estimate:
     """For the arguments of `exvideo generate svd`."""
-    check_svd_size(arguments.width, arguments.height)
+    SVD.check_size(arguments.width, arguments.height)
     weights = read_svd(arguments.checkpoint, arguments.extension)
     unet = UNetConfig.from_shapes(shapes_of(weights.unet))
     vae = VAEConfig.from_shapes(shapes_of(weights.vae))
     default = extended_defaults(unet.extension_frames) if unet.extension_frames else PLAIN
     frames = default.num_frames if arguments.frames is None else arguments.frames
-    check_num_frames(frames, unet.extension_frames)
+    SVD.check_frames(frames, unet.extension_frames)
     scales = (
         (arguments.min_guidance_scale, default.min_guidance_scale),
         (arguments.max_guidance_scale, default.max_guidance_scale),
@@ -55,8 +56,8 @@ def of_svd(arguments: argparse.Namespace) -> Estimate:
 
 def of_cogvideox(arguments: argparse.Namespace) -> Estimate:
     """For the arguments of `exvideo generate cogvideox`."""
-    check_cogvideox_size(arguments.width, arguments.height)
-    check_cogvideox_frames(arguments.frames)
+    COGVIDEOX.check_size(arguments.width, arguments.height)
+    COGVIDEOX.check_frames(arguments.frames)
     check_steps(arguments.steps, arguments.denoise)
     transformer = TransformerConfig.from_shapes(shapes_of(read_transformer(arguments.transformer).weights))
     vae = CogVideoXVAEConfig.from_shapes(shapes_of(read_vae(arguments.vae).weights))

@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ExVideoError
 from ..files import quoted, read_small
 from ..runtime.distributed import World
+from ..whole_file import cannot_write
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
@@ -25,16 +26,16 @@ class Checkpoints:
     Args:
         folder: holds a folder for each.
         keep: how many.
-        ranks: the processes, which save together.
+        world: the processes, which save together.
     """
 
-    def __init__(self, folder: Path, keep: int, ranks: World) -> None:
-        self.folder, self.keep, self.ranks = folder, keep, ranks
-        if ranks.is_first:
+    def __init__(self, folder: Path, keep: int, world: World) -> None:
+        self.folder, self.keep, self.world = folder, keep, world
+        if world.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             for left in (*folder.glob(_PARTIAL), *folder.glob(f"{_OLD}*")):  # of a run that was killed
                 shutil.rmtree(left)
-        ranks.wait()
+        world.wait()
 
     def newest(self) -> Path | None:
         """The state to go on from."""
@@ -50,27 +51,27 @@ class Checkpoints:
             return self._save(step, write, note)
         except OSError as error:
             raise ExVideoError(
-                f"the state of step {step} cannot be written to {self.folder}: {error.strerror or error}. Make room or "
-                f"free the folder, and start the same command again: it goes on from the state before."
+                f"{cannot_write(self.folder / f'step_{step:08}', error)} Then start the same command again: it resumes "
+                f"from the checkpoint before."
             ) from error
 
     def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
         final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
         if not final.exists():  # else a run that was stopped here has saved it
-            if self.ranks.is_first:
+            if self.world.is_first:
                 shutil.rmtree(partial, ignore_errors=True)  # of a save that found no room
                 partial.mkdir()
-            self.ranks.wait()
+            self.world.wait()
             write(partial)
-            self.ranks.wait()
-            if self.ranks.is_first:
+            self.world.wait()
+            if self.world.is_first:
                 (partial / _NOTE).write_text(json.dumps({"step": step, **note}), encoding="utf-8")
                 _sync(partial)
                 partial.rename(final)
                 _sync(self.folder)
-        if self.ranks.is_first:
+        if self.world.is_first:
             self._prune()
-        self.ranks.wait()
+        self.world.wait()
         return final
 
     def _prune(self) -> None:

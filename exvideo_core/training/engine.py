@@ -35,12 +35,12 @@ class TorchEngine:
         units: the modules that are trained.
         config: of the optimizer.
         average: decay of the averaged weights; 0 is none.
-        ranks: the processes.
+        world: the processes.
     """
 
-    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: World) -> None:
-        self.config, self.ranks = config, ranks
-        self._sharded = _shard(units.values(), ranks) if ranks.world > 1 else []
+    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World) -> None:
+        self.config, self.world = config, world
+        self._sharded = _shard(units.values(), world) if world.size > 1 else []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self.optimizers = make_optimizers(list(self.weights.values()), config)
         self.average = AveragedWeights(self.weights, average) if average else None
@@ -69,7 +69,7 @@ class TorchEngine:
         gradients = [local(p.grad) for p in self.weights.values() if p.grad is not None]
         # in float64, where the order of the sum hardly matters: the same clipping on any number of GPUs
         squares = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum()
-        norm = self.ranks.total([float(squares)])[0] ** 0.5
+        norm = self.world.total([float(squares)])[0] ** 0.5
         if self.config.clip_norm and norm > self.config.clip_norm:
             for gradient in gradients:
                 gradient.mul_(self.config.clip_norm / norm)
@@ -98,7 +98,7 @@ class TorchEngine:
         result = {}
         for name, p in self.weights.items():
             whole = p.full_tensor().detach() if isinstance(p, DTensor) else p.detach()
-            if self.ranks.is_first:
+            if self.world.is_first:
                 result[name] = whole.to("cpu", copy=True)  # the average may leave the network before it is used
         return result
 
@@ -111,16 +111,16 @@ class TorchEngine:
 
     def save(self, folder: Path) -> None:
         """Write everything a run needs to go on, each process its own part."""
-        with _as_one(self.ranks):
-            save(self._state(), checkpoint_id=folder, no_dist=self.ranks.world == 1)
+        with _as_one(self.world):
+            save(self._state(), checkpoint_id=folder, no_dist=self.world.size == 1)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote, also on another number of GPUs."""
         check_metadata(folder)
         self.optimizers.create_state()
         state = self._state()
-        with _as_one(self.ranks), safe_load(folder):
-            load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
+        with _as_one(self.world), safe_load(folder):
+            load(state, checkpoint_id=folder, no_dist=self.world.size == 1)
         if self.average:
             self.average.updates = int(state["average"]["updates"])
 
@@ -141,17 +141,17 @@ def local(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _as_one(ranks: World) -> Iterator[None]:
+def _as_one(world: World) -> Iterator[None]:
     """Without the warning that one process saves alone, which it was asked to."""
     with warnings.catch_warnings():
-        if ranks.world == 1:
+        if world.size == 1:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
-def _shard(units: Any, ranks: World) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
+def _shard(units: Any, world: World) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    mesh = init_device_mesh(world.device.type, (world.size,))
     return [fully_shard(unit, mesh=mesh, reshard_after_forward=False) for unit in units]

@@ -31,16 +31,16 @@ class DeepSpeedEngine:
         units: the modules that are trained.
         config: of the optimizer, AdamW.
         average: decay of the averaged weights; 0 is none.
-        ranks: the processes.
+        world: the processes.
         count: losses of this process in a step.
     """
 
     def __init__(
-        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: World, count: int
+        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World, count: int
     ) -> None:
-        self.config, self.ranks = config, ranks
+        self.config, self.world = config, world
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
-        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, ranks, count)
+        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, world, count)
         self.average = AveragedWeights(self.weights, average) if average else None
 
     def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
@@ -77,7 +77,7 @@ class DeepSpeedEngine:
     def gathered(self) -> dict[str, Tensor]:
         """See `TorchEngine`."""
         return (
-            {name: p.detach().to("cpu", copy=True) for name, p in self.weights.items()} if self.ranks.is_first else {}
+            {name: p.detach().to("cpu", copy=True) for name, p in self.weights.items()} if self.world.is_first else {}
         )
 
     def bytes_held(self) -> dict[str, int]:
@@ -95,8 +95,8 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """See `TorchEngine`."""
         self._engine.save_checkpoint(str(folder), tag=_TAG)
-        if self.ranks.is_first:
-            (folder / "world.json").write_text(json.dumps(self.ranks.world), encoding="utf-8")
+        if self.world.is_first:
+            (folder / "world.json").write_text(json.dumps(self.world.size), encoding="utf-8")
             if self.average:
                 torch.save(self.average.state_dict(), folder / "average.pt")
 
@@ -106,17 +106,17 @@ class DeepSpeedEngine:
         Raises:
             ExVideoError: the checkpoint is of another number of processes.
         """
-        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-        if world != self.ranks.world:
+        saved = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        if saved != self.world.size:
             raise ExVideoError(
-                f"{folder} was written by {world} processes, and DeepSpeed can only go on with as many, not with "
-                f"{self.ranks.world}. Start {world}, or use run.engine fsdp, which has no such limit, from the start."
+                f"{folder} was written by {saved} processes, and DeepSpeed resumes only with the same number, not with "
+                f"{self.world.size}. Start {saved}, or use run.engine fsdp, which has no such limit, from the start."
             )
         with safe_load(folder, *_saved_classes()):
             self._engine.load_checkpoint(str(folder), tag=_TAG)
             if self.average:
                 self.average.load_state_dict(
-                    torch.load(folder / "average.pt", weights_only=True, map_location=self.ranks.device)
+                    torch.load(folder / "average.pt", weights_only=True, map_location=self.world.device)
                 )
 
 
@@ -141,7 +141,7 @@ def _saved_classes() -> tuple[type, ...]:
 
 
 def _initialised(
-    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, ranks: World, count: int
+    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, world: World, count: int
 ) -> Any:  # noqa: ANN401  DeepSpeed carries no types
     try:
         import deepspeed
@@ -151,7 +151,7 @@ def _initialised(
             "or choose fsdp, which needs nothing more."
         ) from error
     deepspeed.init_distributed(
-        "nccl" if ranks.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+        "nccl" if world.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
     )
     adamw = torch.optim.AdamW(
         params, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay

@@ -38,15 +38,15 @@ class HeldOut:
         return _mean(self.by_frame[self.base_frames :] or self.by_frame)
 
 
-def held_out_loss(target: Target, ranks: World) -> HeldOut:
+def held_out_loss(target: Target, world: World) -> HeldOut:
     """Measure; to be called by all processes, which share the work and all get the result."""
     count = target.num_held_out
-    turns = -(-count // ranks.world)
+    turns = -(-count // world.size)
     # every process takes part in every turn, because sharded weights are gathered together
-    mine = [min(turn * ranks.world + ranks.rank, count - 1) for turn in range(turns)]
+    mine = [min(turn * world.size + world.rank, count - 1) for turn in range(turns)]
     errors = {item: target.held_out_errors(item).tolist() for item in mine}
     measured: dict[int, list[float]] = {}
-    for part in ranks.gather(errors):
+    for part in world.gather(errors):
         measured |= part
     by_item = torch.tensor([measured[item] for item in sorted(measured)], dtype=torch.float64)
     mean: Tensor = by_item.mean(dim=0)

@@ -49,21 +49,21 @@ class Run:
     Args:
         config: of all of it.
         target: what is trained.
-        ranks: the processes; all make the same calls.
+        world: the processes; all make the same calls.
     """
 
-    def __init__(self, config: Training, target: Target, ranks: World) -> None:
-        self.config, self.target, self.ranks = config, target, ranks
+    def __init__(self, config: Training, target: Target, world: World) -> None:
+        self.config, self.target, self.world = config, target, world
         self.folder = Path(config.run.output)
         self.step = 0
-        self._per_rank = config.run.batch_size // ranks.world
-        self.engine = make_engine(config, target, ranks)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.run.keep_last, ranks)
+        self._per_rank = config.run.batch_size // world.size
+        self.engine = make_engine(config, target, world)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.run.keep_last, world)
         if newest := self.checkpoints.newest():
             self.step = check_resumable(config, newest)
             self.engine.load(newest)
             log.info("going on at step %d", self.step)
-        if ranks.is_first:
+        if world.is_first:
             self._open_logs()
 
     def train(self, show: Show | None = None) -> bool:
@@ -82,7 +82,7 @@ class Run:
                 if show:
                     show(self.step, run.steps, loss)
                 self._after_step()
-                if any(self.ranks.gather(is_stopped())) and self.step < run.steps:
+                if any(self.world.gather(is_stopped())) and self.step < run.steps:
                     self._save()
                     return False
         return True
@@ -98,17 +98,17 @@ class Run:
         rate = learning_rate(self.step, run.steps, optimizer.warmup_steps, optimizer.hold)
         first = self.step * run.batch_size
         # rank 0 has the first of every round, so that one process adds up in the order of the clips
-        positions = [first + turn * self.ranks.world + self.ranks.rank for turn in range(self._per_rank)]
+        positions = [first + turn * self.world.size + self.world.rank for turn in range(self._per_rank)]
         losses = self.engine.backward(map(self._loss_of, positions), self._per_rank)
         norm = self.engine.step(rate)
-        loss = self.ranks.total([sum(losses)])[0] / run.batch_size
+        loss = self.world.total([sum(losses)])[0] / run.batch_size
         if not loss < float("inf"):
             raise ExVideoError(
                 f"the loss is {loss} at step {self.step + 1}: lower optimizer.learning_rate, or look for broken clips. "
                 f"The last checkpoint is from before."
             )
         self.step += 1
-        if self.ranks.is_first:
+        if self.world.is_first:
             seconds = time.monotonic() - began
             self._log.add([self.step, loss, optimizer.learning_rate * rate, norm, round(seconds, 3)])
             if self._board:
@@ -134,12 +134,12 @@ class Run:
         if not self.config.run.held_out_every or not self.target.num_held_out:
             return
         with self.engine.averaged():
-            result = held_out_loss(self.target, self.ranks)
+            result = held_out_loss(self.target, self.world)
         log.info(
             "step %d: held-out loss %.4f; %.4f within the base's frames, %.4f beyond",
             *(self.step, result.all, result.within, result.beyond),
         )
-        if self.ranks.is_first:
+        if self.world.is_first:
             held_out = {"all": result.all, "within": result.within, "beyond": result.beyond}
             self._held_out.add([self.step, *held_out.values()])
             columns = ["step", *map(str, range(len(result.by_frame)))]
@@ -148,7 +148,7 @@ class Run:
                 self._board.add(self.step, {f"held out/{name}": value for name, value in held_out.items()})
 
     def _plot(self) -> None:
-        if self.ranks.is_first:
+        if self.world.is_first:
             try:
                 plot_training(self._log.path, self._held_out.path, self.folder / "curve.png")
             except ExVideoError as error:  # the tables are there, and a plot is not worth a run
@@ -162,7 +162,7 @@ class Run:
         """As the published file, under the step's name and the newest's; the ones of older checkpoints go."""
         with self.engine.averaged():
             weights = self.engine.gathered()
-        if not self.ranks.is_first:
+        if not self.world.is_first:
             return
         run = self.config.run
         folder = self.folder / "exports"
@@ -175,14 +175,14 @@ class Run:
         """A clip by the exported file, as people will use it; on the first process's GPU."""
         with self.engine.averaged():
             weights = self.engine.gathered()
-        if self.ranks.is_first:
+        if self.world.is_first:
             folder = self.folder / "validation"
             folder.mkdir(exist_ok=True)
             exported = folder / ".now.safetensors"
             self.target.export(weights, exported)
             self.target.sample(exported, folder / f"step_{self.step:08}.mp4")
             exported.unlink()
-        self.ranks.wait()
+        self.world.wait()
 
     def _open_logs(self) -> None:
         columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
@@ -193,17 +193,17 @@ class Run:
         self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
 
 
-def make_engine(config: Training, target: Target, ranks: World) -> Engine:
+def make_engine(config: Training, target: Target, world: World) -> Engine:
     """Of the kind that the configuration names.
 
     Raises:
         ExVideoError: the clips of a step cannot be shared out evenly.
     """
-    check_batch(config.run, ranks.world)
+    check_batch(config.run, world.size)
     if config.run.engine == "deepspeed":
-        count = config.run.batch_size // ranks.world
-        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, ranks, count)
-    return TorchEngine(target.units, config.optimizer, config.run.average, ranks)
+        count = config.run.batch_size // world.size
+        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, world, count)
+    return TorchEngine(target.units, config.optimizer, config.run.average, world)
 
 
 def check_batch(run: RunConfig, world: int) -> None:

@@ -61,7 +61,7 @@ def svd_source(
     config: SVDTraining,
     weights: SVDWeights,
     encoders: tuple[VAE, ImageEncoder],
-    ranks: World,
+    world: World,
     progress: Progress | None = None,
 ) -> Source[SVDClip]:
     """Clips for SVD.
@@ -70,7 +70,7 @@ def svd_source(
         config: of the run.
         weights: of the encoders; clips that others encoded are not used.
         encoders: on the device.
-        ranks: the processes, which share the encoding.
+        world: the processes, which share the encoding.
         progress: told how far it is.
     """
     vae, image_encoder = encoders
@@ -87,13 +87,13 @@ def svd_source(
         return {
             "latents": torch.stack(latents).half().cpu(),
             "picture": pixels_TCHW[0],
-            "context": image_encoder(_to_pixels(pixels_TCHW[0])[None].to(ranks.device)).float().cpu(),
+            "context": image_encoder(_to_pixels(pixels_TCHW[0])[None].to(world.device)).float().cpu(),
             "fps": torch.tensor(fps),
             "motion_bucket": torch.tensor(motion_bucket(frames_THWC)),
         }
 
     mark = content_mark((weights.vae, weights.image_encoder))
-    clips = _encoded(config, ranks, mark, lambda: encode, progress)
+    clips = _encoded(config, world, mark, lambda: encode, progress)
     return CachedClips(
         len(clips), config.data.held_out, lambda i: _svd_clip(read_cached(clips[i], _SVD)), config.run.seed
     )
@@ -117,14 +117,14 @@ def _svd_clip(tensors: Mapping[str, Tensor]) -> SVDClip:
 
 
 def cogvideox_source(
-    config: CogVideoXTraining, ranks: World, progress: Progress | None = None
+    config: CogVideoXTraining, world: World, progress: Progress | None = None
 ) -> tuple[Source[CogVideoXClip], Tensor]:
     """Clips for CogVideoX, and the embedding of the empty sentence, [L, D]; arguments as `svd_source`'s."""
     _, vae_path, text_path = paths(config.model)
     text_part = read_text_encoder(text_path)
     if config.data.source == PROCEDURAL:
         _check_procedural(config.data, shapes.SIDE, sum(words.is_held_out for words in shapes.all_words()))
-        text_encoder = build_text_encoder(text_part).to(encoding_format(ranks.device))
+        text_encoder = build_text_encoder(text_part).to(encoding_format(world.device))
         clips = MovingShapes(text_encoder, config.model.num_frames, config.data.held_out)
         return clips, _embedded(text_encoder, "")
     vae_part = read_vae(vae_path)
@@ -132,12 +132,12 @@ def cogvideox_source(
 
     @lru_cache(maxsize=1)
     def text_encoder_in_place() -> TextEncoder:
-        encoder = build_text_encoder(text_part).to(encoding_format(ranks.device))
-        has_room = num_bytes(encoder) + _WORKING_SPACE < free_bytes(ranks.device)
-        return encoder.to(ranks.device) if has_room else encoder
+        encoder = build_text_encoder(text_part).to(encoding_format(world.device))
+        has_room = num_bytes(encoder) + _WORKING_SPACE < free_bytes(world.device)
+        return encoder.to(world.device) if has_room else encoder
 
     def build_encode() -> Encode:
-        vae = build_vae(vae_part).to(ranks.device, encoding_format(ranks.device))
+        vae = build_vae(vae_part).to(world.device, encoding_format(world.device))
         text_encoder = text_encoder_in_place()
 
         @torch.no_grad()
@@ -151,11 +151,11 @@ def cogvideox_source(
 
         return encode
 
-    encoded = _encoded(config, ranks, mark, build_encode, progress)
+    encoded = _encoded(config, world, mark, build_encode, progress)
     no_text = cache_folder(config) / f"no_text_{mark[:16]}.safetensors"
-    if ranks.is_first and not no_text.exists():
+    if world.is_first and not no_text.exists():
         write_weights(no_text, {"context": _embedded(text_encoder_in_place(), "").half()})
-    ranks.wait()
+    world.wait()
     text_encoder_in_place.cache_clear()  # many GB that training has better uses for
     source = CachedClips(
         len(encoded), config.data.held_out, lambda i: _cog_clip(read_cached(encoded[i], _COGVIDEOX)), config.run.seed
@@ -194,7 +194,7 @@ def content_mark(parts: Iterable[Mapping[str, Tensor]]) -> str:
 
 
 def _encoded(
-    config: Training, ranks: World, mark: str, build_encode: Callable[[], Encode], progress: Progress | None
+    config: Training, world: World, mark: str, build_encode: Callable[[], Encode], progress: Progress | None
 ) -> list[Path]:
     """Files of all clips that can be had, those that are held out last; the same in every process."""
     data, folder = config.data, cache_folder(config)
@@ -210,16 +210,16 @@ def _encoded(
         )
 
     # the first process looks, and all go by what it found
-    known = ranks.gather(index() if ranks.is_first else None)[0]
+    known = world.gather(index() if world.is_first else None)[0]
     clips = plan_clips(
         known.videos, folder, sampling, data.width, data.height, data.clips_per_video, config.run.seed, mark
     )
     encoding = tell("encoding clips")
-    cache_clips(clips, build_encode, known, folder, data.max_bad_share, ranks.rank, ranks.world, encoding)
-    ranks.wait()
+    cache_clips(clips, build_encode, known, folder, data.max_bad_share, world.rank, world.size, encoding)
+    world.wait()
     usable = usable_clips(clips, known, folder, data.max_bad_share)
     lost = len(known.bad) + len({video.path for video in known.videos} - {clip.video for clip in usable})
-    if lost and ranks.is_first:
+    if lost and world.is_first:
         log.warning("%d of %d videos are not used; see %s", lost, known.num_listed, folder / BAD_FILES_NAME)
     return _held_out_last(usable, data.held_out, config.run.seed)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import quoted, read_small, regular_size
-from ..hub.missing import hint
 
 Shape = tuple[int, ...]
 
@@ -48,6 +47,15 @@ _MOST_SHARDS = 2000
 _MAX_INDEX = 16_000_000  # bytes
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+)?)\.safetensors")
 _INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
+
+
+_hint: Callable[[str], str] = "".format  # how to get the file of that name
+
+
+def ask(hint: Callable[[str], str]) -> None:
+    """Set what the error about a missing file says of its name, where it is a published one."""
+    global _hint
+    _hint = hint
 
 
 class WeightFile(Mapping[str, Tensor]):
@@ -229,7 +237,7 @@ def read_header(path: Path) -> dict[str, Entry]:
             file.seek(8)
             text = file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{hint(path.name)}") from error
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{_hint(path.name)}") from error
     header = _parse(path, text)
     _check_extent(path, header, size - 8 - length)
     return header

@@ -21,7 +21,8 @@ from transformers import T5TokenizerFast
 
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS, TextEncoderConfig
 from ...exvideo_core.nn.nan_check import checked
-from ..svd.model import fill
+from ...exvideo_core.weights.assign import shapes_of
+from ..comfy_bridge.loading import fill
 
 _NAME = "t5xxl"  # by which ComfyUI's LoRA loaders and CLIPSave know a T5
 _TOKENIZER = Path(sd1_clip.__file__).parent / "text_encoders" / "t5_tokenizer"
@@ -102,7 +103,7 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
         source: the file, for messages.
         disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
     """
-    sizes = TextEncoderConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
+    sizes = TextEncoderConfig.from_shapes(shapes_of(weights))
     clip = comfy.sd.CLIP(
         supported_models_base.ClipTarget(PromptTokenizer, PromptModel),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR
-from ...exvideo_core.video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
+from ...exvideo_core.video.frames import cover_crop
 from .model import CogVideoXLatents
 
 
 def check_clip(width: int | None, height: int | None, frames: int | None) -> None:
     """Raise ClipError with the nearest valid values; None is not known yet."""
     if width is not None and height is not None:
-        check_cogvideox_size(width, height)
+        GEOMETRY.check_size(width, height)
     if frames is not None:
-        check_cogvideox_frames(frames)
+        GEOMETRY.check_frames(frames)
 
 
 def start_latents(
@@ -37,13 +37,12 @@ def start_latents(
     """
     check_clip(width, height, frames)
     if init_video is None:
-        latent_frames = (frames - 1) // TEMPORAL_FACTOR + 1
-        shape = (1, CogVideoXLatents.latent_channels, latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+        shape = (1, CogVideoXLatents.latent_channels, *GEOMETRY.latent_shape(frames, height, width))
         return {"samples": torch.zeros(shape)}
     if vae is None:
         raise ClipError("the video to start from has to be encoded. Connect the VAE of Load ExVideo CogVideoX.")
     if len(init_video) < frames:
-        fewer = max(9, (len(init_video) - 1) // 8 * 8 + 1)
+        fewer = GEOMETRY.most_frames(len(init_video))
         raise ClipError(
             f"the video to start from has {len(init_video)} frames, and {frames} are asked for. Set frames to {fewer} "
             f"or fewer, or give a longer video."

@@ -10,10 +10,9 @@ from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.estimate import cogvideox_line
 from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
-from ...exvideo_core.weights.preview_colours import read_colours
-from ..svd.loading import log_estimate
+from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip import make_clip
-from .model import CogVideoXLatents, make_model
+from .model import CogVideoXLatents, CogVideoXModel
 from .vae import CogVAE
 
 # The second name of the token embeddings, and what CLIPSave writes of every text model.
@@ -41,7 +40,10 @@ def load_cogvideox(
 
 def _load_model(path: Path, dtype: torch.dtype | None, disable_dynamic: bool = False) -> ModelPatcher:
     part = read_transformer(path)
-    model = make_model(part.weights, part.source, dtype, latents=preview_colours(path), disable_dynamic=disable_dynamic)
+    latents = preview_latents(CogVideoXLatents, path)
+    model = make_model(
+        CogVideoXModel, part.weights, part.source, dtype, latents=latents, disable_dynamic=disable_dynamic
+    )
     model.cached_patcher_init = (_load_model, (path, dtype))
     return model
 
@@ -60,9 +62,3 @@ def _reload_clip(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
 def _reload_vae(path: Path, disable_dynamic: bool = False) -> ModelPatcher:
     part = read_vae(path)
     return CogVAE(part.weights, part.source, disable_dynamic=disable_dynamic).patcher
-
-
-def preview_colours(path: Path) -> CogVideoXLatents:
-    """How latents are previewed: as the file says, else as those of the published VAE."""
-    colours = read_colours(path, CogVideoXLatents.latent_channels)
-    return CogVideoXLatents() if colours is None else CogVideoXLatents(colours.factors, colours.bias)

@@ -13,21 +13,20 @@ from typing import Any
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_sampling
-import comfy.utils
 import torch
-from comfy import model_base, model_management, model_patcher, supported_models_base
+from comfy import model_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.estimate import Work, cogvideox_call
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR
-from ...exvideo_core.video.frames import check_cogvideox_size
-from ...exvideo_core.weights.assign import sized_by
-from ..comfy_bridge import compat, low_memory, nan_check
-from ..comfy_bridge.compiling import chains_instead
-from ..svd.model import HostAttention, Options, fill, running_with, wrapped
+from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR
+from ..comfy_bridge import low_memory
+from ..comfy_bridge.model import HostedModel, HostedModelConfig
+from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
 # that is worked on (counted on the meta device, tests/nodes/test_memory.py: 0.95 GB for 33x60x90 latent cells).
@@ -68,7 +67,7 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
     scale_factor = SCALING_FACTOR
     latent_channels = 16
     latent_dimensions = 3
-    temporal_downscale_ratio = TEMPORAL_FACTOR
+    temporal_downscale_ratio = GEOMETRY.temporal_factor
 
     def __init__(self, rgb_factors: Sequence[Sequence[float]] | None = None, rgb_bias: Any = None) -> None:
         self.latent_rgb_factors = [list(row) for row in rgb_factors or _RGB_FACTORS]
@@ -90,44 +89,17 @@ class CogVideoXSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_
         return super().sigma(timestep.round())
 
 
-class HostedTransformer(CogVideoXTransformer):
-    """The transformer behind the call that ComfyUI makes; its weights have the published names."""
+class HostedTransformer(HostedNetwork, CogVideoXTransformer):
+    """CogVideoX's transformer as ComfyUI's `diffusion_model`."""
 
-    def __init__(
-        self, *, sizes: TransformerConfig, dtype: torch.dtype, device: Any, operations: Any, **described: Any
-    ) -> None:
-        layers = compat.layers(operations, dtype, described["compute_dtype"], device)
-        super().__init__(sizes, layers, HostAttention())
-        self.dtype = dtype
+    title = "CogVideoX"
 
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Options | None = None,
-        **conditions: Any,
-    ) -> Tensor:
-        options = {} if transformer_options is None else transformer_options
-        return wrapped(self, options).execute(x, timesteps, context, control, options, **conditions)
-
-    def _run(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Options | None = None,
-        **_others: Any,
-    ) -> Tensor:
-        if control is not None:
-            raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
-        options = transformer_options or {}
+    def forward_pass(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None, options: Options, **_others: Any
+    ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
         text = self._checked(context)
-        compute, given = partial(super().forward, x, timesteps, text), {"the noisy latents": x, "the prompt": text}
-        with running_with(options):
-            return nan_check.computed(self, options, compute, given)
+        compute = partial(CogVideoXTransformer.forward, self, x, timesteps, text)
+        return compute, {"the noisy latents": x, "the prompt": text}
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim
@@ -140,33 +112,40 @@ class HostedTransformer(CogVideoXTransformer):
         return context
 
 
-class CogVideoXModel(model_base.BaseModel):
+class CogVideoXModelConfig(HostedModelConfig):
+    """Noise levels, latent format and dtypes."""
+
+    # ComfyUI's "linear" is what diffusers calls scaled_linear
+    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "zsnr": True}
+    latent_format = CogVideoXLatents
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # the model card's order
+
+
+class CogVideoXModel(HostedModel):
     """Noise levels and conditioning of CogVideoX-5B 1.0."""
 
-    def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
-        super().__init__(config, model_base.ModelType.V_PREDICTION, device=device, unet_model=HostedTransformer)
-        self.sizes = config.sizes
-        self.model_sampling = CogVideoXSampling(config)
+    config_class, sizes_class, network_class = CogVideoXModelConfig, TransformerConfig, HostedTransformer
+    prediction = model_base.ModelType.V_PREDICTION
 
-    def _apply_model(self, *args: Any, **conditions: Any) -> Tensor:
-        with chains_instead(self):
-            return super()._apply_model(*args, **conditions)
+    def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
+        super().__init__(config, device)
+        self.model_sampling = CogVideoXSampling(config)
 
     def extra_conds(self, **conditions: Any) -> dict[str, Any]:
         check_latents(self.sizes, conditions["noise"])
         text = conditions.get("cross_attn")
         return {} if text is None else {"c_crossattn": comfy.conds.CONDCrossAttn(text)}
 
-    def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
-        """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
-        return self.activation_bytes(input_shape)
-
     def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """The same of a run with these `transformer_options`."""
+        """Peak bytes of activations."""
         cells = shape[-3] * shape[-2] * shape[-1]
         tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
         live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
         return live + low_memory.chunk_bytes(options)
+
+    def call_work(self, shape: Sequence[int]) -> Work:
+        """Work of one call of the transformer."""
+        return cogvideox_call(self.sizes, *shape[-3:], self.get_dtype_inference().itemsize) * shape[0]
 
     def state_dict_for_saving(
         self,
@@ -196,53 +175,5 @@ def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
             f"this latent is not CogVideoX's (its shape is {list(latents.shape)}; "
             f"[1, {sizes.out_channels}, T, height / 8, width / 8] is needed). Make it with ExVideo CogVideoX Latent."
         )
-    height, width = (SPATIAL_FACTOR * side for side in latents.shape[-2:])
-    check_cogvideox_size(width, height)
-
-
-class CogVideoXModelConfig(supported_models_base.BASE):
-    """What ComfyUI asks a model's config for."""
-
-    # ComfyUI's "linear" is what diffusers calls scaled_linear
-    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "zsnr": True}
-    latent_format = CogVideoXLatents
-    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # the model card's order
-
-    def __init__(self, sizes: TransformerConfig, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None) -> None:
-        super().__init__({"sizes": sizes, "compute_dtype": manual_cast_dtype or dtype})
-        self.sizes = sizes
-        self.set_inference_dtype(dtype, manual_cast_dtype)
-
-
-def make_model(
-    weights: Mapping[str, Tensor],
-    source: str,
-    dtype: torch.dtype | None = None,
-    *,
-    latents: CogVideoXLatents | None = None,
-    disable_dynamic: bool = False,
-) -> model_patcher.ModelPatcher:
-    """ComfyUI's MODEL around the transformer's weights.
-
-    Args:
-        weights: in the published names, and in their own number formats.
-        source: the file, for messages.
-        dtype: of the weights; None lets ComfyUI choose by device and file.
-        latents: how latents are scaled and previewed.
-        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
-    """
-    device = model_management.get_torch_device()
-    supported = CogVideoXModelConfig.supported_inference_dtypes
-    if dtype is None:
-        count = sum(weight.numel() for weight in weights.values())
-        stored = comfy.utils.weight_dtype(weights)
-        dtype = model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
-    manual_cast = model_management.unet_manual_cast(dtype, device, supported)
-    sizes = TransformerConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
-    with sized_by(source):
-        model = CogVideoXModel(CogVideoXModelConfig(sizes, dtype, manual_cast), device="meta")
-    model.latent_format = latents or CogVideoXLatents()
-    patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=model_management.unet_offload_device())
-    fill(model.diffusion_model, weights, source, is_dynamic=patcher.is_dynamic())
-    return patcher
+    height, width = (GEOMETRY.spatial_factor * side for side in latents.shape[-2:])
+    GEOMETRY.check_size(width, height)

@@ -10,10 +10,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from .. import files, host
-from ..svd.loading import WEIGHT_TYPES
+from .. import host
+from ..comfy_bridge.file_lists import check
+from ..comfy_bridge.loading import WEIGHT_TYPES
 from . import latent
 from . import lora as lora_patches
+from .files import LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES
 from .loading import load_cogvideox
 
 
@@ -40,21 +42,18 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
                 "加载CogVideoX",
             ],
             inputs=[
-                files.combo(
+                TRANSFORMERS.combo(
                     "transformer",
-                    host.TRANSFORMERS_FOLDER,
                     tooltip="Transformer of THUDM/CogVideoX-5b, in models/diffusion_models: one file, or the first of "
                     "its shards beside the others (11 GB). A diffusers folder goes to models/diffusers.",
                 ),
-                files.combo(
+                TEXT_ENCODERS.combo(
                     "text_encoder",
-                    host.TEXT_ENCODERS_FOLDER,
                     tooltip="T5 XXL, which reads the prompt, in models/text_encoders: that of THUDM/CogVideoX-5b, or "
                     "t5xxl_fp16.safetensors (9.8 GB), which FLUX and SD3 use too.",
                 ),
-                files.combo(
+                VAES.combo(
                     "vae",
-                    host.VAE_FOLDER,
                     tooltip="VAE of THUDM/CogVideoX-5b, in models/vae (0.4 GB): turns latents into frames.",
                 ),
                 io.Combo.Input(
@@ -76,10 +75,10 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
     def validate_inputs(
         cls, transformer: str | None = None, text_encoder: str | None = None, vae: str | None = None
     ) -> bool | str:
-        return files.check(
-            transformer=(host.TRANSFORMERS_FOLDER, transformer),
-            text_encoder=(host.TEXT_ENCODERS_FOLDER, text_encoder),
-            vae=(host.VAE_FOLDER, vae),
+        return check(
+            transformer=(TRANSFORMERS, transformer),
+            text_encoder=(TEXT_ENCODERS, text_encoder),
+            vae=(VAES, vae),
         )
 
     @classmethod
@@ -93,9 +92,9 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
     @staticmethod
     def _files(transformer: str, text_encoder: str, vae: str) -> tuple[Path, Path, Path]:
         return (
-            host.find_file(host.TRANSFORMERS_FOLDER, transformer),
-            host.find_file(host.TEXT_ENCODERS_FOLDER, text_encoder),
-            host.find_file(host.VAE_FOLDER, vae),
+            TRANSFORMERS.find(transformer),
+            TEXT_ENCODERS.find(text_encoder),
+            VAES.find(vae),
         )
 
 
@@ -191,9 +190,8 @@ class ExVideoLoRAApply(io.ComfyNode):
             search_aliases=["lora", "load lora", "cogvideox lora", "129 frames", "exvideo lora", "加载LoRA", "长视频"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ExVideo CogVideoX, or another LoRA node."),
-                files.combo(
+                LORAS.combo(
                     "lora",
-                    host.LORAS_FOLDER,
                     tooltip="ExVideo-CogVideoX-LoRA-129f-v1.safetensors, in models/loras; or any other LoRA of "
                     "CogVideoX-5B, one node after the other.",
                 ),
@@ -218,14 +216,14 @@ class ExVideoLoRAApply(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        return files.check(lora=(host.LORAS_FOLDER, lora))
+        return check(lora=(LORAS, lora))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_others: object) -> str:
-        return host.fingerprint(host.find_file(host.LORAS_FOLDER, lora))
+        return host.fingerprint(LORAS.find(lora))
 
     @classmethod
     def execute(cls, model: ModelPatcher, lora: str, strength: float) -> io.NodeOutput:
-        patched, report = lora_patches.apply(model, host.find_file(host.LORAS_FOLDER, lora), strength)
+        patched, report = lora_patches.apply(model, LORAS.find(lora), strength)
         host.show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, report)

@@ -10,12 +10,11 @@ import time
 from comfy import model_management
 from torch import Tensor
 
-from ...exvideo_core.estimate import Work, cogvideox_call, probe, seconds, svd_call
+from ...exvideo_core.estimate import Work, probe, seconds
 from ...exvideo_core.estimate.jobs import gigabytes, of_time
 from .. import host
-from ..cogvideox.model import CogVideoXModel
-from ..svd.model import SVDModel
 from . import low_memory, step_reuse
+from .model import HostedModel
 from .sampling import Plan
 
 _SHORTEST = 1.0  # seconds from one text to the next
@@ -103,11 +102,6 @@ def room(plan: Plan, latents: Tensor) -> str:
 def _call(plan: Plan, latents: Tensor) -> Work | None:
     """One call of the network; None for other networks, and in context windows, of which nobody knows how many."""
     network = plan.model.model
-    if "context_handler" in plan.model.model_options:
+    if "context_handler" in plan.model.model_options or not isinstance(network, HostedModel):
         return None
-    itemsize = network.get_dtype_inference().itemsize
-    if isinstance(network, SVDModel):
-        return svd_call(network.sizes, latents.shape[0], *latents.shape[-2:], itemsize)
-    if isinstance(network, CogVideoXModel):
-        return cogvideox_call(network.sizes, *latents.shape[-3:], itemsize) * latents.shape[0]
-    return None
+    return network.call_work(list(latents.shape))

@@ -17,15 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...exvideo_core.families.cogvideox.vae import TEMPORAL_FACTOR
 from .. import host
 
 EVENT = "exvideo.preview"
 _SHORTEST = 1.0  # seconds from one picture to the next
 _SHARE = 0.03  # of the time of a run, at most
 _QUALITY = 75  # of WebP, of 100
-
-_SVD_RATE, _COGVIDEOX_RATE = 7, 8  # pictures a second, where the conditioning has none
 
 
 class AnimatedPreview:
@@ -62,13 +59,6 @@ class AnimatedPreview:
 def has_colours(latent_format: Any) -> bool:
     """Whether anybody knows what these latents look like."""
     return latent_format.latent_rgb_factors is not None
-
-
-def rate_of(latents: Tensor, positive: Any) -> float:
-    """Latent frames a second, so that the preview plays as fast as the clip."""
-    if latents.ndim == 5:
-        return _COGVIDEOX_RATE / TEMPORAL_FACTOR
-    return float(positive[0][1].get("fps") or _SVD_RATE)
 
 
 def to_pictures(denoised: Tensor, latent_format: Any) -> Tensor:

@@ -13,8 +13,6 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from ...exvideo_core.families.svd.unet import SVDUNet
 from ...exvideo_core.nn.step_cache import Branch, Reuse, StepCache
 from . import low_memory
 
@@ -22,13 +20,20 @@ _NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and duri
 _NAMES = "exvideo_prompt_names"  # likewise, during a run: of its prompts by ComfyUI's ids, which are new in each run
 
 
+class ReusesSteps:
+    """Marks networks whose forward pass takes the step cache of one branch as `memory`."""
+
+
 def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
-    """A clone whose runs predict steps that change little."""
-    network = model.model.diffusion_model
-    if not isinstance(network, SVDUNet | CogVideoXTransformer):
+    """A clone whose runs predict steps that change little.
+
+    Raises:
+        ExVideoError: the network cannot.
+    """
+    if not isinstance(model.model.diffusion_model, ReusesSteps):
         raise ExVideoError(
-            f"step reuse is for the models of Load ExVideo SVD and Load ExVideo CogVideoX, and this one is "
-            f"{type(model.model).__name__}. Use ComfyUI's EasyCache with it."
+            f"step reuse works with models of ExVideo's own loaders, and this one is {type(model.model).__name__}. Use "
+            f"ComfyUI's EasyCache with it."
         )
     clone = model.clone()
     clone.model_options["transformer_options"][_NAME] = reuse

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.svd.conditioning import condition as conditioning_of
-from ...exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR
+from ...exvideo_core.families.svd.geometry import GEOMETRY
+from ...exvideo_core.families.svd.vae import SCALING_FACTOR
 from ...exvideo_core.sampling.inputs import draw_noise
-from ...exvideo_core.video.frames import check_svd_size, cover_crop, to_pixels
+from ...exvideo_core.video.frames import cover_crop, to_pixels
+from ..comfy_bridge.vae import encode_pixels, encoding
 from .clip_vision import embed_picture
-from .vae import encoding
 
 Conditioning = list[list[Any]]
 
@@ -33,11 +34,12 @@ class ClipSize:
     frames: int
 
     def __post_init__(self) -> None:
-        check_svd_size(self.width, self.height)
+        GEOMETRY.check_size(self.width, self.height)
 
     @property
     def latent_shape(self) -> tuple[int, int, int, int]:
-        return (self.frames, 4, self.height // SPATIAL_FACTOR, self.width // SPATIAL_FACTOR)
+        frames, height, width = GEOMETRY.latent_shape(self.frames, self.height, self.width)
+        return frames, 4, height, width
 
     def pixels(self, pictures: Tensor) -> Tensor:
         """Pictures [B, H, W, 3 or 4] in [0, 1], resized and cut to this size, as [B, 3, H, W] in [-1, 1]."""
@@ -75,7 +77,7 @@ def condition(
     told = {"fps": fps, "motion_bucket_id": motion_bucket_id, "augmentation_level": noise}
     on = conditioning_of(
         size.pixels(image[:1])[0],
-        partial(encode, vae),
+        partial(encode_pixels, vae),
         partial(embed_picture, clip_vision),
         fps=fps,
         motion_bucket_id=motion_bucket_id,
@@ -86,12 +88,6 @@ def condition(
     positive = [[context_B1D, {**told, "concat_latent_image": latents_BCHW}]]
     negative = [[torch.zeros_like(context_B1D), {**told, "concat_latent_image": torch.zeros_like(latents_BCHW)}]]
     return positive, negative
-
-
-def encode(vae: Any, pixels_BCHW: Tensor) -> Tensor:
-    """Raw latents of pixels around [-1, 1], through any of ComfyUI's SVD VAEs."""
-    latents_BCHW: Tensor = vae.encode((pixels_BCHW.movedim(1, -1) + 1) / 2)
-    return latents_BCHW
 
 
 def start_latents(
@@ -116,12 +112,12 @@ def start_latents(
                 f"the video to start from has {len(init_video)} frames, and {size.frames} are asked for. "
                 f"Set frames to {len(init_video)}, or give a longer video."
             )
-        latents_TCHW = encode(vae, size.pixels(init_video[: size.frames])) * rescale
+        latents_TCHW = encode_pixels(vae, size.pixels(init_video[: size.frames])) * rescale
     if not keyframes:
         return {"samples": latents_TCHW}
     mask_T1HW = torch.ones(size.frames, 1, *latents_TCHW.shape[2:])
     for index, picture in keyframes.items():
-        latents_TCHW[index] = encode(vae, size.pixels(picture[None]))[0] * rescale
+        latents_TCHW[index] = encode_pixels(vae, size.pixels(picture[None]))[0] * rescale
         mask_T1HW[index] = 0
     return {"samples": latents_TCHW, "noise_mask": mask_T1HW}
 

@@ -8,10 +8,13 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from ...exvideo_core.video.frames import check_svd_size
-from .. import files, host
+from ...exvideo_core.families.svd.geometry import GEOMETRY
+from .. import host
+from ..comfy_bridge.file_lists import check
+from ..comfy_bridge.loading import WEIGHT_TYPES
 from . import conditioning
-from .loading import WEIGHT_TYPES, load_svd
+from .files import CHECKPOINTS, EXTENSIONS
+from .loading import load_svd
 
 
 class ExVideoSVDLoader(io.ComfyNode):
@@ -36,15 +39,13 @@ class ExVideoSVDLoader(io.ComfyNode):
                 "加载SVD",
             ],
             inputs=[
-                files.combo(
+                CHECKPOINTS.combo(
                     "checkpoint",
-                    host.CHECKPOINTS_FOLDER,
                     tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is "
                     "a small model inside of this pack, for a first try at 128x128.",
                 ),
-                files.combo(
+                EXTENSIONS.combo(
                     "extension",
-                    host.EXTENSIONS_FOLDER,
                     tooltip="Decides how long clips can be. ExVideo-SVD-128f-v1.fp16.safetensors (published as "
                     "model.fp16.safetensors, 1.7 GB), in models/exvideo, makes 128 frames; none makes 25, or what a "
                     "checkpoint can that was saved with its extension.",
@@ -70,19 +71,17 @@ class ExVideoSVDLoader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str | None = None, extension: str | None = None) -> bool | str:
-        return files.check(
-            checkpoint=(host.CHECKPOINTS_FOLDER, checkpoint), extension=(host.EXTENSIONS_FOLDER, extension)
-        )
+        return check(checkpoint=(CHECKPOINTS, checkpoint), extension=(EXTENSIONS, extension))
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, extension: str, **_others: object) -> str:
-        used = host.find_file(host.CHECKPOINTS_FOLDER, checkpoint), host.find_extension(extension)
+        used = CHECKPOINTS.find(checkpoint), EXTENSIONS.find_optional(extension)
         return " ".join(map(host.fingerprint, used))
 
     @classmethod
     def execute(cls, checkpoint: str, extension: str, weight_dtype: str) -> io.NodeOutput:
-        file = host.find_file(host.CHECKPOINTS_FOLDER, checkpoint)
-        return io.NodeOutput(*load_svd(file, host.find_extension(extension), WEIGHT_TYPES[weight_dtype]))
+        paths = CHECKPOINTS.find(checkpoint), EXTENSIONS.find_optional(extension)
+        return io.NodeOutput(*load_svd(*paths, WEIGHT_TYPES[weight_dtype]))
 
 
 class ExVideoSVDConditioning(io.ComfyNode):
@@ -246,7 +245,7 @@ class ExVideoSVDConditioning(io.ComfyNode):
         try:
             conditioning.parse_indices(keyframe_indices or "")
             if width is not None and height is not None:  # None: comes through a link
-                check_svd_size(width, height)
+                GEOMETRY.check_size(width, height)
         except ClipError as error:
             return str(error)
         return True

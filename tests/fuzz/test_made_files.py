@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import CheckpointError, ExVideoError, VideoError
-from exvideo_core.hub.catalog import COGVIDEOX_VAE
+from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
 from exvideo_core.hub.sources import announce
 from exvideo_core.training.config import read_config
 from exvideo_core.training.data.listing import list_videos

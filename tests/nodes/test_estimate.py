@@ -29,6 +29,6 @@ def test_a_device_that_cannot_be_measured_is_no_reason_to_fail(pack, loaded, cap
         raise torch.OutOfMemoryError("no room")
 
     with caplog.at_level(logging.INFO):
-        pack.svd.loading.log_estimate(line, loaded[0], lambda *size: [*size])
+        pack.comfy_bridge.loading.log_estimate(line, loaded[0], lambda *size: [*size])
 
     assert "no estimate of time and memory (no room)" in caplog.text

@@ -100,7 +100,7 @@ def test_guidance_by_frame_and_context_windows_split(pack, loaded, split):
 
 
 def test_attention_is_told_the_options_of_its_own_thread(pack):
-    attention, meeting, told = pack.svd.model.HostAttention(), threading.Barrier(2, timeout=20), {}
+    attention, meeting, told = pack.comfy_bridge.network.HostAttention(), threading.Barrier(2, timeout=20), {}
 
     def attend_as(name):
         def override(attend, *args, **options):
@@ -108,7 +108,7 @@ def test_attention_is_told_the_options_of_its_own_thread(pack):
             told[name] = options["transformer_options"]["name"]
             return attend(*args, **options)
 
-        with pack.svd.model.running_with({"name": name, "optimized_attention_override": override}):
+        with pack.comfy_bridge.network.running_with({"name": name, "optimized_attention_override": override}):
             meeting.wait()  # both have set their options
             attention(*torch.randn(3, 1, 2, 5, 4))
 

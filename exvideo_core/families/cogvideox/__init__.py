@@ -1,8 +1,18 @@
 """CogVideoX-5B with ExVideo's LoRA (arXiv:2408.06072, arXiv:2406.14130)."""
 
 from ...family import Family
+from .detect import RULES
+from .files import GROUPS
+from .geometry import GEOMETRY
+from .lora_keys import LORA_KEYS
+from .methods import METHODS
 
 COGVIDEOX = Family(
     name="cogvideox",
     title="CogVideoX",
+    methods=METHODS,
+    lora=LORA_KEYS,
+    geometry=GEOMETRY,
+    detect=RULES,
+    groups=GROUPS,
 )

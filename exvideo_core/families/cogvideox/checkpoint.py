@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...weights.detect import FileKind, Kind, identify, require
+from ...weights.detect import identify, require
+from ...weights.kind import FileKind, Kind
 from ...weights.safetensors_files import WeightFile, open_weights
+from . import detect
 from .keys import transformer_from_comfyui
 from .text_encoder import VOCABULARY
 
@@ -54,7 +56,9 @@ def read_transformer(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(path, "transformer", (Kind.COG_T2V, Kind.COG_I2V), "the transformer of CogVideoX-5B")
+    file, source, found = _open(
+        path, "transformer", (detect.TRANSFORMER, detect.IMAGE_TO_VIDEO), "the transformer of CogVideoX-5B"
+    )
     prefix = next(name.removesuffix(_TEXT) for name in file if name.endswith(_TEXT))
     rename = transformer_from_comfyui if found.naming == "comfyui" else str
     weights = {}
@@ -75,7 +79,7 @@ def read_vae(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(path, "vae", (Kind.COG_VAE,), "a CogVideoX VAE")
+    file, source, found = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
     return PartWeights(weights=dict(file), source=source, kind=found.kind, naming=found.naming)
 
 
@@ -88,7 +92,7 @@ def read_text_encoder(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(path, "text_encoder", (Kind.T5,), "a T5 text encoder")
+    file, source, found = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
     weights = {name: file[name] for name in file if not _NOT_ENCODER.match(name)}
     if tables := [weights[name] for name in _EMBEDDINGS if name in weights]:
         _check_embeddings(source, tables)

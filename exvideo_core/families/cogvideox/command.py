@@ -16,7 +16,7 @@ from torch import Tensor
 from ...errors import ExVideoError
 from ...lora import LoRA, merge, read_lora
 from ...progress import Progress
-from ...runtime.distributed import joined
+from ...runtime.distributed import init_world
 from ...sampling import SavedRun, rising_guidance
 from ...sampling.inputs import check_init_video
 from ...sampling.samplers import Callback
@@ -25,9 +25,10 @@ from ...terminal.model_options import add_loading, add_reuse, make_faster
 from ...terminal.output_options import add_output, check_output, saved_run, write_output
 from ...terminal.progress import Bar, say
 from ...video import load_frames
-from ...video.frames import check_cogvideox_frames, check_cogvideox_size
 from ...weights.formats import FORMATS
-from .pipeline import METHODS, CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
+from .geometry import GEOMETRY
+from .methods import METHODS
+from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
 
 
@@ -100,10 +101,10 @@ def _run_shared(init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]]
         raise ExVideoError(
             f"--device {arguments.device} is for one process; torchrun's have a GPU each: leave it out, or give cpu."
         )
-    with joined(arguments.device) as ranks:
-        pipeline, told = _loaded(arguments, ranks.device, loras)
+    with init_world(arguments.device) as world:
+        pipeline, told = _loaded(arguments, world.device, loras)
         share_tokens(pipeline.transformer)
-        if ranks.is_first:
+        if world.is_first:
             sys.stderr.write(told)
             # each process remembers a part of its own, and all would have to find the same step
             say("several processes save no steps: if this run is cut off, it starts anew.")
@@ -144,8 +145,8 @@ def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
     """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
     check_output(arguments)
-    check_cogvideox_size(arguments.width, arguments.height)
-    check_cogvideox_frames(arguments.frames)
+    GEOMETRY.check_size(arguments.width, arguments.height)
+    GEOMETRY.check_frames(arguments.frames)
     check_steps(arguments.steps, arguments.denoise)
     init_video = list(load_frames(arguments.init_video)) if arguments.init_video else None
     check_init_video(init_video, arguments.frames, arguments.denoise)

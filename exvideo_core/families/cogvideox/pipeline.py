@@ -6,7 +6,7 @@ L text tokens, D channels of the text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,16 +27,10 @@ from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume, begin
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import (
+    Levels,
     alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
     guide,
-    linspace_timesteps,
-    naming_steps,
-    noised,
     num_timesteps,
-    trailing_timesteps,
     zero_snr_v_prediction,
 )
 from ...sampling.denoisers import Denoiser
@@ -51,31 +45,17 @@ from ...sampling.inputs import (
     named,
     noise_source,
 )
-from ...sampling.samplers import Callback, NoiseSource, Solver
-from ...video.frames import check_cogvideox_frames, check_cogvideox_size, cover_crop, pixels_to_frames, to_pixels
+from ...sampling.samplers import Callback
+from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
-from ...weights.detect import Kind
+from . import detect
 from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
+from .geometry import GEOMETRY
+from .methods import METHODS
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer
-from .vae import SCALING_FACTOR, SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way from noise to latents: which timesteps, and the solver, given where fresh noise comes from."""
-
-    timesteps: Callable[[int, float], Tensor]
-    solver: Callable[[NoiseSource], Solver]
-
-
-METHODS = {
-    "ddim": Method(linspace_timesteps, lambda _: ddim),  # DiffSynth-Studio's
-    "ddim_trailing": Method(trailing_timesteps, lambda _: ddim),  # diffusers'
-    "dpmpp_2m": Method(trailing_timesteps, lambda _: dpmpp_2m),
-    "dpmpp_2m_sde": Method(trailing_timesteps, lambda draw: partial(dpmpp_2m_sde, draw=draw)),
-}
+from .vae import SCALING_FACTOR, CogVideoXVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +160,7 @@ class CogVideoXPipeline:
         """
         self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
         way = named("method", method, METHODS)
-        timesteps = way.timesteps(num_inference_steps, denoise)
+        timesteps = way.schedule(num_inference_steps, denoise)
         scales = _scale_of_each(timesteps, guidance_scale)
         shape = self._latent_shape(num_frames, width, height)
         draw = noise_source(shape, seed)
@@ -190,22 +170,23 @@ class CogVideoXPipeline:
         is_guided = any(scale != 1 for scale in scales.values())
         texts = [(prompt, prompt_embeds), *([(negative_prompt, negative_prompt_embeds)] if is_guided else [])]
         contexts = self._contexts(texts)
-        alphas = alpha_levels(timesteps)
+        levels = Levels.from_alphas(alpha_levels(timesteps))
         start = noise.to(self.device, torch.float32)
         if init_video is not None and denoise < 1:
-            start = noised(self._encode_video(init_video, width, height), start, alphas[0])
+            start = levels.start(start, self._encode_video(init_video, width, height))
         devices = (self.devices or [self.device])[: 1 + is_guided]
         cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
         told = {"contexts": contexts, "guidance": scales, "method": method, "reuse": reuse, "devices": devices}
-        recording = begin(resume, self.transformer, start, alphas, {"reuse": cache, "noise": draw}, **told, seed=seed)
+        recording = begin(
+            resume, self.transformer, start, levels.values, {"reuse": cache, "noise": draw}, **told, seed=seed
+        )
         with branches(self.transformer, devices, self.stream) as transformers:
-            denoiser = naming_steps(self._denoiser(transformers, contexts, scales, cache), alphas)
-            result = way.solver(draw)(denoiser, start, alphas, callback, recording)
+            denoiser = self._denoiser(transformers, contexts, scales, cache)
+            result = way.solve(denoiser, start, levels, callback, recording, draw=draw)
         return self._decode(result, decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
-        latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
-        return 1, self.vae.config.latent_channels, latent_frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+        return 1, self.vae.config.latent_channels, *GEOMETRY.latent_shape(num_frames, height, width)
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
         """Embedding [1, L, D] of each text: the given one, or that of the sentence."""
@@ -287,9 +268,9 @@ class CogVideoXPipeline:
     ) -> None:
         config = self.transformer.config
         if config.in_channels != config.out_channels:
-            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {Kind.COG_I2V.value}.")
-        check_cogvideox_size(width, height)
-        check_cogvideox_frames(num_frames)
+            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {detect.IMAGE_TO_VIDEO.where}.")
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames)
         check_steps(steps, denoise)
         check_init_video(init_video, num_frames, denoise)
 

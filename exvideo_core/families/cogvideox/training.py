@@ -24,9 +24,10 @@ from ...video import save_video
 from ...weights.formats import FORMATS, converted
 from .block import Block
 from .checkpoint import read_transformer
+from .geometry import GEOMETRY
 from .pipeline import build_transformer, load_cogvideox
 from .transformer import CogVideoXTransformer
-from .vae import SCALING_FACTOR, TEMPORAL_FACTOR
+from .vae import SCALING_FACTOR
 
 # Where held-out loss is taken: from grain to where only the sentence tells what to show.
 HELD_OUT_TIMESTEPS = (100, 400, 700, 950)
@@ -60,7 +61,7 @@ class CogVideoXTarget:
         self.units: dict[str, nn.Module] = dict(self._attached.factors)
         freeze(transformer, self.units.values(), self.dtype, device)
         self.num_frozen = sum(p.numel() for p in transformer.parameters())
-        self.base_frames = (config.model.base_frames - 1) // TEMPORAL_FACTOR + 1
+        self.base_frames = GEOMETRY.latent_frames(config.model.base_frames)
         if config.run.checkpointing:
             checkpoint_blocks(module for module in transformer.modules() if isinstance(module, Block))
 

@@ -18,15 +18,15 @@ from ...nn.convolution import channels_last_on_gpu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Axis, blend_weight, tiles
+from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
 from ...progress import Progress
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
+from .geometry import GEOMETRY
 from .norms import LatentNorm, activation
 
 SCALING_FACTOR = 0.7  # CogVideoX-5B's latents times this have about unit variance; the 2B's is 1.15258426
-SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
-TEMPORAL_FACTOR = 4  # frames of a latent frame; an odd first frame has its own
+SPATIAL_FACTOR, TEMPORAL_FACTOR = GEOMETRY.spatial_factor, GEOMETRY.temporal_factor
 
 # The norms' statistics span one temporal chunk, so the chunks are part of the result. These are those of
 # DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers; an odd first frame belongs to the first chunk.
@@ -65,8 +65,7 @@ class CogVideoXVAE(nn.Module):
             8k + 1 frames decode to as many.
         """
         height, width = video_BCFHW.shape[-2:]
-        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
+        GEOMETRY.check_cells(height, width)
         with restore_chunk_bytes(self):
             return retry_with_smaller_chunks(self, lambda: self._encode(video_BCFHW, progress))
 
@@ -99,32 +98,24 @@ class CogVideoXVAE(nn.Module):
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
-        tile = tile or max(height, width)
-        axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (height, width)]
-        lengths = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
-        total_BCFHW = torch.zeros(len(latents_BCTHW), 3, frames_of(frames), *lengths)
-        weights_HW = torch.zeros(lengths)
-        windows = list(tiles(axes))
-        count = len(windows) * len(list(temporal_chunks(frames, _LATENT_CHUNK)))
+        windows = decode_windows(height, width, tile)
+        size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
+        blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
+        count = len(windows) * len(list(decode_chunks(frames)))
         done = 0
-        for (h0, h1), (w0, w1) in windows:
-            spans = ((SPATIAL_FACTOR * h0, SPATIAL_FACTOR * h1), (SPATIAL_FACTOR * w0, SPATIAL_FACTOR * w1))
-            weight_HW = blend_weight(spans, lengths)
-            rows, columns = (slice(*span) for span in spans)
-            weights_HW[rows, columns] += weight_HW
+        for window in windows:
+            (h0, h1), (w0, w1) = window
             start = 0
-            for part_BCFHW in self._decode_chunks(latents_BCTHW[..., h0:h1, w0:w1]):
-                end = start + part_BCFHW.shape[2]
-                total_BCFHW[:, :, start:end, rows, columns] += part_BCFHW.float().cpu().mul_(weight_HW)
-                start, done = end, done + 1
+            for chunk_BCFHW in self._decode_chunks(latents_BCTHW[..., h0:h1, w0:w1]):
+                blend.add(scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)), chunk_BCFHW, start)
+                start, done = start + chunk_BCFHW.shape[2], done + 1
                 if progress:
                     progress(done, count)
-        return total_BCFHW.div_(weights_HW)
+        return blend.mean()
 
     def _decode_chunks(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
         frames = latents_BCTHW.shape[2]
-        single = (TEMPORAL_FACTOR - 1) * (frames % 2)
-        ends = [TEMPORAL_FACTOR * end - single for _, end in temporal_chunks(frames, _LATENT_CHUNK)]
+        ends = [TEMPORAL_FACTOR * end - (TEMPORAL_FACTOR - 1) * (frames % 2) for _, end in decode_chunks(frames)]
         names = [f"decoding frames {start} to {end - 1}" for start, end in pairwise([0, *ends])]
         return self._checked(names, self.decoder, latents_BCTHW, _LATENT_CHUNK)
 
@@ -148,17 +139,22 @@ class CogVideoXVAE(nn.Module):
         return x.to(weight.device, weight.dtype)
 
 
+def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
+    """Tiles that are decoded one by one, in latent cells; `tile` as in `CogVideoXVAE.decode`."""
+    return list(tiles(spatial_axes(height, width, tile)))
+
+
+def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:
+    """Start and end of the latent frames of every temporal chunk of the decoder."""
+    return temporal_chunks(latent_frames, _LATENT_CHUNK)
+
+
 def temporal_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of every temporal chunk; the first is longer by the remainder."""
     start, end = 0, min(length, size + length % size)
     while start < length:
         yield start, end
         start, end = end, end + size
-
-
-def frames_of(latent_frames: int) -> int:
-    """Number of frames that latent frames decode to: 4 each, but 1 for the first of an odd number."""
-    return TEMPORAL_FACTOR * latent_frames - (TEMPORAL_FACTOR - 1) * (latent_frames % 2)
 
 
 class Encoder(nn.Module):

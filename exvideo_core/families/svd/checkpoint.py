@@ -14,8 +14,10 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...weights.assign import AGAIN, check_finite
-from ...weights.detect import Kind, identify, require
+from ...weights.detect import identify, require
+from ...weights.kind import Kind
 from ...weights.safetensors_files import Shape, WeightFile, open_weights
+from . import detect
 from .keys import (
     as_pointwise,
     extension_site,
@@ -88,7 +90,7 @@ def _opened(source: Path | WeightFile) -> WeightFile:
 
 
 def _read_file(file: WeightFile) -> SVDWeights:
-    require(file.name, identify(file.shapes), Kind.SVD, "an SVD checkpoint")
+    require(file.name, identify(file.shapes), detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
     for name in file:
@@ -122,9 +124,9 @@ def _read_folder(path: Path) -> SVDWeights:
             f"{path} is not a diffusers folder of SVD: {' and '.join(missing)} missing; choose a file such as "
             f"svd_xt.safetensors, or the folder that contains unet, vae and image_encoder."
         )
-    unet = _read_part(path / "unet", Kind.SVD_UNET, "the UNet of SVD", unet_from_diffusers)
-    vae = _read_part(path / "vae", Kind.SVD_VAE, "the autoencoder of SVD", vae_from_diffusers)
-    encoder = _read_part(path / "image_encoder", Kind.IMAGE_ENCODER, "a CLIP image encoder", None)
+    unet = _read_part(path / "unet", detect.UNET, "the UNet of SVD", unet_from_diffusers)
+    vae = _read_part(path / "vae", detect.VAE, "the autoencoder of SVD", vae_from_diffusers)
+    encoder = _read_part(path / "image_encoder", detect.IMAGE_ENCODER, "a CLIP image encoder", None)
     return SVDWeights(
         unet=unet,
         vae={name: as_pointwise(name, weight) for name, weight in vae.items()},
@@ -152,7 +154,7 @@ def read_extension(extension: Path | WeightFile, base: Mapping[str, Shape]) -> d
         tensors by the UNet's names: those that replace the base's, and new ones.
     """
     file = _opened(extension)
-    require(file.name, identify(file.shapes), Kind.EXTENSION, "an ExVideo extension of SVD")
+    require(file.name, identify(file.shapes), detect.EXTENSION, "an ExVideo extension of SVD")
     names, unknown = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)

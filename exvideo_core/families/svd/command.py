@@ -17,7 +17,8 @@ from ...video import load_frames
 from ...video.pictures import read_picture
 from ...weights.formats import FORMATS
 from ..cogvideox import command as generate_cogvideox
-from .pipeline import METHODS, SVDPipeline, load_svd
+from .methods import METHODS
+from .pipeline import SVDPipeline, load_svd
 from .vae import SCALING_FACTOR
 
 

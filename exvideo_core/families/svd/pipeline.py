@@ -25,15 +25,11 @@ from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume, begin
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import (
-    dpmpp_2m_sigmas,
-    euler,
+    Levels,
     frame_guidance,
     guide,
-    karras_sigmas,
-    naming_steps,
     normalize_frames,
     pin_frames,
-    start,
     v_prediction,
 )
 from ...sampling.inputs import (
@@ -42,25 +38,24 @@ from ...sampling.inputs import (
     attention_named,
     check_finite,
     check_init_video,
-    check_num_frames,
     checked_noise,
     chosen_devices,
     draw_noise,
     named,
 )
-from ...sampling.samplers import Callback, Solver
-from ...video.frames import check_svd_size, cover_crop, pixels_to_frames, to_pixels
+from ...sampling.samplers import Callback
+from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
 from .blocks import Upsample
 from .checkpoint import SVDWeights, read_svd
 from .conditioning import Conditioning, condition
 from .config import ImageEncoderConfig, UNetConfig, VAEConfig
+from .geometry import GEOMETRY
 from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
+from .methods import METHODS
 from .unet import SVDUNet
-from .vae import LARGEST_TILE, SCALING_FACTOR, SPATIAL_FACTOR, VAE
-
-METHODS: dict[str, Solver] = {"euler": euler, "dpmpp_2m": dpmpp_2m_sigmas}
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,10 +200,11 @@ class SVDPipeline:
             NumberError: NaN or infinity came up; says in which step and layer, and what to do.
             ExVideoError: there is no such method.
         """
-        default, solver = self.defaults, named("method", method, METHODS)
+        default, way = self.defaults, named("method", method, METHODS)
         num_frames = default.num_frames if num_frames is None else num_frames
         self._check(num_frames, width, height, denoise, init_video, keyframes)
-        cell_shape = (num_frames, self.vae.config.latent_channels, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR)
+        frames, *cells = GEOMETRY.latent_shape(num_frames, height, width)
+        cell_shape = (frames, self.vae.config.latent_channels, *cells)
         noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
         pixel_shape = (1, 3, height, width)
         with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
@@ -238,18 +234,17 @@ class SVDPipeline:
             default.max_guidance_scale if max_guidance_scale is None else max_guidance_scale,
         )
         noise = noise.to(self.device, torch.float32)
-        sigmas = karras_sigmas(num_inference_steps, denoise).to(self.device)
+        levels = Levels.from_sigmas(way.schedule(num_inference_steps, denoise).to(self.device))
         is_guided = bool((scale != 1).any())
         devices = (self.devices or [self.device])[: 1 + is_guided]
         cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
-        first = start(noise, sigmas[0], clean)
+        first = levels.start(noise, clean)
         told = {"conditioning": conditioning, "guidance": scale, "method": method, "reuse": reuse, "devices": devices}
         held = {"keyframes": pinned, "noise": noise if pinned else None}
-        recording = begin(resume, self.unet, first, sigmas, {"reuse": cache}, **told, **held)
+        recording = begin(resume, self.unet, first, levels.values, {"reuse": cache}, **told, **held)
         with branches(self.unet, devices, self.stream) as unets:
-            denoiser = naming_steps(self._denoiser(unets, conditioning, scale, cache), sigmas)
-            denoiser = pin_frames(denoiser, pinned, noise)
-            result = solver(denoiser, first, sigmas, callback, recording)
+            denoiser = pin_frames(self._denoiser(unets, conditioning, scale, cache), pinned, noise)
+            result = way.solve(denoiser, first, levels, callback, recording)
         if default.normalize if normalize is None else normalize:
             result = normalize_frames(result)
         result = result * (default.contrast if contrast is None else contrast)
@@ -310,8 +305,8 @@ class SVDPipeline:
         init_video: Sequence[Picture] | None,
         keyframes: Mapping[int, Picture] | None,
     ) -> None:
-        check_svd_size(width, height)
-        check_num_frames(num_frames, self.extension_frames)
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames, self.extension_frames)
         check_init_video(init_video, num_frames, denoise)
         if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
             raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")

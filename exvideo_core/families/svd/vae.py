@@ -18,20 +18,22 @@ from ...nn.group_norm import norm_silu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Axis, blend_weight, tiles
+from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
 from ...progress import Progress
 from .config import VAEConfig
+from .geometry import GEOMETRY
 from .vae_blocks import Downsample, ResBlock, SelfAttention
 from .vae_decoder import TemporalDecoder
 
 SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
-SPATIAL_FACTOR = 8  # pixels along one side of a latent cell
+SPATIAL_FACTOR = GEOMETRY.spatial_factor
 
 # The decoder's group norms span the frames of a window, so the windows are part of the result. These are those of
 # DiffSynth-Studio 1.1.9 (svd_vae_decoder.py), whatever memory there is.
-_WINDOW = Axis(length=0, size=8, stride=4)
+FRAMES_AT_ONCE = 8
+_FRAME_STRIDE = 4
 LARGEST_TILE = 128  # latent cells; larger frames are decoded in tiles
-_TILE = Axis(length=0, size=LARGEST_TILE, stride=32)
+_TILE_STRIDE = 32
 
 
 class VAE(nn.Module):
@@ -58,8 +60,7 @@ class VAE(nn.Module):
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
         """Mean of each frame's latent distribution, frame by frame: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
         height, width = video_TCHW.shape[-2:]
-        if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-            raise ValueError(f"height and width must be multiples of {SPATIAL_FACTOR}, not {height} and {width}")
+        GEOMETRY.check_cells(height, width)
         latents = []
         with restore_chunk_bytes(self):
             for index, frame_CHW in enumerate(video_TCHW):
@@ -90,29 +91,18 @@ class VAE(nn.Module):
             [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
         """
         frames, _, height, width = latents_TCHW.shape
-        cut = _TILE if tile is None else Axis(length=0, size=tile, stride=max(1, tile * 3 // 4))
-        axes = [Axis(n, a.size, a.stride) for n, a in ((frames, _WINDOW), (height, cut), (width, cut))]
-        lengths = (frames, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
-        total_TCHW = torch.zeros(frames, 3, *lengths[1:])
-        weights_THW = torch.zeros(lengths)
-        windows = list(tiles(axes))
+        windows = decode_windows(frames, height, width, tile)
+        blend = Blend((frames, 3, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width), dims=(0, 2, 3), frames=0)
         with restore_chunk_bytes(self):
-            for done, ((t0, t1), (h0, h1), (w0, w1)) in enumerate(windows, start=1):
+            for done, window in enumerate(windows, start=1):
+                (t0, t1), (h0, h1), (w0, w1) = window
                 window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
                 decode = partial(retry_with_smaller_chunks, self, partial(self._decode_window, window_TCHW))
                 part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
-                spans = (
-                    (t0, t1),
-                    (SPATIAL_FACTOR * h0, SPATIAL_FACTOR * h1),
-                    (SPATIAL_FACTOR * w0, SPATIAL_FACTOR * w1),
-                )
-                weight_THW = blend_weight(spans, lengths)
-                place = tuple(slice(*span) for span in spans)
-                total_TCHW[place[0], :, place[1], place[2]] += part_TCHW.mul_(weight_THW[:, None])
-                weights_THW[place] += weight_THW
+                blend.add(scaled(window, (1, SPATIAL_FACTOR, SPATIAL_FACTOR)), part_TCHW)
                 if progress:
                     progress(done, len(windows))
-        return total_TCHW.div_(weights_THW[:, None])
+        return blend.mean()
 
     def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
         return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes).float().cpu()
@@ -121,6 +111,14 @@ class VAE(nn.Module):
         """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
         weight = self.decoder.conv_in.weight
         return x.to(weight.device, weight.dtype)
+
+
+def decode_windows(frames: int, height: int, width: int, tile: int | None = None) -> list[Window]:
+    """Windows that are decoded one by one, in latent frames and cells; `tile` as in `VAE.decode`."""
+    time = Axis(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
+    if tile is not None:
+        return list(tiles((time, *spatial_axes(height, width, tile))))
+    return list(tiles((time, *(Axis(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width)))))
 
 
 class Encoder(nn.Module):

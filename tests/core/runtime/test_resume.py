@@ -205,14 +205,14 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full")
 def test_a_disk_that_fills_is_told_of_once_and_does_not_end_the_run(saved: SavedRun, said: list[str]) -> None:
     assert torch.equal(solve("euler", saved), solve("euler", None))
-    assert said == ["the steps done so far cannot be saved (the disk is full); the run goes on."]
+    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
 
 
 def test_room_is_left_for_the_video(saved: SavedRun, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60_000_000))
     solve("euler", saved)
 
-    assert said == ["the steps done so far cannot be saved (the disk is full); the run goes on."]
+    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
     assert not saved.path.exists()
 
 

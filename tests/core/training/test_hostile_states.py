@@ -113,7 +113,7 @@ def test_deepspeed_runs_nothing_either(file, tmp_path):
     torch.save({}, tmp_path / "state.pt")
     torch.save(MakesAFolder(tmp_path / "made"), tmp_path / file)
     trained = object.__new__(DeepSpeedEngine)
-    trained.ranks, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
+    trained.world, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
     trained._engine = SimpleNamespace(load_checkpoint=like_deepspeed)
 
     with pytest.raises(ExVideoError, match="was not loaded: it asks for"):

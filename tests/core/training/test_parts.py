@@ -203,8 +203,8 @@ def test_several_processes_measure_what_one_does(items, world):
 
     targets = [Errors(items) for _ in range(world)]
     with ThreadPoolExecutor(world) as pool:
-        ranks = [Together(rank=rank, world=world) for rank in range(world)]
-        results = list(pool.map(held_out_loss, targets, ranks))
+        places = [Together(rank=rank, size=world) for rank in range(world)]
+        results = list(pool.map(held_out_loss, targets, places))
 
     assert results == [held_out_loss(Errors(items), World())] * world
     assert len({len(target.calls) for target in targets}) == 1  # they gather sharded weights together

@@ -5,10 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from exvideo_core.errors import ClipError, VideoError
+from exvideo_core.errors import VideoError
 from exvideo_core.video.frames import (
-    check_cogvideox_size,
-    check_svd_size,
     cover_crop,
     pixels_to_frames,
     to_pixels,
@@ -129,23 +127,3 @@ def test_cover_crop_does_not_alias() -> None:
     noise_HWC = torch.rand(256, 256, 3, generator=torch.Generator().manual_seed(0))  # standard deviation 0.29
 
     assert cover_crop(noise_HWC, 32, 32).std() < 0.1  # 64 values in one
-
-
-@pytest.mark.parametrize("size", [(128, 128), (1024, 576), (512, 136)])
-def test_valid_svd_sizes_pass(size: tuple[int, int]) -> None:
-    check_svd_size(*size)
-
-
-@pytest.mark.parametrize(
-    ("size", "nearest"),
-    [((1000, 571), "1000x568"), ((64, 512), "128x512"), ((515, 516), "512x520"), ((0, -8), "128x128")],
-)
-def test_invalid_svd_sizes_name_the_nearest(size: tuple[int, int], nearest: str) -> None:
-    with pytest.raises(ClipError, match=f"multiples of 8 and at least 128. The nearest size is {nearest}"):
-        check_svd_size(*size)
-
-
-def test_invalid_cogvideox_sizes_name_the_nearest() -> None:
-    check_cogvideox_size(720, 480)
-    with pytest.raises(ClipError, match=r"multiples of 16 .* 720x480"):
-        check_cogvideox_size(724, 478)

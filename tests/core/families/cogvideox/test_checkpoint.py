@@ -15,11 +15,13 @@ from torch import Tensor
 
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import CheckpointError
+from exvideo_core.families.cogvideox import detect
 from exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
 from exvideo_core.families.cogvideox.config import TransformerConfig
 from exvideo_core.families.cogvideox.pipeline import build_text_encoder, build_transformer, build_vae
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.weights.detect import Kind, identify
+from exvideo_core.weights.detect import identify
+from exvideo_core.weights.kind import Kind
 from exvideo_core.weights.safetensors_files import open_weights
 
 GOLDEN: dict[str, Any] = json.loads(
@@ -110,13 +112,13 @@ def test_the_image_to_video_transformer_loads_and_is_known_as_such(folder: Path,
     part = read_transformer(path)
 
     build_transformer(part)
-    assert part.kind is Kind.COG_I2V
+    assert part.kind is detect.IMAGE_TO_VIDEO
     assert "patch_embed.pos_embedding" in part.weights
-    assert read_transformer(folder / f"{TRANSFORMER}.safetensors").kind is Kind.COG_T2V
+    assert read_transformer(folder / f"{TRANSFORMER}.safetensors").kind is detect.TRANSFORMER
 
 
 @pytest.mark.parametrize(("heads", "layers"), [(1, 1), (2, 6), (3, 6), (30, 6), (29, 30)])
-@pytest.mark.parametrize(("in_channels", "kind"), [(16, Kind.COG_T2V), (32, Kind.COG_I2V)])
+@pytest.mark.parametrize(("in_channels", "kind"), [(16, detect.TRANSFORMER), (32, detect.IMAGE_TO_VIDEO)])
 def test_narrow_transformers_are_known_by_their_channels(heads: int, layers: int, in_channels: int, kind: Kind) -> None:
     config = TransformerConfig(width=64 * heads, layers=layers, in_channels=in_channels, text_dim=64, time_dim=96)
     with torch.device("meta"):

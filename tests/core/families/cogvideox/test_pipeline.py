@@ -17,7 +17,7 @@ from torch import Tensor
 
 from exvideo_core import CheckpointError, ClipError, CogVideoXPipeline, CogVideoXResult, ExVideoError, load_cogvideox
 from exvideo_core.families.cogvideox import pipeline as cogvideox
-from exvideo_core.families.cogvideox.pipeline import METHODS
+from exvideo_core.families.cogvideox.methods import METHODS
 from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.sampling import alpha_levels, linspace_timesteps, trailing_timesteps
 from exvideo_core.sampling.inputs import draw_noise, noise_source

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from exvideo_core.errors import CheckpointError
 from exvideo_core.families.cogvideox.causal_conv import CausalConv3d, Past
 from exvideo_core.families.cogvideox.config import VAEConfig
+from exvideo_core.families.cogvideox.geometry import GEOMETRY
 from exvideo_core.families.cogvideox.norms import latent_frame_of
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, frames_of, temporal_chunks
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, temporal_chunks
 
 
 class CancelError(Exception):
@@ -66,11 +67,6 @@ def test_the_first_piece_takes_what_is_left_over(length: int, size: int, expecte
 def test_the_published_clip_is_16_pieces_of_both_kinds() -> None:
     assert [end - start for start, end in temporal_chunks(33, 2)] == [3] + [2] * 15
     assert [end - start for start, end in temporal_chunks(129, 8)] == [9] + [8] * 15
-
-
-@pytest.mark.parametrize(("latent_frames", "frames"), [(1, 1), (2, 8), (3, 9), (4, 16), (5, 17), (13, 49), (33, 129)])
-def test_an_odd_number_of_latent_frames_has_a_first_that_stands_alone(latent_frames: int, frames: int) -> None:
-    assert frames_of(latent_frames) == frames
 
 
 @pytest.mark.parametrize(
@@ -125,7 +121,7 @@ def test_only_the_last_two_frames_are_remembered() -> None:
 def test_a_latent_cell_is_8x8_pixels_of_4_frames(vae: CogVideoXVAE, frames: int) -> None:
     decoded = vae.decode(latents(frames, batch=2))
 
-    assert decoded.shape == (2, 3, frames_of(frames), 16, 24)
+    assert decoded.shape == (2, 3, GEOMETRY.frames_of(frames), 16, 24)
     assert decoded.dtype == torch.float32
 
 
@@ -275,7 +271,7 @@ def test_tiles_are_small_and_tell_their_progress(vae: CogVideoXVAE) -> None:
 
     assert all(shape[3] <= 4 and shape[4] <= 4 for shape in calls)
     assert done == [(index, len(calls)) for index in range(1, len(calls) + 1)]
-    assert len(calls) == 2 * 3 * 2  # rows, columns, temporal chunks
+    assert len(calls) == 2 * 3 * 2  # rows, columns, chunks
     assert torch.equal(vae.decode(z_BCTHW, tile=4), once)
 
 

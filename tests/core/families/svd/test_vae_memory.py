@@ -9,6 +9,7 @@ import pytest
 import torch
 from narrow_cogvideox import build_vae as build_cog
 from narrow_svd import build_vae, noise
+from rounding import error, tolerance
 from torch import Tensor, nn
 
 from exvideo_core.estimate.counting import count
@@ -24,13 +25,8 @@ HALF = torch.float16
 UNLIMITED = 2**60
 
 
-def error(actual: Tensor, expected: Tensor) -> float:
-    return float((actual - expected).abs().max() / expected.abs().max())
-
-
 def rounding(network: nn.Module, x: Tensor, whole: Tensor) -> float:
-    """How far float32 is from float64; chunks add up in another order, and may be as far from either."""
-    return max(1e-6, 3 * error(whole, copy.deepcopy(network).double()(x.double(), UNLIMITED)))
+    return tolerance(whole, copy.deepcopy(network).double()(x.double(), UNLIMITED))
 
 
 @torch.inference_mode()
@@ -131,7 +127,7 @@ def run_in_chunks(part: Decoder | Encoder, chunks: list[Tensor], budget: int) ->
 
 def cog_rounding(part: Decoder | Encoder, chunks: list[Tensor], whole: Tensor) -> float:
     exact = run_in_chunks(copy.deepcopy(part).double(), [chunk.double() for chunk in chunks], UNLIMITED)
-    return max(1e-6, 3 * error(whole, exact))
+    return tolerance(whole, exact)
 
 
 @torch.inference_mode()
