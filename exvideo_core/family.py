@@ -6,8 +6,12 @@ to import is a function that imports inside.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.recipe import TrainingRecipe
 
 from .hub.catalog import Group
 from .lora.keys import LoRAKeys
@@ -28,6 +32,7 @@ class Family:
         groups: its published files.
         methods: sampling methods by name; the first is the default.
         lora: how LoRA files name the model's layers; None if it takes no LoRAs.
+        training: its recipe, imported when asked for: that needs pydantic.
     """
 
     name: str
@@ -37,3 +42,4 @@ class Family:
     methods: Mapping[str, Method]
     groups: Sequence[Group] = ()
     lora: LoRAKeys | None = None
+    training: Callable[[], TrainingRecipe[Any]] | None = None

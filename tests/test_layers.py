@@ -23,9 +23,7 @@ LAYERS = (
 )
 # shared files that still import a family
 WITH_FAMILIES = {
-    "estimate/jobs.py", "estimate/quick.py", "terminal/estimate_option.py",
-    "training/build.py", "training/config.py", "training/dry_run.py", "training/procedural/gallery.py",
-    "training/sources.py",
+    "estimate/quick.py", "terminal/estimate_option.py",
 }  # fmt: skip
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # ComfyUI's own modules, the implementations this project is compared with, and the other half of this repository

@@ -22,7 +22,7 @@ from ..families.svd.image_encoder import build_clip
 from ..families.svd.unet import SVDUNet
 from ..families.svd.vae import VAE
 from ..lora import read_lora
-from ..nn.nan_check import described, is_finite
+from ..nn.nan_check import describe_nonfinite, is_finite
 from ..weights.assign import assign_weights, sized_by
 from ..weights.detect import identify
 from ..weights.kind import FileKind, Kind
@@ -96,7 +96,7 @@ def _describe(file: WeightFile) -> str:
 
 def _values(file: WeightFile) -> str:
     """Whether all are numbers; every one is read for that, at about the speed of the disk."""
-    broken = {name: described(weight) for name in file if not is_finite(weight := file[name])}
+    broken = {name: describe_nonfinite(weight) for name in file if not is_finite(weight := file[name])}
     if not broken:
         return "all are numbers"
     name, what = next(iter(broken.items()))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import ClipError, ExVideoError, NumberError
 from ..nn.attention import BACKENDS, Attention
 from ..nn.attention.backends import PACKAGES, package_of
-from ..nn.nan_check import described, is_finite
+from ..nn.nan_check import describe_nonfinite, is_finite
 
 T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
@@ -82,9 +82,9 @@ def check_finite(latents: Tensor) -> None:
     """Raise NumberError if what is done after a network, in the last step and behind it, has ended in no numbers."""
     if not is_finite(latents):
         raise NumberError(
-            f"after the last step the latents hold {described(latents)}. The guidance scale or the contrast is too "
-            f"large, or all cells of a frame are alike and cannot be normalised (turn that off). With a model that was "
-            f"not loaded by ExVideo, float16 may have overflowed: load it in bf16 or fp32."
+            f"after the last step the latents hold {describe_nonfinite(latents)}. The guidance scale or the contrast "
+            f"is too large, or all cells of a frame are alike and cannot be normalised (turn that off). With a model "
+            f"that was not loaded by ExVideo, float16 may have overflowed: load it in bf16 or fp32."
         )
 
 

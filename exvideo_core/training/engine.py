@@ -20,10 +20,10 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
 from ..runtime.distributed import World
-from .config import OptimizerConfig
 from .ema import AveragedWeights
 from .optimizers import make_optimizers
 from .safe_load import check_metadata, safe_load
+from .settings import OptimizerConfig
 
 State = dict[str, Any]
 

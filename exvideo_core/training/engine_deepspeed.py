@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from ..errors import ExVideoError
 from ..runtime.distributed import World
-from .config import OptimizerConfig
 from .ema import AveragedWeights
 from .safe_load import safe_load
+from .settings import OptimizerConfig
 
 _TAG = "state"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from .config import OptimizerConfig, RunConfig
+from .settings import OptimizerConfig, RunConfig
 
 _FP32 = 4
 _TRUNK = {"bf16": 2, "fp32": 4}

@@ -6,7 +6,6 @@ number of GPUs, is the run it would have been.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import signal
@@ -25,12 +24,13 @@ from ..evaluation.plots import plot_training
 from ..files import quoted
 from ..runtime.distributed import World
 from .checkpoints import Checkpoints, read_note
-from .config import RunConfig, Training, fingerprint
+from .config import fingerprint, free_keys
 from .engine import TorchEngine
 from .engine_deepspeed import DeepSpeedEngine
 from .held_out import held_out_loss
 from .logs import Table, TensorBoard
 from .optimizers import learning_rate
+from .settings import RunConfig, Training
 from .target import Target
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class Run:
                 log.warning("%s", error)
 
     def _save(self) -> None:
-        note = {"fingerprint": fingerprint(self.config), "config": dataclasses.asdict(self.config)}
+        note = {"fingerprint": fingerprint(self.config), "config": self.config.model_dump()}
         self.checkpoints.save(self.step, self.engine.save, note)
 
     def _export(self) -> None:
@@ -224,14 +224,19 @@ def check_resumable(config: Training, checkpoint: Path) -> int:
     note = read_note(checkpoint)
     if note.get("fingerprint") == fingerprint(config):
         return int(note["step"])
-    theirs, ours = note.get("config"), json.loads(json.dumps(dataclasses.asdict(config)))
+    theirs, ours = note.get("config"), json.loads(config.model_dump_json())
     if not isinstance(theirs, dict):
-        raise ExVideoError(f"{checkpoint} does not say of which configuration it is; choose another run.output.")
-    changes = "; ".join(f"{key} was {was} and is {now}" for key, was, now in _differences(theirs, ours))
-    raise ExVideoError(
-        f"{checkpoint.parent.parent} has a run of another configuration: {quoted(changes, 1000)}. Change it back to go "
-        f"on, or choose another run.output to start anew."
-    )
+        raise ExVideoError(
+            f"cannot resume from {checkpoint}: it does not say of which configuration it is. Choose another run.output."
+        )
+    free = free_keys(config)
+    if changes := [change for change in _differences(theirs, ours) if change[0] not in free]:
+        listed = "; ".join(f"{key} was {was} and is {now}" for key, was, now in changes)
+        raise ExVideoError(
+            f"cannot resume: {checkpoint.parent.parent} has a run of another configuration: {quoted(listed, 1000)}. "
+            f"Change it back to resume, or choose another run.output to start over."
+        )
+    return int(note["step"])
 
 
 def _differences(was: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401  of JSON

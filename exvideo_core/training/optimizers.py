@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ..errors import ExVideoError
-from .config import OptimizerConfig
+from .settings import OptimizerConfig
 
 _MIN_SIDE = 16  # thinner matrices have too few directions to be worth it
 

@@ -24,7 +24,7 @@ from ...exvideo_core.errors import CheckpointError
 from ...exvideo_core.runtime.fingerprint import code, environment, fingerprint, sampled
 from ...exvideo_core.runtime.resume import Point, Recording
 from ...exvideo_core.sampling import SavedRun
-from ...exvideo_core.weights.safetensors_files import read_notes
+from ...exvideo_core.weights.safetensors_files import open_file
 from .. import host
 from . import step_reuse
 from .sampling import Plan
@@ -243,7 +243,7 @@ def forget_others(path: Path, notes: Mapping[str, str]) -> None:
     """When a run is finished, delete what other prompts have finished: their videos are there."""
     for other in _others(path):
         with suppress(CheckpointError, OSError):
-            theirs = read_notes(other)
+            theirs = open_file(other).notes
             if theirs.get("step") == theirs.get("steps") and theirs.get("prompt") != notes["prompt"]:
                 _delete(other)
 

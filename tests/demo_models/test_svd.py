@@ -8,8 +8,8 @@ from exvideo_core.families.svd.checkpoint import read_svd
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import ImageEncoder
 from exvideo_core.families.svd.pipeline import build_svd
+from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.training.optimizers import learning_rate, orthogonal
-from exvideo_core.training.procedural.gallery import Gallery
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.procedural.push_in import progress
 from exvideo_core.training.randomness import generator_of

@@ -1,11 +1,25 @@
 """CogVideoX-5B with ExVideo's LoRA (arXiv:2408.06072, arXiv:2406.14130)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ...family import Family
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
 from .lora_keys import LORA_KEYS
 from .methods import METHODS
+
+if TYPE_CHECKING:
+    from ...training.recipe import TrainingRecipe
+
+
+def _training() -> TrainingRecipe[Any]:
+    from .training import RECIPE
+
+    return RECIPE
+
 
 COGVIDEOX = Family(
     name="cogvideox",
@@ -15,4 +29,5 @@ COGVIDEOX = Family(
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
+    training=_training,
 )

@@ -1,10 +1,24 @@
 """Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from ...family import Family
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
 from .methods import METHODS
+
+if TYPE_CHECKING:
+    from ...training.recipe import TrainingRecipe
+
+
+def _training() -> TrainingRecipe[Any]:
+    from .training import RECIPE
+
+    return RECIPE
+
 
 SVD = Family(
     name="svd",
@@ -13,4 +27,5 @@ SVD = Family(
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
+    training=_training,
 )

@@ -48,6 +48,8 @@ class VAE(nn.Module):
         chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
     """
 
+    scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
+
     def __init__(self, config: VAEConfig, quantised: bool = True, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config

@@ -14,10 +14,10 @@ from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from exvideo_core.errors import ExVideoError
 from exvideo_core.runtime.distributed import World
-from exvideo_core.training.config import OptimizerConfig
 from exvideo_core.training.engine import TorchEngine
 from exvideo_core.training.engine_deepspeed import DeepSpeedEngine
 from exvideo_core.training.safe_load import safe_load
+from exvideo_core.training.settings import OptimizerConfig
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 

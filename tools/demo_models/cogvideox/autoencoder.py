@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from exvideo_core.families.cogvideox.causal_conv import Past
 from exvideo_core.families.cogvideox.config import VAEConfig
 from exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, CogVideoXVAE, temporal_chunks
-from exvideo_core.training.procedural.shapes import PERIOD, SIDE, TRAINED, Scenes, small_pictures
+from exvideo_core.training.procedural.shapes import PERIOD, SIDE, TRAINED, Scenes
+
+from .small_pictures import small_pictures
 
 DEMO_VAE = VAEConfig(widths=(16, 16, 48, 80), blocks_per_level=1)  # 32 does not divide them: 8 groups in each norm
 _FRAMES = 17  # of a training clip: 5 latent frames, which are two temporal chunks, so that the second has a past

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from exvideo_core import demo_models
 from exvideo_core.families.svd.image_encoder import ImageEncoder
+from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.families.svd.save import published_layout
 from exvideo_core.families.svd.vae import VAE
-from exvideo_core.training.procedural.gallery import Gallery
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.randomness import generator_of
 from exvideo_core.weights.formats import converted
