@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "exvideo_core"
 # Lowest first. A file or folder imports its own layer and those before it.
 LAYERS = (
-    ("errors", "files", "whole_file"),
+    ("errors", "files", "progress", "whole_file"),
     ("nn", "video"),
     ("evaluation", "weights", "demo_models"),
     ("sampling", "runtime", "hub", "lora", "estimate"),

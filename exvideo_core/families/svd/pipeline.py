@@ -18,6 +18,7 @@ from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
@@ -48,7 +49,7 @@ from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
 from .methods import METHODS
 from .unet import SVDUNet
-from .vae import LARGEST_TILE, SCALING_FACTOR, VAE, Progress
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""From a sentence to a clip: what a call does with its settings, what it refuses, and how it is loaded."""
+"""Text to video: what a call does with its settings, what it refuses, and how it is loaded."""
 
 from __future__ import annotations
 
@@ -236,17 +236,17 @@ def test_a_little_denoise_changes_little(pipe: CogVideoXPipeline) -> None:
 
 def test_steps_and_pieces_are_reported(pipe: CogVideoXPipeline) -> None:
     steps: list[tuple[int, int]] = []
-    pieces: list[tuple[int, int]] = []
+    chunks: list[tuple[int, int]] = []
 
     run(
         pipe,
         num_frames=17,
         callback=lambda step, of, _: steps.append((step, of)),
-        decode_progress=lambda *progress: pieces.append(progress),
+        decode_progress=lambda *progress: chunks.append(progress),
     )
 
     assert steps == [(1, 2), (2, 2)]
-    assert pieces == [(1, 2), (2, 2)]
+    assert chunks == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(("where", "expected"), [("callback", 2), ("decode_progress", 4)])
