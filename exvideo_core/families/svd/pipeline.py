@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,7 @@ class SVDDefaults:
     normalize: bool
     contrast: float  # factor on the latents
 
-    def with_(self, **given: float | None) -> SVDDefaults:
+    def with_(self, **given: Any) -> SVDDefaults:
         """The settings that are given, and the defaults for those that are None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
