@@ -119,8 +119,8 @@ def cog(pack, cog_loaded):
 @pytest.fixture(scope="session")
 def in_float64(pack, files, cog_files):
     """A run like the given one, whose network computes in float64."""
-    svd = pack.adapters.loading.load_svd(*files, torch.float64)[0]
-    cogvideox = pack.adapters.cogvideox_loading.load_cogvideox(*cog_files, torch.float64)[0]
+    svd = pack.svd.loading.load_svd(*files, torch.float64)[0]
+    cogvideox = pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float64)[0]
 
     def twin(run):
         double = copy.copy(run)

@@ -64,7 +64,7 @@ class SVDDefaults:
     normalize: bool
     contrast: float  # factor on the latents
 
-    def with_(self, **given: Any) -> SVDDefaults:
+    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
         """The settings that are given, and the defaults for those that are None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 
