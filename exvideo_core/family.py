@@ -10,6 +10,10 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .training.recipe import TrainingRecipe
 
 from .estimate import Estimate, Estimates
 from .hub.catalog import Group
@@ -78,7 +82,8 @@ class Family:
         groups: its published files.
         methods: sampling methods by name; the first is the default.
         lora: how LoRA files name the model's layers; None if it takes no LoRAs.
-        estimates, command, inspection: see there; functions, because they are slow to import.
+        estimates, command, inspection, training: see there; functions, because they are slow to import, and training
+            needs pydantic. None: it cannot be trained.
     """
 
     name: str
@@ -91,3 +96,4 @@ class Family:
     estimates: Callable[[], Estimates]
     command: Callable[[], Command]
     inspection: Callable[[], Inspection]
+    training: Callable[[], TrainingRecipe[Any]] | None = None

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import registry
 from ..errors import CheckpointError
 from ..family import Inspection
-from ..nn.nan_check import described, is_finite
+from ..nn.nan_check import describe_nonfinite, is_finite
 from ..weights.detect import identify
 from ..weights.kind import Kind
 from ..weights.safetensors_files import WeightFile, open_weights
@@ -82,7 +82,7 @@ def _describe(file: WeightFile) -> str:
 
 def _values(file: WeightFile) -> str:
     """Whether there is NaN or Inf; every value is read for that, at about the speed of the disk."""
-    broken = {name: described(weight) for name in file if not is_finite(weight := file[name])}
+    broken = {name: describe_nonfinite(weight) for name in file if not is_finite(weight := file[name])}
     if not broken:
         return "all are numbers"
     name, what = next(iter(broken.items()))

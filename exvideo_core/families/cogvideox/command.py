@@ -18,6 +18,7 @@ from ...errors import ExVideoError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
 from ...lora import LoRA, apply_lora, merge, read_lora
+from ...progress import Progress
 from ...runtime.distributed import init_world
 from ...sampling import SavedRun, rising_guidance
 from ...sampling.inputs import check_init_video
@@ -36,7 +37,6 @@ from .geometry import GEOMETRY
 from .methods import METHODS
 from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
-from .vae import Progress
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
