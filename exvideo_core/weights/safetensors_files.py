@@ -104,7 +104,7 @@ class WeightFile(Mapping[str, Tensor]):
 
     @cached_property
     def kind(self) -> FileKind:
-        """What this file is."""
+        """Kind of this file, by its tensors."""
         return identify(self.shapes)
 
     def __getitem__(self, name: str) -> Tensor:
