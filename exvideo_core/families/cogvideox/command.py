@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ... import demo_models
 from ...errors import ExVideoError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
@@ -33,6 +32,7 @@ from ...weights.formats import FORMATS
 from .checkpoint import read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
 from .estimate import estimate_cogvideox
+from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
 from .methods import METHODS
 from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
@@ -235,11 +235,11 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Make the clip of `exvideo demo --model cogvideox`."""
     init_video = check_settings(arguments)
     pipeline = load_cogvideox(
-        demo_models.COGVIDEOX_TRANSFORMER,
-        text_encoder=demo_models.COGVIDEOX_TEXT_ENCODER,
-        vae=demo_models.COGVIDEOX_VAE,
+        DEMO_TRANSFORMER,
+        text_encoder=DEMO_TEXT_ENCODER,
+        vae=DEMO_VAE,
     )
-    apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
+    apply_lora(pipeline, DEMO_LORA)
     make_clip(pipeline, init_video, arguments, saved_run(arguments))
 
 
