@@ -9,11 +9,23 @@ from .errors import ExVideoError
 from .families.cogvideox import COGVIDEOX
 from .families.svd import SVD
 from .family import Family
+from .hub import catalog, missing
+from .lora import keys as lora_keys
+from .weights import detect, safetensors_files
 
 if TYPE_CHECKING:
     from .training.recipe import TrainingRecipe
 
-FAMILIES: tuple[Family, ...] = (COGVIDEOX, SVD)
+# looked up at each use, never copied
+FAMILIES: tuple[Family, ...] = (SVD, COGVIDEOX)
+
+
+def connect() -> None:
+    """Hand to shared code what it needs of the families and may not import."""
+    detect.ask(lambda: [rule for family in FAMILIES for rule in family.detect])
+    catalog.ask(lambda: [group for family in FAMILIES for group in family.groups])
+    safetensors_files.ask(missing.hint)
+    lora_keys.ask(lambda: [each.lora for each in FAMILIES if each.lora])
 
 
 def family(name: str) -> Family:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -172,6 +173,18 @@ def test_registry_fields_are_of_the_allowed_form():
     # one classifier of another form makes the registry drop all of them
     systems = [line for line in project["classifiers"] if line.startswith("Operating System")]
     assert systems == ["Operating System :: OS Independent"]
+
+
+def test_tests_run_in_the_folder_that_git_clone_makes(tmp_path):
+    # pytest would import __init__.py by the folder's name, and a name with a hyphen is no package's
+    clone = tmp_path / "ComfyUI-ExVideo"
+    (clone / "tests").mkdir(parents=True)
+    for name in ("__init__.py", "installation.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "tests" / "test_one.py").write_text("def test_one():\n    pass\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=clone, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("file", our_files(".py"), ids=str)

@@ -26,7 +26,7 @@ from ..evaluation.measures import (
 from ..evaluation.plots import check_plot, plot_measures
 from ..terminal.progress import Bar
 from ..video import VideoInfo, probe
-from ..video.files import move, work_folder
+from ..whole_file import check_writable, whole_file
 
 _EXPLANATIONS = {  # of the fields of Measures; black to white is 2
     "difference": "mean change from frame to frame: motion, flicker and noise together",
@@ -77,7 +77,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         plot_measures({result.name: result.curves for result in results}, arguments.plot)
     if arguments.json is not None and arguments.json != "-":
-        _write(_as_json(results), Path(arguments.json))
+        with whole_file(Path(arguments.json), ExVideoError) as temporary:
+            temporary.write_text(_as_json(results) + "\n", encoding="utf-8")
     print(_as_json(results) if arguments.json == "-" else _table(results))
     return 0
 
@@ -89,8 +90,7 @@ def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
     if arguments.plot is not None:
         check_plot(arguments.plot)
     if arguments.json is not None and arguments.json != "-":
-        with work_folder(Path(arguments.json)):
-            pass
+        check_writable(Path(arguments.json))
     found = {}
     for path in dict.fromkeys(arguments.videos):
         found[path] = probe(path)
@@ -169,10 +169,3 @@ def _record(result: _Result) -> dict[str, Any]:
             **{name: values for name, values in chunks.items() if name != "num_frames"},
         },
     }
-
-
-def _write(text: str, path: Path) -> None:
-    with work_folder(path) as folder:
-        finished = folder / "measures.json"
-        finished.write_text(text + "\n", encoding="utf-8")
-        move(finished, path)

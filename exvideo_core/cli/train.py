@@ -14,6 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from .. import registry
 from ..errors import ExVideoError
 from ..runtime.distributed import World, init_world
+from ..whole_file import whole_file
 
 if TYPE_CHECKING:
     from ..training.recipe import TrainingRecipe
@@ -81,7 +82,8 @@ def _train(recipe: TrainingRecipe[Any], config: Training, path: Path, world: Wor
         target = recipe.build(config, world, bars.prepare)
         run = Run(config, target, world)
         if world.is_first:  # not before: another run's folder keeps its own
-            (output / "config.yaml").write_bytes(path.read_bytes())
+            with whole_file(output / "config.yaml", ExVideoError) as copy:
+                copy.write_bytes(path.read_bytes())
         is_finished = run.train(bars.step)
     if world.is_first:
         exported = output / f"{config.run.name}.safetensors"

@@ -29,13 +29,13 @@ ATTENTION, CONVOLUTION, PRODUCT, ELEMENTWISE = "attention", "convolution", "prod
 
 @dataclass(frozen=True, kw_only=True)
 class Counts:
-    """Of one call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others).
+    """Counts of a call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others).
 
     Attributes:
         flops: floating point operations.
         moved: bytes that each operation by itself reads and writes.
         peak: bytes alive at the same time.
-        operations: how many there are, views not counted.
+        operations: number of kernels, views not counted.
     """
 
     flops: dict[str, int]
@@ -58,6 +58,22 @@ def count(call: Callable[[], object]) -> Counts:
     with torch.no_grad(), torch.device("meta"), counting() as tally:
         call()
     return Counts(flops=dict(tally.flops), moved=dict(tally.moved), peak=tally.peak, operations=tally.operations)
+
+
+def repeated(one: Counts, two: Counts, times: int) -> Counts:
+    """Counts of a network with `times` equal blocks, from those with one and with two of them."""
+    if times < 2:
+        return one
+
+    def line(first: int, second: int) -> int:
+        return first + (times - 1) * (second - first)
+
+    return Counts(
+        flops={kind: line(one.flops[kind], two.flops[kind]) for kind in two.flops},
+        moved={kind: line(one.moved[kind], two.moved[kind]) for kind in two.moved},
+        peak=two.peak,
+        operations=line(one.operations, two.operations),
+    )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ExVideoError
-from ..video.files import move, work_folder
+from ..whole_file import check_writable, whole_file
 from .measures import USUAL, ClipCurves
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def check_plot(path: Path) -> None:
     """Raise ExVideoError now if no plot could be written there: for use before minutes of work."""
     _new_figure(1, 1)
     _check_suffix(path)
-    with work_folder(path):
-        pass
+    check_writable(path)
 
 
 def plot_measures(named: Mapping[str, ClipCurves], path: Path) -> None:
@@ -194,10 +193,5 @@ def _check_suffix(path: Path) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     _check_suffix(path)
-    with work_folder(path) as folder:
-        finished = folder / "plot.png"
-        try:
-            figure.savefig(finished)
-        except OSError as error:
-            raise ExVideoError(f"cannot write to the folder {path.parent}: {error.strerror}.") from error
-        move(finished, path)
+    with whole_file(path, ExVideoError) as temporary:
+        figure.savefig(temporary, format="png")

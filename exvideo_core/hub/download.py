@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError, DownloadError
-from ..weights.detect import identify
-from ..weights.safetensors_files import open_weights, read_header
+from ..progress import Progress
+from ..weights.safetensors_files import open_file, open_weights
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
 from .part import DamagedError, Part, check_free, disk_sentence, turn
 from .sources import Announcement, announce
 from .waiting import in_thread, pause
 from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
-# Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
-Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 
@@ -41,7 +39,7 @@ def locate(file: PublishedFile, paths: Iterable[Path]) -> Path | None:
 def check_whole(path: Path) -> Path:
     """The same path; raises DownloadError if what lies there is cut off, or no weights at all."""
     try:
-        read_header(path)
+        open_file(path)
     except CheckpointError as error:
         raise DownloadError(f"{path} is there already, but is no whole file: {error} Delete it first.") from error
     return path
@@ -147,7 +145,7 @@ class _Download:
                     self._fill(part, announced)
                     part.finish(announced.sha256)
                 if announced.sha256 is None:
-                    read_header(part.path)  # at least tells a whole file from a cut one, or from a web page
+                    open_file(part.path)  # at least tells a whole file from a cut one, or from a web page
                 os.replace(part.path, self.target)
                 return
             except (DamagedError, CheckpointError) as error:
@@ -249,7 +247,7 @@ def _content_range(text: str, start: int) -> tuple[int, str]:
 
 def _is(path: Path, file: PublishedFile) -> bool:
     try:
-        return identify(open_weights(path).shapes).kind is file.kind
+        return open_weights(path).kind.kind is file.kind
     except CheckpointError:
         return False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DownloadError
+from ..whole_file import cannot_write, is_full
 from .waiting import Tick
 
 _SPARE = 64_000_000  # bytes to leave free on a disk
@@ -110,9 +110,6 @@ def check_free(folder: Path, num_bytes: int, what: str) -> None:
 
 
 def disk_sentence(error: OSError, name: str, folder: Path) -> str:
-    """What the system refused, for people."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {folder} is full. Make room and start again: {name} goes on where it stopped."
-    if error.errno == errno.EFBIG:
-        return f"the disk of {folder} takes no file as large as {name} (FAT32 ends at 4 GB). Choose another disk."
-    return f"cannot write {name} to {folder}: {error.strerror or error}. Choose a folder that can be written to."
+    """The error sentence for a download that the disk refused."""
+    sentence = cannot_write(folder / name, error)
+    return f"{sentence} Then start again: the download resumes where it stopped." if is_full(error) else sentence

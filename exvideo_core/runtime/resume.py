@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..weights.safetensors_files import WeightFile, read_notes
-from ..weights.write import part_name, write_weights
+from ..weights.safetensors_files import open_file
+from ..weights.write import write_weights
+from ..whole_file import part_name
 
 log = logging.getLogger(__name__)
 
@@ -121,12 +122,12 @@ class SavedRun:
     def _read(self, fingerprint: str, x: Tensor, steps: int, parts: Mapping[str, Stateful]) -> Point | None:
         if not self.path.exists():
             return None
-        notes = read_notes(self.path)
+        file = open_file(self.path)
+        notes = file.notes
         if notes.get("kind") != _KIND:
             raise ValueError("it is no saved run")
         if notes["fingerprint"] != fingerprint:
             raise ValueError("it is of another run: other settings, inputs, files or versions")
-        file = WeightFile(self.path, [self.path])
         # copies, for no system lets go of a mapped file, and addresses of the usual kind, which rounding may depend on
         tensors = {name: tensor.clone() for name, tensor in file.items()}
         if notes["checksum"] != _checksum(tensors):
@@ -204,8 +205,6 @@ class Recording:
 
 
 def _cause(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full"
     if isinstance(error, OSError):
         return str(error.strerror or error)
     return str(error).rstrip(".")

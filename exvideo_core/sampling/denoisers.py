@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-from ..errors import NumberError
 from .schedules import zero_snr_alphas
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -64,24 +62,6 @@ def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: 
     return denoise if keyframes else denoiser
 
 
-def naming_steps(denoiser: Denoiser, levels: Tensor) -> Denoiser:
-    """A denoiser whose NumberError says at which of all the levels of a run it came up."""
-
-    def denoise(x: Tensor, level: Tensor) -> Tensor:
-        try:
-            return denoiser(x, level)
-        except NumberError as error:
-            step = int((levels == level.to(levels.device)).nonzero()[0]) + 1
-            raise error.at(f"step {step} of {len(levels) - 1}") from error
-
-    return denoise
-
-
-def start(noise: Tensor, sigma: Tensor, clean: Tensor | None = None) -> Tensor:
-    """Where sampling starts: noise of the right spread, or given latents with noise added."""
-    return noise * torch.sqrt(sigma**2 + 1) if clean is None else clean + sigma * noise
-
-
-def noised(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """Given latents at the level alpha."""
+def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """Clean latents with unit noise added, at the level alpha."""
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise

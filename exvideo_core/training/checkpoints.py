@@ -12,6 +12,7 @@ from typing import Any
 from ..errors import ExVideoError
 from ..files import quoted, read_small
 from ..runtime.distributed import World
+from ..whole_file import cannot_write
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
@@ -50,9 +51,8 @@ class Checkpoints:
             return self._save(step, write, note)
         except OSError as error:
             raise ExVideoError(
-                f"the checkpoint of step {step} cannot be written to {self.folder}: {error.strerror or error}. "
-                f"Free disk space or unlock the folder, and run the same command again: it resumes from the checkpoint "
-                f"before."
+                f"{cannot_write(self.folder / f'step_{step:08}', error)} Then run the same command again: it resumes "
+                f"from the checkpoint before."
             ) from error
 
     def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
+from ..whole_file import whole_file
 
 _MOST_BYTES = 500_000_000  # of a table: some million steps
 
@@ -27,10 +27,8 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.path, self.columns = path, columns
         kept = [row for row in _rows(path, len(columns)) if int(row[0]) <= step]
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(path, ExVideoError) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([columns, *kept])
-        os.replace(partial, path)
 
     def add(self, values: Sequence[float]) -> None:
         """Append a row and close the file, so that a kill does not lose it."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..nn.nan_check import is_finite
-from .safetensors_files import read_notes
+from .safetensors_files import WeightFile, open_file
 
 # What a file may say in its metadata, as JSON: [channels][3] and [3]. ComfyUI's latent formats have these names.
 FACTORS, BIAS = "latent_rgb_factors", "latent_rgb_factors_bias"
@@ -26,15 +26,16 @@ class Colours:
     bias: list[float]
 
 
-def read_colours(path: Path, channels: int) -> Colours | None:
-    """What a file says; None where it says nothing.
+def read_colours(file: Path | WeightFile, channels: int) -> Colours | None:
+    """Preview colours from a file's metadata; None if it has none.
 
     Raises:
-        CheckpointError: it says something else.
+        CheckpointError: they cannot be read.
     """
-    if not path.is_file() or path.suffix != ".safetensors":
+    if isinstance(file, Path) and (not file.is_file() or file.suffix != ".safetensors"):
         return None
-    notes = read_notes(path)
+    opened = open_file(file) if isinstance(file, Path) else file
+    notes = opened.notes
     if FACTORS not in notes:
         return None
     try:
@@ -45,7 +46,7 @@ def read_colours(path: Path, channels: int) -> Colours | None:
         fits = False
     if not fits:
         raise CheckpointError(
-            f"{path.name} has notes for previews that cannot be read ({FACTORS} is a JSON list of {channels} rows of "
+            f"{opened.name} has notes for previews that cannot be read ({FACTORS} is a JSON list of {channels} rows of "
             f"3 numbers, {BIAS} one of 3). Save it again without them."
         )
     return Colours(factors.tolist(), bias.tolist())

@@ -1,16 +1,16 @@
 """Reading weights: safetensors files and the folders and shards they come in.
 
 The tensors are views of the memory-mapped file: nothing is copied, and pages are read when they are used.
-Pickles (.ckpt, .pt, .bin) can run code when opened and are never loaded.
+Pickles (.ckpt, .pt, .bin) can run code when opened and are never loaded. The safetensors package checks a header, in
+every version since 0.4.2; what it lets pass is checked here: repeated names, and sizes that only fill memory.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import quoted, read_small, regular_size
-from ..hub.missing import hint
+from .detect import identify
+from .kind import FileKind
 
 Shape = tuple[int, ...]
 
@@ -50,12 +51,24 @@ _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+
 _INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 
 
+_hint: Callable[[str], str] = "".format  # how to get the file of that name
+
+
+def ask(hint: Callable[[str], str]) -> None:
+    """Set what the error about a missing file says of its name, where it is a published one."""
+    global _hint
+    _hint = hint
+
+
 class WeightFile(Mapping[str, Tensor]):
     """Named tensors of one file, or of all shards of one model, mapped into memory and not yet read.
+
+    Hand it on instead of its path, so that the header is parsed once.
 
     Attributes:
         path: the file or folder the user named.
         shapes, dtypes: of every tensor, from the headers alone.
+        notes: what programs have noted beside the tensors.
         num_bytes: size on disk.
     """
 
@@ -64,21 +77,35 @@ class WeightFile(Mapping[str, Tensor]):
         self.path = path
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, torch.dtype] = {}
+        self.notes: dict[str, str] = {}
         self.num_bytes = 0
         self._where: dict[str, Any] = {}  # the open file each tensor is in
         for part in parts:
-            header = read_header(part)
-            if repeated := self.shapes.keys() & header.keys():
-                raise CheckpointError(f"{part.name} repeats {len(repeated)} tensors of its sister shards; {_AGAIN}")
-            self.shapes |= {name: entry.shape for name, entry in header.items()}
-            self.dtypes |= {name: entry.dtype for name, entry in header.items()}
-            self._where |= dict.fromkeys(header, _open(part))
-            self.num_bytes += part.stat().st_size
+            self._add(part)
+
+    def _add(self, part: Path) -> None:
+        size, text = _header(part)
+        entries = _parse(part, text)
+        opened = _open(part, entries, size - 8 - len(text))
+        if repeated := self.shapes.keys() & entries.keys():
+            raise CheckpointError(f"{part.name} repeats {len(repeated)} tensors of its sister shards; {_AGAIN}")
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        _check_shapes(part, shapes)
+        self.shapes |= shapes
+        self.dtypes |= {name: _DTYPES[entry["dtype"]] for name, entry in entries.items()}
+        self.notes |= opened.metadata() or {}  # type: ignore[no-untyped-call]
+        self._where |= dict.fromkeys(entries, opened)
+        self.num_bytes += size
 
     @property
     def name(self) -> str:
-        """What messages call this file."""
+        """The name of this file in messages."""
         return self.path.name
+
+    @cached_property
+    def kind(self) -> FileKind:
+        """What this file is."""
+        return identify(self.shapes)
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -94,38 +121,22 @@ class WeightFile(Mapping[str, Tensor]):
         return len(self.shapes)
 
 
-def open_weights(path: Path) -> WeightFile:
+def open_weights(path: Path | WeightFile) -> WeightFile:
     """Open a safetensors file, one shard of several (its sisters come with it), an index, or a folder of one model.
+
+    A file that is open already is returned as it is.
 
     Raises:
         CheckpointError: the file is missing, incomplete, damaged, or not safetensors; the sentence says which.
     """
-    if path.is_dir():
-        return WeightFile(path, _parts(_weights_of_folder(path)))
-    return WeightFile(path, _parts(path))
+    if isinstance(path, WeightFile):
+        return path
+    return WeightFile(path, _parts(_weights_of_folder(path) if path.is_dir() else path))
 
 
-def read_notes(path: Path) -> dict[str, str]:
-    """What programs have noted in a safetensors file beside its tensors.
-
-    Raises:
-        CheckpointError: as `open_weights`.
-    """
-    read_header(path)  # whose limits are narrower
-    notes: dict[str, str] | None = _open(path).metadata()  # type: ignore[no-untyped-call]
-    return notes or {}
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
-    except RuntimeError as error:  # PyTorch's, of a system that promises no more memory than it has
-        raise CheckpointError(
-            f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
-            f"have more virtual memory."
-        ) from error
+def open_file(path: Path) -> WeightFile:
+    """Open one safetensors file, whatever its name says about shards; CheckpointError as from `open_weights`."""
+    return WeightFile(path, [path])
 
 
 # folders and shards
@@ -190,16 +201,6 @@ def _is_shard_name(name: str) -> bool:
 # the header
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What a header says about one tensor; begin and end are bytes from the end of the header."""
-
-    dtype: torch.dtype
-    shape: Shape
-    begin: int
-    end: int
-
-
 _AGAIN = "download it again."
 _PICKLE = (
     "is a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
@@ -218,8 +219,15 @@ _IMPOSTORS = (
 )
 
 
-def read_header(path: Path) -> dict[str, Entry]:
-    """Read and check the header of one safetensors file: 8 bytes of length, JSON, then the tensors without gaps."""
+# Errors of the safetensors package: in 0.8's words and in 0.4's.
+_DAMAGE = (
+    (r"invalid shape|TensorInvalidInfo|overflow|Overflow", "the size of a tensor contradicts its shape"),
+    (r"invalid offset|InvalidOffset", "a tensor does not start where the one before ends"),
+)
+
+
+def _header(path: Path) -> tuple[int, bytes]:
+    """Bytes of a safetensors file, and its header: 8 bytes of length, then JSON."""
     try:
         size = regular_size(path)
         with path.open("rb") as file:
@@ -227,12 +235,9 @@ def read_header(path: Path) -> dict[str, Entry]:
             length = int.from_bytes(start[:8], "little")
             _check_start(path, start, size, length)
             file.seek(8)
-            text = file.read(length)
+            return size, file.read(length)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{hint(path.name)}") from error
-    header = _parse(path, text)
-    _check_extent(path, header, size - 8 - length)
-    return header
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{_hint(path.name)}") from error
 
 
 def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
@@ -247,14 +252,29 @@ def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
         raise CheckpointError(f"{path.name} is incomplete: it ends within its header after {size:,} bytes; {_AGAIN}")
 
 
-def _parse(path: Path, text: bytes) -> dict[str, Entry]:
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    """Entries of the header by tensor; only their names, their number and their dtypes are checked."""
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
+        entries: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
         entries.pop("__metadata__", None)
-        _check_names(path, entries)
-        return {name: _entry(path, name, entry) for name, entry in entries.items()}
+        unknown = [name for name, entry in entries.items() if entry["dtype"] not in _DTYPES]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is not a safetensors file: its header is not readable; {_AGAIN}") from error
+        raise _unreadable(path) from error
+    if len(entries) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{path.name} names {len(entries):,} tensors, and no model has more than {_MOST_TENSORS:,}; {_AGAIN}"
+        )
+    if strange := [name for name in entries if len(name) > _LONGEST_NAME or not name.isprintable()]:
+        raise CheckpointError(
+            f"{path.name} is damaged: {len(strange)} of its tensors have names that no program writes "
+            f"(first: {strange[0][:40]!a}); {_AGAIN}"
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{path.name} stores {unknown[0]} as {quoted(str(entries[unknown[0]]['dtype']), 20)}, a number format this "
+            f"project does not read; get the fp16, bf16, fp32 or fp8 version."
+        )
+    return entries
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -265,56 +285,41 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_names(path: Path, names: Collection[str]) -> None:
-    if len(names) > _MOST_TENSORS:
+def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
+    """The file as the safetensors package opens it, which checks the entries; `num_bytes` follow the header."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise _damage(path, str(error), entries, num_bytes) from error
+    except OSError as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
+    except RuntimeError as error:  # PyTorch's, of a system that promises no more memory than it has
         raise CheckpointError(
-            f"{path.name} names {len(names):,} tensors, and no model has more than {_MOST_TENSORS:,}; {_AGAIN}"
-        )
-    if strange := [name for name in names if len(name) > _LONGEST_NAME or not name.isprintable()]:
-        raise CheckpointError(
-            f"{path.name} is damaged: {len(strange)} of its tensors have names that no program writes "
-            f"(first: {strange[0][:40]!a}); {_AGAIN}"
-        )
+            f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
+            f"have more virtual memory."
+        ) from error
 
 
-def _entry(path: Path, name: str, entry: dict[str, Any]) -> Entry:
-    if entry["dtype"] not in _DTYPES:
-        raise CheckpointError(
-            f"{path.name} stores {name} as {quoted(str(entry['dtype']), 20)}, a number format this project does not "
-            f"read; get the fp16, bf16, fp32 or fp8 version."
-        )
-    begin, end = map(_whole, entry["data_offsets"])
-    shape = tuple(map(_whole, entry["shape"]))
-    if len(shape) > _MOST_AXES:
-        raise ValueError("it has too many axes")
-    result = Entry(_DTYPES[entry["dtype"]], shape, begin, end)
-    is_empty = len(shape) > 1 and 0 in shape  # notes can be empty lists, but no weight is an empty table
-    is_negative = min((begin, *shape)) < 0
-    if is_empty or is_negative or end - begin != math.prod(shape) * result.dtype.itemsize:
-        raise CheckpointError(f"{path.name} is damaged: the size of {name} contradicts its shape; {_AGAIN}")
-    return result
-
-
-def _whole(number: object) -> int:
-    if type(number) is not int or abs(number) >= 2**63:
-        raise ValueError(f"{number!r} is neither a size nor an offset")
-    return number
-
-
-def _check_extent(path: Path, header: dict[str, Entry], num_bytes: int) -> None:
-    """The tensors must fill the `num_bytes` after the header, one after the other."""
-    position = 0
-    for name, entry in sorted(header.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != position:
-            raise CheckpointError(
-                f"{path.name} is damaged: {name} does not start where the tensor before ends; {_AGAIN}"
+def _damage(path: Path, said: str, entries: Mapping[str, Any], num_bytes: int) -> CheckpointError:
+    if re.search("not fully covered|MetadataIncompleteBuffer", said):  # all else is sound
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if num_bytes < end:
+            return CheckpointError(
+                f"{path.name} is incomplete: {num_bytes:,} of its {end:,} bytes of weights are there; {_AGAIN}"
             )
-        position = entry.end
-    if position > num_bytes:
-        raise CheckpointError(
-            f"{path.name} is incomplete: {num_bytes:,} of its {position:,} bytes of weights are there; {_AGAIN}"
-        )
-    if position < num_bytes:
-        raise CheckpointError(
-            f"{path.name} is damaged: {num_bytes - position:,} bytes follow its last tensor; {_AGAIN}"
-        )
+        return CheckpointError(f"{path.name} is damaged: {num_bytes - end:,} bytes follow its last tensor; {_AGAIN}")
+    for pattern, sentence in _DAMAGE:
+        if re.search(pattern, said):
+            return CheckpointError(f"{path.name} is damaged: {sentence}; {_AGAIN}")
+    return _unreadable(path)
+
+
+def _unreadable(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} is not a safetensors file: its header is not readable; {_AGAIN}")
+
+
+def _check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
+    """Refuse shapes that no weight has: many axes, and empty tables (notes can be empty lists)."""
+    strange = [name for name, shape in shapes.items() if len(shape) > _MOST_AXES or (len(shape) > 1 and 0 in shape)]
+    if strange:
+        raise CheckpointError(f"{path.name} is damaged: no weight has the shape of {strange[0]}; {_AGAIN}")

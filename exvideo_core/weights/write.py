@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,30 +12,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..whole_file import whole_file
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, all of it or nothing, through a temporary file beside it; also if the power fails.
+    """Write a safetensors file, all of it or nothing, also if the power fails.
 
     Raises:
         CheckpointError: the disk refuses.
     """
-    temporary = path.with_name(part_name(path.name, str(os.getpid())))
-    try:
+    contiguous = {name: weight.detach().contiguous() for name, weight in weights.items()}
+    with whole_file(path, CheckpointError) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
-        contiguous = {name: weight.detach().contiguous() for name, weight in weights.items()}
-        save_file(contiguous, temporary, dict(metadata) if metadata else None)
+        try:
+            save_file(contiguous, temporary, dict(metadata) if metadata else None)
+        except SafetensorError as error:
+            raise _os_error(error) from error
         temporary.chmod(0o644)  # safetensors keeps files to their owner
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be written: {error}; check the folder and the free space.") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
-def part_name(name: str, process: str) -> str:
-    """What a file is called while it is written; "*" in place of the process matches those of all."""
-    return f".{name}.{process}.part"
+def _os_error(error: SafetensorError) -> OSError:
+    """The system's error inside that of safetensors: `IoError(Os { code: 28, ... })`."""
+    code = re.search(r"\bcode: (\d+)", str(error))
+    return OSError(int(code[1]), os.strerror(int(code[1]))) if code else OSError(str(error))

@@ -1,4 +1,4 @@
-"""The core's CogVideoX transformer as ComfyUI's MODEL, with the positions that CogVideoX-5B 1.0 was trained with.
+"""CogVideoX's transformer as ComfyUI's MODEL, with the positions that CogVideoX-5B 1.0 was trained with.
 
 Shapes: B clips, C channels, T latent frames, H and W latent height and width, L text tokens, D their channels.
 """
@@ -13,27 +13,27 @@ from typing import Any
 import comfy.conds
 import comfy.latent_formats
 import comfy.model_sampling
-import comfy.utils
 import torch
-from comfy import model_base, model_management, model_patcher, supported_models_base
+from comfy import model_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.estimate import Work, work_of
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
+from ...exvideo_core.families.cogvideox.estimate import count_call
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR
-from ...exvideo_core.weights.assign import sized_by
-from ..comfy_bridge import compat, low_memory, nan_check
-from ..comfy_bridge.compiling import chains_instead
-from ..svd.model import HostAttention, Options, fill, running_with, wrapped
+from ..comfy_bridge import low_memory
+from ..comfy_bridge.model import HostedModel, HostedModelConfig
+from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
 
 # Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
 # that is worked on (counted on the meta device, tests/nodes/test_memory.py: 0.95 GB for 33x60x90 latent cells).
 _LIVE_ELEMENTS = 2.6
 
-_PURE_NOISE = 2.0**14  # a power of 2, so that multiplying by it loses nothing
+_PURE_NOISE = 2.0**14  # a power of 2, so that multiplication is exact
 
 # Latents as the transformer sees them to red, green and blue in [-1, 1], found by eye, not by a fit
 # (kijai's ComfyUI-CogVideoXWrapper, latent_preview.py, rounded).
@@ -61,8 +61,8 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
     """Latents of CogVideoX-5B's VAE; ComfyUI's own format has the scale of the 2B model, and no colours.
 
     Args:
-        rgb_factors: what previews multiply the 16 channels by; None is for the published VAE.
-        rgb_bias: what they add.
+        rgb_factors: [16][3], from latent channels to preview colours; None is for the published VAE.
+        rgb_bias: [3], added to them.
     """
 
     scale_factor = SCALING_FACTOR
@@ -76,11 +76,11 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
 
 
 class CogVideoXSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """Noise levels of the thousand trained timesteps, and none between them.
+    """Noise levels of the thousand trained timesteps, without interpolation between them.
 
-    So the scheduler `normal` is the reference's grid: 999, 979, 958, ... 20, 0 in 50 steps. Timestep 999 is pure noise,
-    which no sigma can say. ComfyUI takes 4519, we 16384: still exact enough in float32, and results are four times
-    nearer to the reference's (1e-4 instead of 4e-4 on random weights).
+    The scheduler `normal` then gives the reference's timesteps: 999, 979, 958, ... 20, 0 in 50 steps. Timestep 999 is
+    pure noise, which has no finite sigma. ComfyUI uses 4519, we use 16384: float32 is still exact enough, and results
+    are four times closer to the reference's (1e-4 instead of 4e-4 on random weights).
     """
 
     def set_sigmas(self, sigmas: Tensor) -> None:
@@ -90,44 +90,17 @@ class CogVideoXSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_
         return super().sigma(timestep.round())
 
 
-class HostedTransformer(CogVideoXTransformer):
-    """The transformer behind the call that ComfyUI makes; its weights have the published names."""
+class HostedTransformer(HostedNetwork, CogVideoXTransformer):
+    """CogVideoX's transformer as ComfyUI's `diffusion_model`."""
 
-    def __init__(
-        self, *, sizes: TransformerConfig, dtype: torch.dtype, device: Any, operations: Any, **described: Any
-    ) -> None:
-        layers = compat.layers(operations, dtype, described["compute_dtype"], device)
-        super().__init__(sizes, layers, HostAttention())
-        self.dtype = dtype
+    title = "CogVideoX"
 
-    def forward(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Options | None = None,
-        **conditions: Any,
-    ) -> Tensor:
-        options = {} if transformer_options is None else transformer_options
-        return wrapped(self, options).execute(x, timesteps, context, control, options, **conditions)
-
-    def _run(
-        self,
-        x: Tensor,
-        timesteps: Tensor,
-        context: Tensor | None = None,
-        control: Any = None,
-        transformer_options: Options | None = None,
-        **_others: Any,
-    ) -> Tensor:
-        if control is not None:
-            raise ExVideoError("ControlNet does not work with CogVideoX. Remove it from this model's conditioning.")
-        options = transformer_options or {}
+    def forward_pass(
+        self, x: Tensor, timesteps: Tensor, context: Tensor | None, options: Options, **_others: Any
+    ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
         text = self._checked(context)
-        compute, given = partial(super().forward, x, timesteps, text), {"the noisy latents": x, "the prompt": text}
-        with running_with(options):
-            return nan_check.computed(self, options, compute, given)
+        compute = partial(CogVideoXTransformer.forward, self, x, timesteps, text)
+        return compute, {"the noisy latents": x, "the prompt": text}
 
     def _checked(self, context: Tensor | None) -> Tensor:
         wanted = self.config.text_dim
@@ -140,33 +113,40 @@ class HostedTransformer(CogVideoXTransformer):
         return context
 
 
-class CogVideoXModel(model_base.BaseModel):
+class CogVideoXModelConfig(HostedModelConfig):
+    """Noise levels, latent format and dtypes."""
+
+    # ComfyUI's "linear" is what diffusers calls scaled_linear
+    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "zsnr": True}
+    latent_format = CogVideoXLatents
+    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # the model card's order
+
+
+class CogVideoXModel(HostedModel):
     """Noise levels and conditioning of CogVideoX-5B 1.0."""
 
-    def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
-        super().__init__(config, model_base.ModelType.V_PREDICTION, device=device, unet_model=HostedTransformer)
-        self.sizes = config.sizes
-        self.model_sampling = CogVideoXSampling(config)
+    config_class, sizes_class, network_class = CogVideoXModelConfig, TransformerConfig, HostedTransformer
+    prediction = model_base.ModelType.V_PREDICTION
 
-    def _apply_model(self, *args: Any, **conditions: Any) -> Tensor:
-        with chains_instead(self):
-            return super()._apply_model(*args, **conditions)
+    def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
+        super().__init__(config, device)
+        self.model_sampling = CogVideoXSampling(config)
 
     def extra_conds(self, **conditions: Any) -> dict[str, Any]:
         check_latents(self.sizes, conditions["noise"])
         text = conditions.get("cross_attn")
         return {} if text is None else {"c_crossattn": comfy.conds.CONDCrossAttn(text)}
 
-    def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
-        """Bytes of activations, for ComfyUI to decide how much it keeps loaded and whether both passes go together."""
-        return self.activation_bytes(input_shape)
-
     def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """The same of a run with these `transformer_options`."""
+        """Peak bytes of activations."""
         cells = shape[-3] * shape[-2] * shape[-1]
         tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
         live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
         return live + low_memory.chunk_bytes(options)
+
+    def call_work(self, shape: Sequence[int]) -> Work:
+        """Work of one call of the transformer."""
+        return work_of(count_call(self.sizes, tuple(shape[-3:]), self.get_dtype_inference())) * shape[0]
 
     def state_dict_for_saving(
         self,
@@ -175,20 +155,20 @@ class CogVideoXModel(model_base.BaseModel):
         vae_state_dict: Any = None,
         clip_vision_state_dict: Any = None,
     ) -> dict[str, Tensor]:
-        """What ModelSave writes: the names of the published file."""
+        """Weights for ModelSave, under the names of the published file."""
         if any(part is not None for part in (clip_state_dict, vae_state_dict, clip_vision_state_dict)):
             raise ExVideoError(
-                "CogVideoX is kept in three files, and nothing reads it from one. Save the model with ModelSave "
+                "CogVideoX consists of three files, and nothing reads it from one. Save the model with ModelSave "
                 "instead of CheckpointSave; text encoder and VAE have not changed."
             )
         return dict(unet_state_dict)
 
 
 def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
-    """Refuse latents that this transformer cannot denoise."""
+    """Raise ExVideoError or ClipError for latents that this transformer cannot denoise."""
     if sizes.in_channels != sizes.out_channels:
         raise ExVideoError(
-            "this is an image-to-video transformer, which needs a picture beside the noise; ExVideo makes videos from "
+            "this is an image-to-video transformer, which needs an image beside the noise; ExVideo makes videos from "
             "text. Load the transformer of THUDM/CogVideoX-5b."
         )
     if latents.ndim != 5 or latents.shape[1] != sizes.out_channels:
@@ -198,51 +178,3 @@ def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
         )
     height, width = (GEOMETRY.spatial_factor * side for side in latents.shape[-2:])
     GEOMETRY.check_size(width, height)
-
-
-class CogVideoXModelConfig(supported_models_base.BASE):
-    """What ComfyUI asks a model's config for."""
-
-    # ComfyUI's "linear" is what diffusers calls scaled_linear
-    sampling_settings = {"beta_schedule": "linear", "linear_start": 0.00085, "linear_end": 0.012, "zsnr": True}
-    latent_format = CogVideoXLatents
-    supported_inference_dtypes = [torch.bfloat16, torch.float16, torch.float32]  # the model card's order
-
-    def __init__(self, sizes: TransformerConfig, dtype: torch.dtype, manual_cast_dtype: torch.dtype | None) -> None:
-        super().__init__({"sizes": sizes, "compute_dtype": manual_cast_dtype or dtype})
-        self.sizes = sizes
-        self.set_inference_dtype(dtype, manual_cast_dtype)
-
-
-def make_model(
-    weights: Mapping[str, Tensor],
-    source: str,
-    dtype: torch.dtype | None = None,
-    *,
-    latents: CogVideoXLatents | None = None,
-    disable_dynamic: bool = False,
-) -> model_patcher.ModelPatcher:
-    """ComfyUI's MODEL around the transformer's weights.
-
-    Args:
-        weights: in the published names, and in their own number formats.
-        source: the file, for messages.
-        dtype: of the weights; None lets ComfyUI choose by device and file.
-        latents: how latents are scaled and previewed.
-        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
-    """
-    device = model_management.get_torch_device()
-    supported = CogVideoXModelConfig.supported_inference_dtypes
-    if dtype is None:
-        count = sum(weight.numel() for weight in weights.values())
-        stored = comfy.utils.weight_dtype(weights)
-        dtype = model_management.unet_dtype(model_params=count, supported_dtypes=supported, weight_dtype=stored)
-    manual_cast = model_management.unet_manual_cast(dtype, device, supported)
-    sizes = TransformerConfig.from_shapes({name: tuple(weight.shape) for name, weight in weights.items()})
-    with sized_by(source):
-        model = CogVideoXModel(CogVideoXModelConfig(sizes, dtype, manual_cast), device="meta")
-    model.latent_format = latents or CogVideoXLatents()
-    patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-    patcher = patcher_class(model, load_device=device, offload_device=model_management.unet_offload_device())
-    fill(model.diffusion_model, weights, source, is_dynamic=patcher.is_dynamic())
-    return patcher

@@ -10,15 +10,17 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
-from .. import files, host
-from ..svd.loading import WEIGHT_TYPES
+from .. import host
+from ..comfy_bridge.file_lists import check
+from ..comfy_bridge.loading import WEIGHT_TYPES
 from . import latent
 from . import lora as lora_patches
+from .files import LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES
 from .loading import load_cogvideox
 
 
 class ExVideoCogVideoXLoader(io.ComfyNode):
-    """Files to MODEL, CLIP and VAE."""
+    """Loads MODEL, CLIP and VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -40,21 +42,18 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
                 "加载CogVideoX",
             ],
             inputs=[
-                files.combo(
+                TRANSFORMERS.combo(
                     "transformer",
-                    host.TRANSFORMERS_FOLDER,
                     tooltip="Transformer of THUDM/CogVideoX-5b, in models/diffusion_models: one file, or the first of "
                     "its shards beside the others (11 GB). A diffusers folder goes to models/diffusers.",
                 ),
-                files.combo(
+                TEXT_ENCODERS.combo(
                     "text_encoder",
-                    host.TEXT_ENCODERS_FOLDER,
                     tooltip="T5 XXL, which reads the prompt, in models/text_encoders: that of THUDM/CogVideoX-5b, or "
                     "t5xxl_fp16.safetensors (9.8 GB), which FLUX and SD3 use too.",
                 ),
-                files.combo(
+                VAES.combo(
                     "vae",
-                    host.VAE_FOLDER,
                     tooltip="VAE of THUDM/CogVideoX-5b, in models/vae (0.4 GB): turns latents into frames.",
                 ),
                 io.Combo.Input(
@@ -66,9 +65,9 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="To Apply ExVideo LoRA for 129 frames; as it is for 49."),
-                io.Clip.Output(tooltip="To two CLIP Text Encode nodes: the prompt, and what to keep away from."),
-                io.Vae.Output(tooltip="To VAE Decode; to ExVideo CogVideoX Latent when there is a clip to vary."),
+                io.Model.Output(tooltip="To Apply ExVideo LoRA for 129 frames; without a LoRA for 49."),
+                io.Clip.Output(tooltip="To two CLIP Text Encode nodes: the prompt and the negative prompt."),
+                io.Vae.Output(tooltip="To VAE Decode; to ExVideo CogVideoX Latent if there is an init_video."),
             ],
         )
 
@@ -76,10 +75,10 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
     def validate_inputs(
         cls, transformer: str | None = None, text_encoder: str | None = None, vae: str | None = None
     ) -> bool | str:
-        return files.check(
-            transformer=(host.TRANSFORMERS_FOLDER, transformer),
-            text_encoder=(host.TEXT_ENCODERS_FOLDER, text_encoder),
-            vae=(host.VAE_FOLDER, vae),
+        return check(
+            transformer=(TRANSFORMERS, transformer),
+            text_encoder=(TEXT_ENCODERS, text_encoder),
+            vae=(VAES, vae),
         )
 
     @classmethod
@@ -93,14 +92,14 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
     @staticmethod
     def _files(transformer: str, text_encoder: str, vae: str) -> tuple[Path, Path, Path]:
         return (
-            host.find_file(host.TRANSFORMERS_FOLDER, transformer),
-            host.find_file(host.TEXT_ENCODERS_FOLDER, text_encoder),
-            host.find_file(host.VAE_FOLDER, vae),
+            TRANSFORMERS.find(transformer),
+            TEXT_ENCODERS.find(text_encoder),
+            VAES.find(vae),
         )
 
 
 class ExVideoCogVideoXLatent(io.ComfyNode):
-    """Size and length of a clip to the latents to start from."""
+    """Makes the latents to start from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -143,7 +142,7 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
                     max=4097,
                     step=8,
                     tooltip="Length of the clip, a multiple of 8 plus 1: 129 with ExVideo's LoRA (16 seconds at 8 a "
-                    "second), 49 without. Fewer are quicker.",
+                    "second), 49 without. Fewer are faster.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -153,11 +152,11 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
                 io.Image.Input(
                     "init_video",
                     optional=True,
-                    tooltip="Clip to vary, of at least so many frames; resized and cut to width x height. Set denoise "
-                    "in the sampler below 1: lower stays closer to it.",
+                    tooltip="Clip to vary, of at least so many frames; resized and cropped to width x height. Set "
+                    "denoise in the sampler below 1: lower stays closer to it.",
                 ),
             ],
-            outputs=[io.Latent.Output(tooltip="What a sampler starts from: size and length, or the clip to vary.")],
+            outputs=[io.Latent.Output(tooltip="Latents to start from: of this size, empty or of init_video.")],
         )
 
     @classmethod
@@ -178,7 +177,7 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
 
 
 class ExVideoLoRAApply(io.ComfyNode):
-    """A MODEL with a LoRA, and what of it was applied."""
+    """Applies a LoRA to a MODEL, and reports what was applied."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -186,14 +185,13 @@ class ExVideoLoRAApply(io.ComfyNode):
             node_id="ExVideoLoRAApply",
             display_name="Apply ExVideo LoRA",
             category="ExVideo/loaders",
-            description="Extends CogVideoX-5B to 129 frames. Takes LoRAs of CogVideoX in every naming, and says what "
-            "was applied; one that does not fit is an error.",
+            description="Extends CogVideoX-5B to 129 frames. Takes LoRAs of CogVideoX with any key names, and reports "
+            "what was applied; one that does not fit is an error.",
             search_aliases=["lora", "load lora", "cogvideox lora", "129 frames", "exvideo lora", "加载LoRA", "长视频"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ExVideo CogVideoX, or another LoRA node."),
-                files.combo(
+                LORAS.combo(
                     "lora",
-                    host.LORAS_FOLDER,
                     tooltip="ExVideo-CogVideoX-LoRA-129f-v1.safetensors, in models/loras; or any other LoRA of "
                     "CogVideoX-5B, one node after the other.",
                 ),
@@ -203,13 +201,13 @@ class ExVideoLoRAApply(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Factor on the LoRA. ExVideo's was made for 1; 0 is without it. Lower weakens the style of "
-                    "other LoRAs, negative turns it round.",
+                    tooltip="Factor on the LoRA. ExVideo's was made for 1; 0 is off. Lower weakens the style of other "
+                    "LoRAs, negative inverts it.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                io.Model.Output(tooltip="The model with the LoRA; what came in stays as it was."),
+                io.Model.Output(tooltip="The model with the LoRA; the input model is not changed."),
                 io.String.Output(
                     display_name="report", tooltip="How many tensors of the file were applied, and where."
                 ),
@@ -218,14 +216,14 @@ class ExVideoLoRAApply(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        return files.check(lora=(host.LORAS_FOLDER, lora))
+        return check(lora=(LORAS, lora))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_others: object) -> str:
-        return host.fingerprint(host.find_file(host.LORAS_FOLDER, lora))
+        return host.fingerprint(LORAS.find(lora))
 
     @classmethod
     def execute(cls, model: ModelPatcher, lora: str, strength: float) -> io.NodeOutput:
-        patched, report = lora_patches.apply(model, host.find_file(host.LORAS_FOLDER, lora), strength)
+        patched, report = lora_patches.apply(model, LORAS.find(lora), strength)
         host.show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, report)

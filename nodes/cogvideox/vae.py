@@ -1,4 +1,4 @@
-"""The core's CogVideoX autoencoder as ComfyUI's VAE: two latent frames at a time, whatever memory is free.
+"""CogVideoX's autoencoder as ComfyUI's VAE: two latent frames at a time, whatever memory is free.
 
 Shapes: T latent frames, F frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
 """
@@ -19,7 +19,7 @@ from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_t
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
-from ..svd.vae import CoreVAE, Placed, decoding, encoding
+from ..comfy_bridge.vae import CoreVAE, Placed, decoding
 
 # Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
 # tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.
@@ -28,14 +28,14 @@ _LIVE_ENCODING = 40
 
 
 class HostedVAE(Placed, CogVideoXVAE):
-    """CogVideoX's."""
+    """CogVideoX's autoencoder on the device that ComfyUI chooses."""
 
 
 class CogVAE(CoreVAE):
-    """ComfyUI's VAE object with our decoding, which VAEDecode, VAEDecodeTiled, VAEEncode and their like call.
+    """ComfyUI's VAE object with the core's decoding, called by VAEDecode, VAEDecodeTiled, VAEEncode and the like.
 
-    In time it is always cut as the model is defined (ComfyUI would cut it by its own tiles and change the pictures);
-    in height and width only where VAEDecodeTiled asks, or where memory ends.
+    Along time the clip is always split as the model defines it (ComfyUI's own tiles would change the frames); along
+    height and width only where VAEDecodeTiled asks, or when out of memory.
     """
 
     def describe(self) -> None:
@@ -54,7 +54,7 @@ class CogVAE(CoreVAE):
 
     @decoding
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
+        """Raw latents [B, 16, T, h, w] to frames [B, F, H, W, 3] in [0, 1]; in tiles when out of memory."""
         _check(samples_in, self.latent_channels)
         side = max(samples_in.shape[-2:])
         return retry_with_smaller_tiles(lambda tile: self._decode(samples_in, tile or side), side)
@@ -63,7 +63,7 @@ class CogVAE(CoreVAE):
     def decode_tiled(
         self, samples: Tensor, tile_x: int | None = None, tile_y: int | None = None, *_overlaps: Any, **_tiles: Any
     ) -> Tensor:
-        """The same in overlapping tiles of so many latent cells, in height and width only."""
+        """Decode in overlapping tiles of so many latent cells, along height and width only."""
         _check(samples, self.latent_channels)
         side = min(max(tile_x or 0, tile_y or 0, SMALLEST_TILE), max(samples.shape[-2:]))
         return retry_with_smaller_tiles(lambda smaller: self._decode(samples, smaller or side), side)
@@ -78,18 +78,9 @@ class CogVAE(CoreVAE):
             clips.append(pixels_to_frames(video_CFHW.transpose(0, 1)))
         return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
 
-    @encoding
-    def encode(self, pixel_samples: Tensor) -> Tensor:
-        """Frames [F, H, W, 3] in [0, 1] to raw latents [1, 16, T, h, w]; sides are cut to multiples of 8 pixels."""
-        frames = self.vae_encode_crop_pixels(pixel_samples)
-        self._load(self._encode_memory(frames.shape[1:3], self.vae_dtype))
-        video_BCFHW = frames.movedim(-1, 0)[None].float() * 2 - 1
-        latents_BCTHW = self.first_stage_model.encode(video_BCFHW, host.progress(1))
-        return latents_BCTHW.to(self.output_device, compat.intermediate_dtype())
-
-    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
-        """The same as `encode`, which takes eight frames at a time."""
-        return self.encode(pixel_samples)
+    def _encode(self, video_TCHW: Tensor) -> Tensor:
+        latents_BCTHW: Tensor = self.first_stage_model.encode(video_TCHW.movedim(1, 0)[None], host.progress(1))
+        return latents_BCTHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         return self._live(shape[-2] * shape[-1] * SPATIAL_FACTOR * SPATIAL_FACTOR * _LIVE_DECODING, dtype)

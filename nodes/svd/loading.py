@@ -1,9 +1,7 @@
-"""From files to ComfyUI's MODEL, CLIP_VISION and VAE."""
+"""From SVD's files to ComfyUI's MODEL, CLIP_VISION and VAE."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,22 +9,16 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...exvideo_core.estimate import svd_line
+from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
-from ...exvideo_core.weights.detect import Kind, identify
-from ...exvideo_core.weights.preview_colours import read_colours
+from ...exvideo_core.families.svd.estimate import ESTIMATES
+from ...exvideo_core.weights.assign import shapes_of
+from ...exvideo_core.weights.detect import identify
 from ...exvideo_core.weights.safetensors_files import open_weights
+from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip_vision import make_clip_vision
-from .model import SVDLatents, make_model
+from .model import SVDLatents, SVDModel
 from .vae import SVDVAE
-
-WEIGHT_TYPES = {
-    "default": None,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp8_e4m3fn": torch.float8_e4m3fn,
-}
 
 
 def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None) -> tuple[ModelPatcher, Any, Any]:
@@ -36,50 +28,18 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
         CheckpointError: a file is damaged, in the wrong slot, or the two do not belong together.
     """
     weights = read_weights(checkpoint, extension)
-    model = make_model(weights, dtype, latents=preview_colours(checkpoint))
-    log_estimate(svd_line, model, lambda *size: [size[0], 4, *size[1:]])
-    # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them here
-    model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
+    model = _make_model(weights, checkpoint, extension, dtype)
+    log_estimate(ESTIMATES, model)
     if not weights.vae:
         return model, None, None
-    vae = _make_vae(weights)
-    vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
-    return model, make_clip_vision(weights), vae
-
-
-def preview_colours(checkpoint: Path) -> SVDLatents:
-    """How latents are previewed: as the file says, else as those of the published VAE."""
-    colours = read_colours(checkpoint, SVDLatents.latent_channels)
-    return SVDLatents() if colours is None else SVDLatents(colours.factors, colours.bias)
-
-
-def log_estimate(line: Callable[..., str], patcher: ModelPatcher, shape: Callable[[int, int, int], list[int]]) -> None:
-    """Say in the log what the clip that most people make will take.
-
-    Args:
-        line: says it, such as `svd_line`.
-        patcher: the model.
-        shape: of its latents, from frames, height and width.
-    """
-    network = patcher.model
-    try:
-        text = line(
-            network.sizes,
-            network.get_dtype_inference(),
-            patcher.load_device,
-            weights=patcher.model_size(),
-            activations=lambda *size: network.memory_required(shape(*size)),
-        )
-    except RuntimeError as error:  # the device has no room to be measured, or not the kernels
-        text = f"no estimate of time and memory ({error})"
-    logging.info("ExVideo: %s", text)
+    return model, make_clip_vision(weights), _make_vae(weights, checkpoint)
 
 
 def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
-    """As the core's `read_svd`, and of `ModelSave`'s files, which hold only the UNet."""
+    """Weights of a complete checkpoint (the core's `read_svd`), or of a UNet alone, as `ModelSave` writes it."""
     file = None if checkpoint.is_dir() else open_weights(checkpoint)
     found = None if file is None else identify(file.shapes)
-    if file is None or found is None or (found.kind, found.naming) != (Kind.SVD_UNET, "sgm"):
+    if file is None or found is None or (found.kind, found.naming) != (detect.UNET, "sgm"):
         return read_svd(checkpoint, extension)
     unet = {name.removeprefix(UNET): file[name] for name in file}
     table = unet.get("middle_block.1.extension.positions.weight")
@@ -95,22 +55,38 @@ def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
 
 def _extended(weights: SVDWeights, extension: Path) -> SVDWeights:
     base = {name: weight for name, weight in weights.unet.items() if ".extension." not in name}
-    new = read_extension(extension, {name: tuple(weight.shape) for name, weight in base.items()})
+    new = read_extension(extension, shapes_of(base))
     return replace(weights, unet=base | new, sources=(*weights.sources, extension.name))
+
+
+# Dynamic VRAM and several GPUs need fresh copies of a model: ComfyUI calls what `cached_patcher_init` names.
+
+
+def _make_model(
+    weights: SVDWeights,
+    checkpoint: Path,
+    extension: Path | None,
+    dtype: torch.dtype | None,
+    disable_dynamic: bool = False,
+) -> ModelPatcher:
+    latents = preview_latents(SVDLatents, checkpoint)
+    source = " + ".join(weights.sources)
+    model = make_model(SVDModel, weights.unet, source, dtype, latents=latents, disable_dynamic=disable_dynamic)
+    model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
+    return model
 
 
 def _reload_model(
     checkpoint: Path, extension: Path | None, dtype: torch.dtype | None, disable_dynamic: bool = False
 ) -> ModelPatcher:
-    weights = read_weights(checkpoint, extension)
-    model = make_model(weights, dtype, latents=preview_colours(checkpoint), disable_dynamic=disable_dynamic)
-    model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))
-    return model
+    return _make_model(read_weights(checkpoint, extension), checkpoint, extension, dtype, disable_dynamic)
+
+
+def _make_vae(weights: SVDWeights, checkpoint: Path, disable_dynamic: bool = False) -> SVDVAE:
+    vae = SVDVAE(weights.vae, " + ".join(weights.sources), disable_dynamic=disable_dynamic)
+    vae.patcher.cached_patcher_init = (_reload_vae, (checkpoint,))
+    return vae
 
 
 def _reload_vae(checkpoint: Path, disable_dynamic: bool = False) -> ModelPatcher:
-    return _make_vae(read_weights(checkpoint, None), disable_dynamic=disable_dynamic).patcher
-
-
-def _make_vae(weights: SVDWeights, *, disable_dynamic: bool = False) -> SVDVAE:
-    return SVDVAE(weights.vae, " + ".join(weights.sources), disable_dynamic=disable_dynamic)
+    return _make_vae(read_weights(checkpoint, None), checkpoint, disable_dynamic).patcher

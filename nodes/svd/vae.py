@@ -1,113 +1,41 @@
-"""The core's autoencoder as ComfyUI's VAE: any decoding node gets the same frames, whatever memory is free.
+"""SVD's autoencoder as ComfyUI's VAE: any decoding node gets the same frames, whatever memory is free.
 
 Shapes: T frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import comfy.ops
-import comfy.sd
 import torch
-from comfy import model_management, model_patcher
 from torch import Tensor
 
 from ...exvideo_core.families.svd.config import Shapes, VAEConfig
-from ...exvideo_core.families.svd.vae import LARGEST_TILE, SPATIAL_FACTOR, VAE
+from ...exvideo_core.families.svd.vae import FRAMES_AT_ONCE, LARGEST_TILE, SPATIAL_FACTOR, VAE
 from ...exvideo_core.nn.layers import Ops
-from ...exvideo_core.nn.out_of_memory import explained, retry_with_smaller_tiles
+from ...exvideo_core.nn.out_of_memory import retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
-from ...exvideo_core.weights.assign import sized_by
 from .. import host
 from ..comfy_bridge import compat
-from .model import fill
+from ..comfy_bridge.vae import CoreVAE, Placed, decoding
 
 # Counted on the meta device (tests/nodes/test_memory.py: 1.2 GB in 16 bits for 8 frames of 512x512 pixels, 3.5 GB of
 # 1024x1024): a map is one frame on the finest level.
 _BESIDE_WINDOW = 1.5  # maps
 _KEPT_CHUNKS = 4  # of a second window; what is more is computed again
 _ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
-_WINDOW = 8  # frames that are decoded at once
-
-decoding = explained(
-    "the clip was decoded, even in small tiles",
-    "Nothing is lost: ComfyUI keeps the latents. End what else uses the card and queue again, or start ComfyUI with "
-    "--cpu-vae.",
-)
-encoding = explained("pictures were encoded, even in small pieces", "Lower width and height.")
-
-
-class Placed:
-    """An autoencoder where the host says; with offloading, the place of a weight says nothing."""
-
-    device = torch.device("cpu")
-    dtype = torch.float32
-
-    def to_network(self, x: Tensor) -> Tensor:
-        return x.to(self.device, self.dtype)
 
 
 class HostedVAE(Placed, VAE):
-    """SVD's."""
-
-
-class CoreVAE(comfy.sd.VAE, ABC):
-    """ComfyUI's VAE object around an autoencoder of the core; subclasses say which, how it decodes and encodes.
-
-    Args:
-        weights: in the names of the autoencoder.
-        source: the file, for messages.
-        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
-    """
-
-    def __init__(self, weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bool = False) -> None:
-        with compat.without_warning("WARNING: No VAE weights detected"):
-            super().__init__(sd={})  # every attribute of this ComfyUI version, at its default
-        self.describe()
-        self.device = model_management.vae_device()
-        self.vae_dtype = model_management.vae_dtype(self.device, self.working_dtypes)
-        self.output_device = model_management.intermediate_device()
-        self.memory_used_decode = self._decode_memory
-        self.memory_used_encode = self._encode_memory
-        layers = compat.layers(comfy.ops.disable_weight_init, self.vae_dtype, self.vae_dtype, "meta")
-        with sized_by(source):
-            network = self.build(weights, {name: tuple(weight.shape) for name, weight in weights.items()}, layers)
-        model_management.archive_model_dtypes(network)
-        network.dtype = self.vae_dtype
-        self.first_stage_model = network
-        patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
-        offload_device = model_management.vae_offload_device()
-        self.patcher = patcher_class(network, load_device=self.device, offload_device=offload_device)
-        fill(network, weights, source, is_dynamic=self.patcher.is_dynamic())
-
-    def describe(self) -> None:
-        """Set what ComfyUI asks a VAE for, where that is not what it takes a picture's VAE for."""
-
-    @abstractmethod
-    def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> Any:
-        """The empty network."""
-
-    @abstractmethod
-    def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        """Bytes of activations, by the shape of the latents."""
-
-    @abstractmethod
-    def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        """Bytes of activations, by the shape of the pixels."""
-
-    def _load(self, memory: float) -> None:
-        model_management.load_models_gpu([self.patcher], memory_required=memory)
-        self.first_stage_model.device = self.device
+    """SVD's autoencoder on the device that ComfyUI chooses."""
 
 
 class SVDVAE(CoreVAE):
-    """ComfyUI's VAE object with our decoding: windows of 8 frames, blended.
+    """ComfyUI's VAE object with the core's decoding: overlapping windows of 8 frames, blended.
 
-    ComfyUI would cut the clip by the memory that is free, without overlap, and in small memory frame by frame.
-    Tile sizes that nodes ask for are not needed: memory is bounded by the windows.
+    ComfyUI would cut the clip by free memory, without overlap, and with little memory frame by frame. Tile sizes that
+    nodes ask for are ignored: the windows bound memory.
     """
 
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> HostedVAE:
@@ -115,7 +43,7 @@ class SVDVAE(CoreVAE):
 
     @decoding
     def decode(self, samples_in: Tensor, vae_options: Any = None) -> Tensor:
-        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles if memory ends otherwise."""
+        """Raw latents [T, 4, h, w] to frames [T, H, W, 3] in [0, 1]; in tiles when out of memory."""
         latents_TCHW = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
         return retry_with_smaller_tiles(lambda tile: self._decode(latents_TCHW, tile), side)
@@ -127,25 +55,16 @@ class SVDVAE(CoreVAE):
         return pixels_to_frames(video_TCHW).to(self.output_device, compat.intermediate_dtype())
 
     def decode_tiled(self, samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
-        """The same as `decode`."""
+        """Decode as `decode` does."""
         return self.decode(samples)
 
-    @encoding
-    def encode(self, pixel_samples: Tensor) -> Tensor:
-        """Frames [T, H, W, 3] in [0, 1] to raw latents [T, 4, h, w]; sides are cut to multiples of 8 pixels."""
-        frames = self.vae_encode_crop_pixels(pixel_samples)
-        self._load(self._encode_memory((1, 3, *frames.shape[1:3]), self.vae_dtype))
-        video_TCHW = frames.movedim(-1, 1).float() * 2 - 1
-        latents_TCHW = self.first_stage_model.encode(video_TCHW, host.progress(1))
-        return latents_TCHW.to(self.output_device, compat.intermediate_dtype())
-
-    def encode_tiled(self, pixel_samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
-        """The same as `encode`, which takes one frame at a time."""
-        return self.encode(pixel_samples)
+    def _encode(self, video_TCHW: Tensor) -> Tensor:
+        latents_TCHW: Tensor = self.first_stage_model.encode(video_TCHW, host.progress(1))
+        return latents_TCHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * SPATIAL_FACTOR * SPATIAL_FACTOR, dtype)
-        piece, window = self.first_stage_model.chunk_bytes, _WINDOW * frame
+        piece, window = self.first_stage_model.chunk_bytes, FRAMES_AT_ONCE * frame
         return window + _BESIDE_WINDOW * frame + min(window, _KEPT_CHUNKS * piece) + piece
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:

@@ -65,20 +65,9 @@ def _cog_parts() -> Any:
 def svd_run() -> Run:
     """Of a UNet with two levels, for two frames."""
     _, clip_vision, vae = _svd_parts()
-    weights = type(_weights())(
-        unet=narrow_svd.build_unet(TWO_LEVELS, 8).state_dict(),
-        vae={},
-        image_encoder={},
-        extension_frames=8,
-        sources=("narrow",),
-    )
-    model = pack().svd.model.make_model(weights, torch.float32)
+    weights = narrow_svd.build_unet(TWO_LEVELS, 8).state_dict()
+    model = pack().comfy_bridge.loading.make_model(pack().svd.model.SVDModel, weights, "narrow", torch.float32)
     return Run(pack(), model, clip_vision, vae, frames=2)
-
-
-def _weights() -> Any:
-    files = save_narrow_files(Path(FOLDER.name))
-    return pack().svd.loading.read_weights(files[0], None)
 
 
 def svd_sampling() -> Subject:

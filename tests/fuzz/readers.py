@@ -16,9 +16,10 @@ import torch
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import ExVideoError
 from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.svd.training_config import SVDTraining
-from exvideo_core.hub.catalog import COGVIDEOX_VAE, SOURCES
+from exvideo_core.hub.catalog import SOURCES
 from exvideo_core.hub.sources import announce
 from exvideo_core.hub.web import PassingError, StatusError
 from exvideo_core.lora import merge, read_lora, remove_loras

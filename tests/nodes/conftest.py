@@ -5,6 +5,7 @@ source tree to use instead of the newest one.
 """
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import os
@@ -20,13 +21,13 @@ import torch
 from hub_server import running_hub
 from in_comfyui import CogRun, Run, save_cogvideox_files, save_narrow_files, save_random_lora
 
-from exvideo_core.hub.catalog import FILES
+from exvideo_core.hub import catalog
 from host.comfyui_trees import NEWEST
 from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "files", "download", "sampler", "speed", "video")
+PARTS = ("families", "host", "files", "download", "sampler", "speed", "video")
 FOLDERS = ("svd", "cogvideox", "comfy_bridge")
 
 
@@ -115,6 +116,20 @@ def cog(pack, cog_loaded):
     return CogRun(pack, *cog_loaded)
 
 
+@pytest.fixture(scope="session")
+def in_float64(pack, files, cog_files):
+    """A run like the given one, whose network computes in float64."""
+    svd = pack.svd.loading.load_svd(*files, torch.float64)[0]
+    cogvideox = pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float64)[0]
+
+    def twin(run):
+        double = copy.copy(run)
+        double.model = cogvideox if isinstance(run, CogRun) else svd
+        return double
+
+    return twin
+
+
 # published files
 
 
@@ -122,7 +137,9 @@ def cog(pack, cog_loaded):
 def hub(comfyui, request):
     """Hugging Face on this machine; each file's content is the test module's CONTENT."""
     with running_hub(comfyui.hub_port) as hub:
-        hub.files = {f"{file.repositories['huggingface']}/{file.path}": request.module.CONTENT for file in FILES}
+        hub.files = {
+            f"{file.repositories['huggingface']}/{file.path}": request.module.CONTENT for file in catalog.files()
+        }
         yield hub
 
 
@@ -132,11 +149,11 @@ def models(comfyui):
     folder = comfyui.base / "models"
     kept = comfyui.base / "kept"
     kept.mkdir()
-    there = [path for file in FILES for name in file.names if (path := folder / file.folder / name).exists()]
+    there = [path for file in catalog.files() for name in file.names if (path := folder / file.folder / name).exists()]
     for path in there:
         shutil.move(path, kept / f"{path.parent.name}-{path.name}")
     yield folder
-    for file in FILES:
+    for file in catalog.files():
         for path in (folder / file.folder).glob(f"{file.name}*"):
             path.unlink()
     for path in there:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from in_comfyui import relative
+from in_comfyui import finished, relative, sampled
 
 from exvideo_core import load_svd
 
@@ -46,11 +46,11 @@ def test_graph_equals_the_python_interface(run, files):
     core = load_svd(*files, dtype=torch.float32, device="cpu")
     wanted = core(run.image[0], num_frames=6, height=128, width=128, num_inference_steps=3, seed=3)
 
-    latent = run.pack.comfy_bridge.sampling.finish(run.model, {"samples": run.sample()}, None, 0)
+    latents = finished(run.pack, run.model, run.sample())
 
-    scaled = run.model.model.process_latent_in(latent["samples"])
+    scaled = run.model.model.process_latent_in(latents)
     assert relative(scaled, wanted.latents) <= 1e-4
-    assert (run.vae.decode(latent["samples"]) - wanted.frames).abs().max() <= 1e-4
+    assert (run.vae.decode(latents) - wanted.frames).abs().max() <= 1e-4
 
 
 def test_second_pass_equals_the_python_interface(run, files):
@@ -71,10 +71,9 @@ def test_second_pass_equals_the_python_interface(run, files):
     )
 
     start = run.pack.svd.conditioning.start_latents(run.vae, run.size, init_video=clip, encode_scale=0.13025)
-    latent = {"samples": run.sample(latent=start, denoise=0.5, guidance=(1.0, 3.0))}
-    latent = run.pack.comfy_bridge.sampling.finish(run.model, latent, None, 0)
+    latents = finished(run.pack, run.model, run.sample(latent=start, denoise=0.5, guidance=(1.0, 3.0)))
 
-    assert relative(run.model.model.process_latent_in(latent["samples"]), wanted.latents) <= 1e-4
+    assert relative(run.model.model.process_latent_in(latents), wanted.latents) <= 1e-4
 
 
 def test_other_frames_of_keyframed_clips_equal_the_python_interface(run, files):
@@ -136,10 +135,9 @@ def test_videos_too_short_to_start_from_are_refused(run, pack):
 def test_clip_goes_on_from_the_latents_of_another(run, pack):
     before = run.sample(steps=2)
 
-    positive, latent = pack.svd.conditioning.go_on(run.positive, run.latent, before, 2)
-    result = run.pack.comfy_bridge.sampling.sample(
-        run.model, positive, run.negative, latent, seed=4, steps=2, guidance=(2.0, 2.0), denoise=1.0
-    )["samples"]
+    positive, latent = pack.svd.conditioning.continue_clip(run.positive, run.latent, before, 2)
+    changed = {"positive": positive, "latent": latent}
+    result = sampled(run, seed=4, changed=changed, steps=2, guidance=(2.0, 2.0), denoise=1.0)
 
     assert torch.equal(positive[0][1]["concat_latent_image"], before[-2:-1])
     assert relative(result[:2], before[-2:]) <= 1e-5
@@ -152,7 +150,7 @@ def test_keyframes_stay_in_a_clip_that_goes_on(run, pack):
     keyframe = {5: torch.rand(128, 128, 3)}
     latent = pack.svd.conditioning.start_latents(run.vae, run.size, keyframes=keyframe)
 
-    _, latent = pack.svd.conditioning.go_on(run.positive, latent, torch.ones(6, 4, 16, 16), 1)
+    _, latent = pack.svd.conditioning.continue_clip(run.positive, latent, torch.ones(6, 4, 16, 16), 1)
 
     assert latent["noise_mask"][:, 0, 0, 0].tolist() == [0, 1, 1, 1, 1, 0]
 
@@ -168,7 +166,7 @@ def test_keyframes_stay_in_a_clip_that_goes_on(run, pack):
 )
 def test_clips_that_cannot_be_continued_are_refused(run, pack, shape, shared, message):
     with pytest.raises(pack.errors.ClipError, match=message):
-        pack.svd.conditioning.go_on(run.positive, run.latent, torch.zeros(shape), shared)
+        pack.svd.conditioning.continue_clip(run.positive, run.latent, torch.zeros(shape), shared)
 
 
 def test_clips_are_joined_without_the_frames_they_share(pack):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from in_comfyui import SVD_WORKFLOW, VIDEO_FRAMES, WORKFLOWS, place_files, small
 
-from exvideo_core.hub.catalog import EXVIDEO_SVD
+from exvideo_core.families.svd.files import EXVIDEO_SVD
 from exvideo_core.video import probe, read_video
 from exvideo_core.video.tags_and_sound import read_tags
 from exvideo_core.weights.safetensors_files import open_weights

@@ -129,7 +129,7 @@ def test_bare_parameters_follow_the_model(run):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("fp8_e4m3fn", 0.6), ("default", 0.1)])
 def test_weight_types(run, pack, files, name, tolerance):
-    dtype = pack.svd.loading.WEIGHT_TYPES[name]
+    dtype = pack.comfy_bridge.loading.WEIGHT_TYPES[name]
     model, *_ = pack.svd.loading.load_svd(*files, dtype)
 
     assert relative(run.sample(model), run.sample()) <= tolerance
@@ -144,7 +144,9 @@ def test_layers_made_for_dynamic_memory_load_the_same(run, pack, files, monkeypa
     import comfy.memory_management
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True, raising=False)
-    model = pack.svd.model.make_model(pack.svd.loading.read_weights(*files), torch.float16)
+    model = pack.comfy_bridge.loading.make_model(
+        pack.svd.model.SVDModel, pack.svd.loading.read_weights(*files).unet, "narrow", torch.float16
+    )
     vae = pack.svd.vae.SVDVAE(pack.svd.loading.read_weights(*files).vae, "narrow")
     monkeypatch.undo()
 
@@ -173,10 +175,10 @@ def test_attention_over_very_many_rows_keeps_its_layout(pack, monkeypatch):
 
     q, k, v = (torch.randn(6, 2, 5, 4) for _ in range(3))
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    monkeypatch.setattr(pack.svd.model, "optimized_attention", attention.attention_pytorch)
+    monkeypatch.setattr(pack.comfy_bridge.network, "optimized_attention", attention.attention_pytorch)
     monkeypatch.setattr(attention, "SDP_BATCH_LIMIT", 2)
 
-    torch.testing.assert_close(pack.svd.model.HostAttention()(q, k, v), wanted)
+    torch.testing.assert_close(pack.comfy_bridge.network.HostAttention()(q, k, v), wanted)
 
 
 def test_diffusion_model_wrappers_are_called(run):

@@ -180,7 +180,8 @@ def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     with torch.inference_mode():
         latents = vae.encode(scene) * SCALING_FACTOR
         decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
-    kinds = pack.svd.loading.preview_colours(demo_models.SVD), pack.svd.model.SVDLatents()
+    latents_class = pack.svd.model.SVDLatents
+    kinds = pack.comfy_bridge.loading.preview_latents(latents_class, demo_models.SVD), latents_class()
     near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 
     assert near[0] > 0.95

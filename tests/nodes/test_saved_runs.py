@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from in_comfyui import Run
+from in_comfyui import Run, sampled
 from safetensors.torch import load_file, save_file
 
 STEPS = 5
@@ -62,13 +62,11 @@ def sample(either, model=None, *, stop=None, steps=STEPS, prompt=True, latent=No
         return on_step
 
     latent = latent or either.latent
-    run = {"seed": 3, "steps": steps, "guidance": (2.0, 2.0), "denoise": 1.0, **options}
+    run = {"steps": steps, "guidance": (2.0, 2.0), "denoise": 1.0, **options}
     given = {"run": run, "positive": either.positive, "negative": either.negative, "latent": latent}
     solver_of = either.pack.comfy_bridge.resume.Run(graph() if prompt else None, "sampler", given)
-    conditions = model or either.model, either.positive, either.negative, latent
-    with torch.inference_mode():
-        samples = either.pack.comfy_bridge.sampling.sample(*conditions, **run, watch=watch, solver_of=solver_of)
-    return samples["samples"], done
+    samples = sampled(either, model, watch=watch, solver_of=solver_of, changed={"latent": latent}, **run)
+    return samples, done
 
 
 def stop_and_go_on(either, model=None, steps=STEPS, **options):
@@ -345,7 +343,7 @@ def test_kept_latents_are_what_the_stock_node_loads(pack, run, cog):
         told = pack.comfy_bridge.latent_file.keep(
             samples, {"1": {"class_type": "A", "inputs": {}}}, {"workflow": {"nodes": []}}
         )
-        name = told.removeprefix("latents kept: ").removesuffix(" in the output folder")
+        name = told.removeprefix("latents saved: ").removesuffix(" in the output folder")
         loaded = LoadLatent().load(f"{name} [output]")[0]["samples"]
 
         assert torch.equal(loaded, samples)
@@ -358,6 +356,6 @@ def test_latents_that_cannot_be_kept_do_not_end_the_run(pack, monkeypatch):
 
     monkeypatch.setattr(pack.comfy_bridge.latent_file, "write_weights", refuse)
 
-    assert "could not be kept: [Errno 28] No space left" in pack.comfy_bridge.latent_file.keep(
+    assert "could not be saved: [Errno 28] No space left" in pack.comfy_bridge.latent_file.keep(
         torch.zeros(1), None, None
     )

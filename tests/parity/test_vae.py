@@ -12,7 +12,6 @@ import torch
 from narrow_svd import noise
 
 from exvideo_core.families.svd.vae import SCALING_FACTOR
-from exvideo_core.nn.tiling import Axis
 from parity import references
 
 pytestmark = pytest.mark.parity
@@ -87,7 +86,8 @@ def test_tiled_decode_equals_diffsynth(size, plain, decoder, relative_error):
 
 @torch.inference_mode()
 def test_tiles_in_height_and_width_equal_diffsynth(plain, decoder, relative_error, monkeypatch):
-    monkeypatch.setattr("exvideo_core.families.svd.vae._TILE", Axis(length=0, size=8, stride=4))
+    monkeypatch.setattr("exvideo_core.families.svd.vae.LARGEST_TILE", 8)
+    monkeypatch.setattr("exvideo_core.families.svd.vae._TILE_STRIDE", 4)
     latents_TCHW = noise(9, 4, 13, 16)
     tiling = {f"{what}_{axis}": n for what, n in (("batch", 8), ("stride", 4)) for axis in ("height", "width")}
 

@@ -1,17 +1,17 @@
-"""What LoRA files call the layers of CogVideoX, as rules.
+"""How LoRA files name CogVideoX's layers.
 
-A key is [wrappers] + layer + suffix. Wrappers are the names of whatever the trainer had put around the transformer;
-the layer is spelled as in diffusers (which is ours), DiffSynth or ComfyUI; kohya's scripts write underscores for all
-its dots, which can only be undone by knowing the layers. The suffix says which tensor of the pair it is.
+A key is [wrappers] + layer + suffix. Wrappers are the modules that the trainer had put around the transformer. The
+layer is spelled as in diffusers (and here), DiffSynth or ComfyUI; kohya's scripts replace all its dots by underscores,
+which can only be undone by knowing the layers. The suffix says which tensor of the pair it is.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
 
-Role = Literal["down", "up", "alpha"]
+from ...lora.keys import LoRAKeys
+from ...weights.kind import FileKind
+from . import detect
 
 # The layers in diffusers' names, in DiffSynth 1.1.9's (models/cog_dit.py), in ComfyUI 0.30's (ldm/cogvideo/model.py).
 _BLOCK_LAYERS = (
@@ -38,44 +38,10 @@ _END_OF_KOHYA = {spelling.replace(".", "_"): layer for spelling, layer in _END.i
 
 _WRAPPERS = re.compile(r"((base_model|model|diffusion_model|transformer|pipe|dit)\.)*")
 _KOHYA = re.compile(r"lora_(unet|transformer)_")
-_SUFFIX = re.compile(
-    r"(?P<layer>.+)\.(lora_((?P<down>A|down)|(?P<up>B|up))(\.(?P<adapter>[^.]+))?\.weight|(?P<alpha>alpha))"
-)
-
-
-@dataclass(frozen=True)
-class Key:
-    """What one tensor of a LoRA file is.
-
-    Attributes:
-        parameter: the weight it changes, in diffusers' and our naming: transformer_blocks.3.attn1.to_out.0.weight.
-        role: which part of that weight's pair.
-        adapter: the adapter's name in peft, which is part of some files' keys; "" where it is not.
-    """
-
-    parameter: str
-    role: Role
-    adapter: str
-
-
-def parse_key(key: str) -> Key | None:
-    """Read a key of a LoRA file in any spelling; None where it belongs to no layer of CogVideoX.
-
-    >>> parse_key("blocks.3.attn1.to_out.lora_B.default.weight")
-    Key(parameter='transformer_blocks.3.attn1.to_out.0.weight', role='up', adapter='default')
-    >>> parse_key("lora_unet_transformer_blocks_3_ff_net_0_proj.alpha")
-    Key(parameter='transformer_blocks.3.ff.net.0.proj.weight', role='alpha', adapter='')
-    """
-    match = _SUFFIX.fullmatch(key)
-    layer = layer_name(match["layer"]) if match else None
-    if match is None or layer is None:
-        return None
-    role: Role = "down" if match["down"] else "up" if match["up"] else "alpha"
-    return Key(f"{layer}.weight", role, match["adapter"] or "")
 
 
 def layer_name(spelling: str) -> str | None:
-    """Our name of a layer in any spelling and wrapping; None where CogVideoX has no such layer.
+    """Our name of a layer in any spelling and wrapping; None if CogVideoX has no such layer.
 
     >>> layer_name("diffusion_model.blocks.12.attn_out")
     'transformer_blocks.12.attn1.to_out.0'
@@ -96,10 +62,10 @@ def layer_name(spelling: str) -> str | None:
 
 
 def to_diffsynth_name(parameter: str) -> str:
-    """What DiffSynth calls a weight of ours, and therefore the published LoRA: blocks.3.attn1.to_out.weight.
+    """DiffSynth's name of a weight of ours, used by the published LoRA: blocks.3.attn1.to_out.weight.
 
     Raises:
-        ValueError: it is none of the weights that LoRAs change.
+        ValueError: LoRAs do not change this weight.
     """
     match = re.fullmatch(r"(?:transformer_blocks\.(?P<block>\d+)\.)?(?P<layer>.+)\.weight", parameter)
     rows = _BLOCK_LAYERS if match and match["block"] else _END_LAYERS
@@ -108,3 +74,21 @@ def to_diffsynth_name(parameter: str) -> str:
             place = f"blocks.{match['block']}." if match["block"] else ""
             return f"{place}{diffsynths}.weight"
     raise ValueError(f"{parameter!r} is no weight of CogVideoX that a LoRA changes")
+
+
+def _hint(model: FileKind) -> str:
+    if model.kind is detect.TRANSFORMER_2B:
+        return model.where
+    if model.kind is detect.TRANSFORMER:
+        return "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b"
+    return "choose a LoRA that was made for this model, or the transformer of THUDM/CogVideoX-5b"
+
+
+LORA_KEYS = LoRAKeys(
+    title="CogVideoX",
+    layer_name=layer_name,
+    export_name=to_diffsynth_name,
+    kind=detect.LORA,
+    refused=(detect.IMAGE_TO_VIDEO, detect.TRANSFORMER_1_5),
+    hint=_hint,
+)

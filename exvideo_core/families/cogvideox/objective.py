@@ -36,7 +36,7 @@ def velocity_errors(
 ) -> Tensor:
     """Squared errors of v, float32, shaped like the latents; arguments as `cogvideox_loss`'s."""
     alpha = zero_snr_alphas().to(latents_BCTHW.device)[timestep.long()].view(-1, 1, 1, 1, 1)
-    v_BCTHW = transformer(denoisers.noised(latents_BCTHW, noise, alpha), timestep, context)
+    v_BCTHW = transformer(denoisers.add_noise(latents_BCTHW, noise, alpha), timestep, context)
     target_BCTHW = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents_BCTHW
     return (v_BCTHW.float() - target_BCTHW.float()).square()
 

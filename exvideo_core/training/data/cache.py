@@ -21,7 +21,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from ...errors import CheckpointError, ExVideoError, VideoError
-from ...weights.safetensors_files import read_header
+from ...weights.safetensors_files import open_file
 from ...weights.write import write_weights
 from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
 from .videos import Sampling, clip_fps, last_start, read_clip
@@ -160,7 +160,7 @@ def read_cached(file: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
         ExVideoError: the file is missing or damaged.
     """
     try:
-        if missing := set(names) - read_header(file).keys():
+        if missing := set(names) - open_file(file).keys():
             raise CheckpointError(f"it has no {' and no '.join(sorted(missing))}")
         return load(file.read_bytes())
     except (OSError, SafetensorError, CheckpointError) as error:
@@ -202,7 +202,7 @@ def _is_whole(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        read_header(file)
+        open_file(file)
     except CheckpointError:  # empty, cut short, or its header is damaged
         return False
     return True

@@ -20,6 +20,7 @@ from typing import Any
 
 from ...errors import ExVideoError, VideoError
 from ...files import quoted, read_small
+from ...whole_file import cannot_write, whole_file
 from .listing import Listed
 from .videos import Sampling, VideoFacts, examine, shortcoming
 
@@ -244,18 +245,10 @@ def _append(path: Path, line: str) -> None:
                     line = "\n" + line
             file.write(line.encode())
     except OSError as error:
-        raise ExVideoError(
-            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
-        ) from error
+        raise ExVideoError(cannot_write(path, error)) from error
 
 
 def _write_report(path: Path, bad: Sequence[BadFile]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path, ExVideoError) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text("".join(map(bad_file_line, bad)), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ExVideoError(
-            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
-        ) from error

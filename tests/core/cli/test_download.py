@@ -6,7 +6,8 @@ from hub_server import running_hub
 from safetensors.torch import save
 
 from exvideo_core.cli import main
-from exvideo_core.hub.catalog import EXVIDEO_SVD, FILES, SVD_XT, choose, keys
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
+from exvideo_core.hub.catalog import choose, files, keys
 
 CONTENT = save({"weight": torch.zeros(1000)})
 
@@ -15,7 +16,7 @@ CONTENT = save({"weight": torch.zeros(1000)})
 def hub(monkeypatch, tmp_path):
     with running_hub() as hub:
         hub.files = {
-            f"{file.repositories[source]}/{file.path}": CONTENT for file in FILES for source in file.repositories
+            f"{file.repositories[source]}/{file.path}": CONTENT for file in files() for source in file.repositories
         }
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
@@ -31,7 +32,7 @@ def test_every_file_gets_into_the_folder_where_its_loader_looks(hub, tmp_path, c
 
     assert main(["download", "svd", "cogvideox", "--to", str(models), "--source", source]) == 0
     printed = capsys.readouterr()
-    paths = [models / file.folder / file.name for file in FILES]
+    paths = [models / file.folder / file.name for file in files()]
     assert printed.out.split() == [str(path) for path in paths]
     assert all(path.read_bytes() == CONTENT for path in paths)
     assert "svd_xt.safetensors: 100%" in printed.err
@@ -63,7 +64,7 @@ def test_the_list_names_all_there_is_and_asks_nobody(hub, capsys):
     listed = capsys.readouterr().out
 
     assert all(any(line.split()[:1] == [key] for line in listed.splitlines()) for key in keys())
-    assert all(file.page() in listed and file.name in listed for file in FILES)
+    assert all(file.page() in listed and file.name in listed for file in files())
     assert not hub.requests
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from exvideo_core.nn.tiling import Axis, blend_weight, tiles
+from exvideo_core.nn.tiling import Axis, Blend, blend_weight, scaled, spatial_axes, tiles
 
 
 @pytest.mark.parametrize("size_and_stride", [(8, 4), (8, 8), (128, 32), (5, 2)], ids=str)
@@ -77,3 +77,33 @@ def test_swapping_axes_swaps_the_weights() -> None:
     spans, lengths = [(0, 8), (4, 16)], [16, 20]
 
     assert torch.equal(blend_weight(spans, lengths).T, blend_weight(spans[::-1], lengths[::-1]))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 5])
+def test_a_blend_is_the_weighted_mean_whether_frames_come_at_once_or_in_chunks(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    blend = Blend((2, 5, 13, 16), dims=(2, 3), frames=1)
+    total, weights = torch.zeros(2, 5, 13, 16), torch.zeros(13, 16)
+    for window in tiles(spatial_axes(13, 16, 8)):
+        (h0, h1), (w0, w1) = window
+        part = torch.rand(2, 5, h1 - h0, w1 - w0, generator=generator)
+        weight = blend_weight(window, (13, 16))
+        total[:, :, h0:h1, w0:w1] += part * weight
+        weights[h0:h1, w0:w1] += weight
+        for start in range(0, 5, chunk):
+            blend.add(window, part[:, start : start + chunk].clone(), start)
+
+    assert torch.equal(blend.mean(), total / weights)
+
+
+def test_frames_can_be_cut_into_windows_too() -> None:
+    blend = Blend((12, 3, 8, 16), dims=(0, 2, 3), frames=0)
+    for window in tiles([Axis(12, 8, 4), Axis(1, 8, 6), Axis(2, 8, 6)]):
+        (t0, t1), (h0, h1), (w0, w1) = window = scaled(window, (1, 8, 8))
+        blend.add(window, torch.arange(t0, t1).view(-1, 1, 1, 1).expand(-1, 3, h1 - h0, w1 - w0).half())
+
+    torch.testing.assert_close(blend.mean(), torch.arange(12.0).view(-1, 1, 1, 1).expand(12, 3, 8, 16))
+
+
+def test_without_a_tile_size_one_tile_is_the_picture() -> None:
+    assert list(tiles(spatial_axes(13, 16, None))) == [((0, 13), (0, 16))]

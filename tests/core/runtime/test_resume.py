@@ -32,7 +32,7 @@ from exvideo_core.sampling import (
     karras_sigmas,
     trailing_timesteps,
 )
-from exvideo_core.sampling.inputs import noise_source
+from exvideo_core.sampling.inputs import SeededNoise
 from exvideo_core.weights.write import write_weights
 
 X = noise(2, 4, 3, 3)
@@ -40,7 +40,7 @@ X = noise(2, 4, 3, 3)
 
 def solvers() -> dict[str, tuple[Callable[..., Tensor], Tensor, Any]]:
     """Solver, levels, and what draws noise, new for each run."""
-    draw = noise_source(X.shape, 5)
+    draw = SeededNoise(X.shape, 5)
     sigmas, alphas = karras_sigmas(STEPS), alpha_levels(trailing_timesteps(STEPS))
     return {
         "euler": (euler, sigmas, None),
@@ -205,14 +205,14 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full")
 def test_a_disk_that_fills_is_told_of_once_and_does_not_end_the_run(saved: SavedRun, said: list[str]) -> None:
     assert torch.equal(solve("euler", saved), solve("euler", None))
-    assert said == ["the steps done so far cannot be saved (the disk is full); the run goes on."]
+    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
 
 
 def test_room_is_left_for_the_video(saved: SavedRun, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60_000_000))
     solve("euler", saved)
 
-    assert said == ["the steps done so far cannot be saved (the disk is full); the run goes on."]
+    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
     assert not saved.path.exists()
 
 

@@ -8,6 +8,7 @@ from narrow_svd import noise
 from torch import Tensor
 
 from exvideo_core.sampling import (
+    Levels,
     dpmpp_2m,
     dpmpp_2m_sigmas,
     euler,
@@ -16,7 +17,6 @@ from exvideo_core.sampling import (
     karras_sigmas,
     normalize_frames,
     pin_frames,
-    start,
     v_prediction,
 )
 
@@ -192,11 +192,13 @@ def test_without_keyframes_nothing_is_wrapped() -> None:
 
 
 def test_sampling_starts_at_the_spread_of_noise_and_unit_data() -> None:
-    torch.testing.assert_close(start(noise(9), torch.tensor(3.0)), noise(9) * 10**0.5)
+    torch.testing.assert_close(Levels.from_sigmas(torch.tensor([3.0, 0.0])).start(noise(9)), noise(9) * 10**0.5)
 
 
 def test_a_given_clip_starts_with_noise_on_it() -> None:
-    torch.testing.assert_close(start(noise(3, 4, 2, 2), torch.tensor(3.0), CLEAN), CLEAN + 3 * noise(3, 4, 2, 2))
+    torch.testing.assert_close(
+        Levels.from_sigmas(torch.tensor([3.0, 0.0])).start(noise(3, 4, 2, 2), CLEAN), CLEAN + 3 * noise(3, 4, 2, 2)
+    )
 
 
 def test_guidance_rises_linearly_over_the_frames() -> None:

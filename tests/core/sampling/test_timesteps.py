@@ -12,13 +12,13 @@ from narrow_svd import noise
 from torch import Tensor
 
 from exvideo_core.sampling import (
+    add_noise,
     alpha_levels,
     ddim,
     dpmpp_2m,
     dpmpp_2m_sde,
     euler,
     linspace_timesteps,
-    noised,
     num_timesteps,
     rising_guidance,
     trailing_timesteps,
@@ -139,10 +139,10 @@ def test_the_true_velocity_gives_the_clean_latents(timestep: int) -> None:
 
     def true_velocity(x: Tensor, at: Tensor) -> Tensor:
         assert int(at) == timestep
-        torch.testing.assert_close(x, noised(CLEAN, unit, alpha))
+        torch.testing.assert_close(x, add_noise(CLEAN, unit, alpha))
         return alpha.sqrt() * unit - (1 - alpha).sqrt() * CLEAN
 
-    denoised = zero_snr_v_prediction(true_velocity)(noised(CLEAN, unit, alpha), alpha)
+    denoised = zero_snr_v_prediction(true_velocity)(add_noise(CLEAN, unit, alpha), alpha)
 
     torch.testing.assert_close(denoised, CLEAN)
 
@@ -166,7 +166,7 @@ def test_the_noise_of_a_known_clip_stays_on_the_way(solver: Callable[..., Tensor
     unit = noise(1, 4, 3, 2, 2)
     half_way = solver(knows_the_answer, unit, ALPHAS[:11])
 
-    torch.testing.assert_close(half_way, noised(CLEAN, unit, ALPHAS[10]))
+    torch.testing.assert_close(half_way, add_noise(CLEAN, unit, ALPHAS[10]))
 
 
 def test_ddim_is_euler_s_method_at_levels_without_end() -> None:

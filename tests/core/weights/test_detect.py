@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 from exvideo_core.errors import CheckpointError
-from exvideo_core.weights.detect import Kind, Shapes, identify, require
+from exvideo_core.families.cogvideox import detect as cogvideox
+from exvideo_core.families.svd import detect as svd
+from exvideo_core.weights import detect
+from exvideo_core.weights.detect import identify, require
+from exvideo_core.weights.kind import Kind, Shapes
 
 FILES: dict[str, dict[str, list[int]]] = json.loads(
     gzip.decompress((Path(__file__).parents[2] / "golden" / "weight_names.json.gz").read_bytes())
@@ -28,30 +32,34 @@ def part_of(shapes: Shapes, prefix: str) -> Shapes:
 @pytest.mark.parametrize(
     ("file", "kind", "what"),
     [
-        ("svd_xt", Kind.SVD, "an SVD checkpoint"),
-        ("exvideo_svd_128f", Kind.EXTENSION, "an ExVideo extension of SVD for 128 frames"),
-        ("svd_xt_unet_diffusers", Kind.SVD_UNET, "the UNet of SVD in diffusers' naming"),
-        ("svd_xt_vae_diffusers", Kind.SVD_VAE, "the autoencoder of SVD in diffusers' naming"),
-        ("svd_xt_image_encoder_diffusers", Kind.IMAGE_ENCODER, "a CLIP image encoder"),
-        ("cogvideox_5b_transformer", Kind.COG_T2V, "a CogVideoX text-to-video transformer (width 3072, 42 layers)"),
+        ("svd_xt", svd.CHECKPOINT, "an SVD checkpoint"),
+        ("exvideo_svd_128f", svd.EXTENSION, "an ExVideo extension of SVD for 128 frames"),
+        ("svd_xt_unet_diffusers", svd.UNET, "the UNet of SVD in diffusers' naming"),
+        ("svd_xt_vae_diffusers", svd.VAE, "the autoencoder of SVD in diffusers' naming"),
+        ("svd_xt_image_encoder_diffusers", svd.IMAGE_ENCODER, "a CLIP image encoder"),
+        (
+            "cogvideox_5b_transformer",
+            cogvideox.TRANSFORMER,
+            "a CogVideoX text-to-video transformer (width 3072, 42 layers)",
+        ),
         (
             "cogvideox_2b_transformer",
-            Kind.COG_T2V_2B,
+            cogvideox.TRANSFORMER_2B,
             "a CogVideoX-2B text-to-video transformer (width 1920, 30 layers)",
         ),
         (
             "cogvideox_5b_i2v_transformer",
-            Kind.COG_I2V,
+            cogvideox.IMAGE_TO_VIDEO,
             "a CogVideoX image-to-video transformer (width 3072, 42 layers)",
         ),
         (
             "cogvideox_1_5_5b_t2v_transformer",
-            Kind.COG_1_5,
+            cogvideox.TRANSFORMER_1_5,
             "a CogVideoX 1.5 text-to-video transformer (width 3072, 42 layers)",
         ),
-        ("cogvideox_5b_text_encoder", Kind.T5, "a T5 text encoder of 24 layers"),
-        ("cogvideox_vae", Kind.COG_VAE, "a CogVideoX VAE"),
-        ("exvideo_cogvideox_lora_129f", Kind.COG_LORA, "a CogVideoX LoRA of rank 16"),
+        ("cogvideox_5b_text_encoder", cogvideox.TEXT_ENCODER, "a T5 text encoder of 24 layers"),
+        ("cogvideox_vae", cogvideox.VAE, "a CogVideoX VAE"),
+        ("exvideo_cogvideox_lora_129f", cogvideox.LORA, "a CogVideoX LoRA of rank 16"),
     ],
 )
 def test_published_files_are_recognised(file: str, kind: Kind, what: str) -> None:
@@ -84,14 +92,14 @@ def test_extensions_of_any_length_are_recognised(frames: int) -> None:
 def test_incomplete_extensions_are_recognised(kept: int) -> None:
     found = identify(dict(list(shapes_of("exvideo_svd_128f").items())[:kept]))
 
-    assert found.kind is Kind.EXTENSION
+    assert found.kind is svd.EXTENSION
     assert f"incomplete ({kept} of 528 tensors)" in found.what
 
 
 def test_a_checkpoint_saved_with_its_extension_says_so() -> None:
     extended = shapes_of("svd_xt") | {f"{UNET}input_blocks.1.1.extension.positions.weight": (96, 320)}
 
-    assert identify(extended).kind is Kind.SVD
+    assert identify(extended).kind is svd.CHECKPOINT
     assert identify(extended).what == "an SVD checkpoint with ExVideo's extension for 96 frames"
 
 
@@ -99,14 +107,14 @@ def test_a_checkpoint_saved_with_its_extension_says_so() -> None:
 def test_a_unet_alone_is_no_checkpoint(prefix: str) -> None:
     unet = {prefix + name: shape for name, shape in part_of(shapes_of("svd_xt"), UNET).items()}
 
-    assert identify(unet).kind is Kind.SVD_UNET
+    assert identify(unet).kind is svd.UNET
 
 
 def test_the_parts_of_a_checkpoint_are_recognised_alone() -> None:
-    svd = shapes_of("svd_xt")
+    shapes = shapes_of("svd_xt")
 
-    assert identify(part_of(svd, "first_stage_model.")).kind is Kind.SVD_VAE
-    assert identify(part_of(svd, "conditioner.embedders.0.open_clip.model.")).kind is Kind.IMAGE_ENCODER
+    assert identify(part_of(shapes, "first_stage_model.")).kind is svd.VAE
+    assert identify(part_of(shapes, "conditioner.embedders.0.open_clip.model.")).kind is svd.IMAGE_ENCODER
 
 
 def test_image_models_are_recognised() -> None:
@@ -122,7 +130,7 @@ def test_a_transformer_in_comfyui_s_naming_is_recognised() -> None:
         for name, shape in shapes_of("cogvideox_5b_transformer").items()
     }
 
-    assert identify(shapes).kind is Kind.COG_T2V
+    assert identify(shapes).kind is cogvideox.TRANSFORMER
     assert identify(shapes).naming == "comfyui"
 
 
@@ -142,14 +150,14 @@ def test_cogvideox_loras_are_recognised_in_every_spelling(prefix: str, blocks: s
 
     found = identify({f"{name}.{down}.weight": (8, 3072), f"{name}.{up}.weight": (3072, 8), f"{name}.alpha": ()})
 
-    assert (found.kind, found.what) == (Kind.COG_LORA, "a CogVideoX LoRA of rank 8")
+    assert (found.kind, found.what) == (cogvideox.LORA, "a CogVideoX LoRA of rank 8")
 
 
 @pytest.mark.parametrize("blocks", ["blocks", "transformer_blocks"])
 def test_cogvideox_loras_in_kohya_s_spelling_are_recognised(blocks: str) -> None:
     name = f"lora_unet_{blocks}_3_attn1_to_q"
 
-    assert identify({f"{name}.lora_down.weight": (4, 64), f"{name}.lora_up.weight": (64, 4)}).kind is Kind.COG_LORA
+    assert identify({f"{name}.lora_down.weight": (4, 64), f"{name}.lora_up.weight": (64, 4)}).kind is cogvideox.LORA
 
 
 @pytest.mark.parametrize(
@@ -165,14 +173,14 @@ def test_cogvideox_loras_in_kohya_s_spelling_are_recognised(blocks: str) -> None
 def test_other_loras_are_recognised_as_such(name: str) -> None:
     factors = {f"{name}.lora_A.weight": (4, 64), f"{name}.lora_B.weight": (64, 4)}
 
-    assert identify(factors).kind is Kind.OTHER_LORA
+    assert identify(factors).kind is detect.OTHER_LORA
 
 
 def test_blocks_that_also_attend_to_text_are_another_model_s() -> None:
     names = [f"transformer.transformer_blocks.0.{layer}.to_q" for layer in ("attn1", "attn2")]  # LTX-Video
     factors = {f"{name}.lora_{factor}.weight": (4, 64) for name in names for factor in "AB"}
 
-    assert identify(factors).kind is Kind.OTHER_LORA
+    assert identify(factors).kind is detect.OTHER_LORA
 
 
 def test_unknown_files_are_described() -> None:
@@ -182,7 +190,7 @@ def test_unknown_files_are_described() -> None:
 
 def test_a_wrong_slot_is_explained() -> None:
     with pytest.raises(CheckpointError) as error:
-        require("model.fp16.safetensors", identify(shapes_of("exvideo_svd_128f")), Kind.SVD, "an SVD checkpoint")
+        require("model.fp16.safetensors", identify(shapes_of("exvideo_svd_128f")), svd.CHECKPOINT, "an SVD checkpoint")
 
     assert str(error.value) == (
         "model.fp16.safetensors is an ExVideo extension of SVD for 128 frames, not an SVD checkpoint; "
@@ -190,7 +198,7 @@ def test_a_wrong_slot_is_explained() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("kind", [*svd.KINDS, *cogvideox.KINDS, detect.OTHER_LORA, detect.UNKNOWN])
 def test_every_kind_says_where_it_belongs_without_a_full_stop(kind: Kind) -> None:
-    assert kind.value
-    assert not kind.value.endswith(".")
+    assert kind.where
+    assert not kind.where.endswith(".")

@@ -80,7 +80,7 @@ def test_tensors_outlive_the_file_object(path: Path) -> None:
         (packed({"a": {"dtype": "F32"}}), "header is not readable"),
         (packed({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}, b"\0"), "stores a as F4"),
         (packed({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "contradicts its shape"),
-        (packed({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}), "contradicts its shape"),
+        (packed({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}), "header is not readable"),
         (packed({"a": float_entry(0, 8)}, bytes(5)), "5 of its 8 bytes"),
         (packed({"a": float_entry(0, 8)}, bytes(9)), "1 bytes follow"),
         (packed({"a": float_entry(0, 8), "b": float_entry(4, 12)}, bytes(12)), "does not start where"),

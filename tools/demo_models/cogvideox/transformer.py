@@ -19,7 +19,7 @@ from exvideo_core.families.cogvideox.objective import noisy_timesteps
 from exvideo_core.families.cogvideox.procedural import cells
 from exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.sampling.denoisers import noised
+from exvideo_core.sampling.denoisers import add_noise
 from exvideo_core.sampling.schedules import zero_snr_alphas
 from exvideo_core.training.procedural.shapes import SENTENCES, TRAINED, Scenes
 
@@ -104,7 +104,7 @@ def velocity_loss(
     alpha = zero_snr_alphas()[timestep_B].view(-1, 1, 1, 1, 1)
     noise = torch.randn(clean_BCTHW.shape, generator=generator)
     with torch.autocast("cpu", torch.bfloat16, enabled=model.training):
-        v_BCTHW = model(noised(clean_BCTHW, noise, alpha), timestep_B, prompts.draw(chosen_B, generator), times_BT)
+        v_BCTHW = model(add_noise(clean_BCTHW, noise, alpha), timestep_B, prompts.draw(chosen_B, generator), times_BT)
     target_BCTHW = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean_BCTHW
     weight = 1 + 3 * mask_B1THW
     return ((v_BCTHW.float() - target_BCTHW).square() * weight).mean() / weight.mean()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from exvideo_core.families.cogvideox.lora_keys import Key, layer_name, parse_key, to_diffsynth_name
+from exvideo_core.families.cogvideox.lora_keys import LORA_KEYS, layer_name, to_diffsynth_name
+from exvideo_core.lora.keys import Key
 
 FILES: dict[str, dict[str, list[int]]] = json.loads(
     gzip.decompress((Path(__file__).parents[3] / "golden" / "weight_names.json.gz").read_bytes())
@@ -85,18 +86,18 @@ def test_dotted_spellings_lead_to_the_weight(prefix: str, down: str, up: str) ->
     adapter = down.split(".")[1].replace("weight", "")
 
     for spelling, weight in SPELLINGS:
-        assert parse_key(f"{prefix}{spelling}.{down}") == Key(weight, "down", adapter)
-        assert parse_key(f"{prefix}{spelling}.{up}") == Key(weight, "up", adapter)
-        assert parse_key(f"{prefix}{spelling}.alpha") == Key(weight, "alpha", "")
+        assert LORA_KEYS.parse(f"{prefix}{spelling}.{down}") == Key(weight, "down", adapter)
+        assert LORA_KEYS.parse(f"{prefix}{spelling}.{up}") == Key(weight, "up", adapter)
+        assert LORA_KEYS.parse(f"{prefix}{spelling}.alpha") == Key(weight, "alpha", "")
 
 
 @pytest.mark.parametrize("prefix", ["lora_unet_", "lora_transformer_", "base_model.model.lora_unet_"])
 def test_underscored_spellings_lead_to_the_weight(prefix: str) -> None:
     for spelling, weight in SPELLINGS:
         name = prefix + spelling.replace(".", "_")
-        assert parse_key(f"{name}.lora_down.weight") == Key(weight, "down", "")
-        assert parse_key(f"{name}.lora_up.weight") == Key(weight, "up", "")
-        assert parse_key(f"{name}.alpha") == Key(weight, "alpha", "")
+        assert LORA_KEYS.parse(f"{name}.lora_down.weight") == Key(weight, "down", "")
+        assert LORA_KEYS.parse(f"{name}.lora_up.weight") == Key(weight, "up", "")
+        assert LORA_KEYS.parse(f"{name}.alpha") == Key(weight, "alpha", "")
 
 
 def test_all_weights_of_the_real_transformer_are_told_apart_without_dots() -> None:
@@ -108,7 +109,7 @@ def test_all_weights_of_the_real_transformer_are_told_apart_without_dots() -> No
 
 def test_the_published_names_are_made_again() -> None:
     published = set(FILES["exvideo_cogvideox_lora_129f"])
-    parsed = {key: parse_key(key) for key in published}
+    parsed = {key: LORA_KEYS.parse(key) for key in published}
     factor = {"down": "lora_A", "up": "lora_B"}
 
     assert {
@@ -150,4 +151,4 @@ def test_names_for_diffsynth_are_made_of_our_weights_only(name: str) -> None:
     ],
 )
 def test_other_keys_are_not_understood(key: str) -> None:
-    assert parse_key(key) is None
+    assert LORA_KEYS.parse(key) is None

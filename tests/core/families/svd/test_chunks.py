@@ -1,13 +1,15 @@
-"""SVD's UNet in pieces: however small they are, the result is the same; and nothing is changed that is not its own."""
+"""SVD's UNet in chunks: equal results for every size of chunk, and inputs stay unchanged."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 import torch
 from narrow_svd import NARROW, TINY, build_unet, noise
-from torch import Tensor
+from rounding import assert_equal_but_for_rounding
+from torch import Tensor, nn
 
 from exvideo_core.estimate.counting import count
 from exvideo_core.families.svd import blocks
@@ -16,15 +18,7 @@ from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.families.svd.unet import SVDUNet
 
 WHOLE = 2**40
-# Of one block in float32. Over the whole network roundings grow: float32 itself is 2e-6 from float64 then, so there the
-# proof is in float64.
-TOLERANCE = 1e-6
-ROUNDED = 5e-6
 IDS = torch.tensor([[29.0, 127.0, 0.02]])
-
-
-def relative_error(result: Tensor, expected: Tensor) -> float:
-    return float((result - expected).abs().max() / expected.abs().max())
 
 
 def inputs(frames: int = 5, height: int = 17, width: int = 10) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -42,20 +36,18 @@ def budgets(count: int) -> list[int]:
     return [1, *(int(2 ** generator.uniform(8, 22)) for _ in range(count))]
 
 
+def in_budget(budget: int) -> Callable[..., Tensor]:
+    def call(unet: SVDUNet, *given: Tensor) -> Tensor:
+        unet.chunk_bytes = budget
+        return unet(*given)
+
+    return call
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", budgets(7))
 def test_any_budget_gives_the_same(unet: SVDUNet, budget: int) -> None:
-    given = inputs()
-    unet.chunk_bytes = WHOLE
-    expected = unet(*given)
-    unet.chunk_bytes = budget
-    result = unet(*given)
-    unet.double()
-    precise = unet(*(tensor.double() for tensor in given))
-    unet.chunk_bytes = WHOLE
-
-    assert relative_error(result, expected) <= ROUNDED
-    assert relative_error(precise, unet(*(tensor.double() for tensor in given))) <= 1e-12
+    assert_equal_but_for_rounding(unet, in_budget(budget), in_budget(WHOLE), *inputs())
 
 
 @torch.inference_mode()
@@ -65,38 +57,35 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
     block = unet.get_submodule(name)
     norm = block.norm if isinstance(block, SpatioTemporalTransformer) else block.in_layers[0]
     x_TCHW = blocks.channels_last(noise(5, norm.num_channels, 9, 6))
-    told = {
-        "embedding": noise(1, TINY.unet.time_dim, seed=1),
-        "context": noise(1, 1, TINY.unet.context_dim, seed=2),
-        "frame_ids": torch.arange(5),
-    }
-    expected = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=WHOLE))
+    conditions = noise(1, TINY.unet.time_dim, seed=1), noise(1, 1, TINY.unet.context_dim, seed=2)
 
-    result = block(x_TCHW.clone(), blocks.Conditions(**told, chunk_bytes=budget))
+    def within(budget: int) -> Callable[..., Tensor]:
+        def call(block: nn.Module, x_TCHW: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
+            given = {"embedding": embedding, "context": context, "frame_ids": torch.arange(5)}
+            return block(x_TCHW.clone(), blocks.UNetArgs(**given, chunk_bytes=budget))
 
-    assert relative_error(result, expected) <= TOLERANCE
+        return call
+
+    assert_equal_but_for_rounding(block, within(budget), within(WHOLE), x_TCHW, *conditions)
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 4096, 2**18])
-def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
-    with torch.enable_grad():
-        expected = unet(*inputs()).detach()
-    unet.chunk_bytes = budget
+def test_chunks_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
+    def training(unet: SVDUNet, *given: Tensor) -> Tensor:
+        with torch.enable_grad():
+            return unet(*given).detach()
 
-    assert relative_error(unet(*inputs()), expected) <= ROUNDED
+    assert_equal_but_for_rounding(unet, in_budget(budget), training, *inputs())
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 3000, 2**20])
 def test_conditions_may_differ_by_frame(unet: SVDUNet, budget: int) -> None:
     x_TCHW, *_ = inputs(4)
-    told = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
-    unet.chunk_bytes = WHOLE
-    expected = unet(x_TCHW, *told)
-    unet.chunk_bytes = budget
+    conditions = noise(4, seed=2), noise(4, 1, TINY.unet.context_dim, seed=3), IDS * torch.arange(1, 5)[:, None]
 
-    assert relative_error(unet(x_TCHW, *told), expected) <= ROUNDED
+    assert_equal_but_for_rounding(unet, in_budget(budget), in_budget(WHOLE), x_TCHW, *conditions)
 
 
 @torch.inference_mode()
@@ -129,7 +118,7 @@ def test_skips_that_wait_on_the_host_change_nothing(unet: SVDUNet, budget: int) 
 
 
 @torch.inference_mode()
-def test_small_pieces_need_less_memory() -> None:
+def test_small_chunks_need_less_memory() -> None:
     def peak(budget: int) -> int:
         with torch.device("meta"):
             unet = SVDUNet(NARROW.unet).eval()
@@ -141,8 +130,8 @@ def test_small_pieces_need_less_memory() -> None:
 
 
 @torch.inference_mode()
-def test_no_skip_is_joined_but_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the way up, what is joined is never more than a piece."""
+def test_skips_are_concatenated_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the up path, never more than a chunk is concatenated with its skip."""
     longest = 0
 
     def watched(tensors: list[Tensor], dim: int) -> Tensor:
