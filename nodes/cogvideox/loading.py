@@ -8,7 +8,6 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...exvideo_core.estimate import cogvideox_line
 from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip import make_clip
@@ -28,7 +27,7 @@ def load_cogvideox(
         CheckpointError: a file is damaged, or in the wrong slot.
     """
     model = _load_model(transformer, dtype)
-    log_estimate(cogvideox_line, model, lambda *size: [1, 16, *size])
+    log_estimate(model)
     clip = _load_clip(text_encoder)
     clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
     part = read_vae(vae)
