@@ -55,7 +55,8 @@ def count(call: Callable[[], object]) -> Counts:
     Args:
         call: of networks and inputs that are on the meta device; where it makes tensors, they are too.
     """
-    with torch.no_grad(), torch.device("meta"), counting() as tally:
+    # in inference mode, operations that consist of others would come as one, and their parts would not be seen
+    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), counting() as tally:
         call()
     return Counts(flops=dict(tally.flops), moved=dict(tally.moved), peak=tally.peak, operations=tally.operations)
 
