@@ -12,6 +12,7 @@ from torch import nn
 from ..families.cogvideox import training as cog
 from ..families.svd import training as svd
 from ..lora import fit_lora
+from ..weights.assign import shapes_of
 from .config import CogVideoXTraining, SVDTraining, Training
 from .data.listing import list_videos
 from .footprint import footprint_table
@@ -59,7 +60,7 @@ def _sizes(units: Iterable[tuple[str, nn.Module]]) -> dict[str, int]:
 def _cogvideox(config: CogVideoXTraining) -> tuple[nn.Module, Mapping[str, int]]:
     transformer = cog.build_base(config)
     lora = cog.starting_lora(config, transformer)
-    shapes = {name: tuple(p.shape) for name, p in transformer.named_parameters()}
+    shapes = shapes_of(dict(transformer.named_parameters()))
     pairs = fit_lora(lora, shapes)
     sizes: dict[str, int] = {}
     for name, pair in pairs.items():

@@ -7,16 +7,16 @@ converted: the tensors stay views of the mapped files, in the files' own number 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...weights.detect import identify, require
-from ...weights.kind import FileKind, Kind
+from ...weights.detect import require
+from ...weights.kind import Kind
 from ...weights.safetensors_files import WeightFile, open_weights
 from . import detect
 from .keys import transformer_from_comfyui
@@ -31,12 +31,14 @@ class PartWeights:
         source: the file, as messages should call it.
         kind: what it is, where a slot takes several: `detect.IMAGE_TO_VIDEO` is also a transformer.
         naming: whose names the file has: diffusers, comfyui, transformers.
+        notes: what the file has beside its tensors.
     """
 
     weights: dict[str, Tensor]
     source: str
     kind: Kind
     naming: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 # What files contain and no network uses: the notes ComfyUI 0.30 leaves (comfy_extras/nodes_model_merging.py,
@@ -50,17 +52,17 @@ _TEXT = "patch_embed.text_proj.weight"  # in every transformer, after whatever p
 _TABLES = ("shared.weight", "encoder.embed_tokens.weight")  # one tensor, of which files have either name or both
 
 
-def read_transformer(path: Path) -> PartWeights:
+def read_transformer(path: Path | WeightFile) -> PartWeights:
     """Read a transformer of CogVideoX 1.0 5B's kind: text to video, or image to video.
 
     Raises:
         CheckpointError: the file is damaged, or is something else: the sentence says what, and where it belongs.
     """
-    file, source, found = _open(
+    file, source = _open(
         path, "transformer", (detect.TRANSFORMER, detect.IMAGE_TO_VIDEO), "the transformer of CogVideoX-5B"
     )
     prefix = next(name.removesuffix(_TEXT) for name in file if name.endswith(_TEXT))
-    rename = transformer_from_comfyui if found.naming == "comfyui" else str
+    rename = transformer_from_comfyui if file.identity.naming == "comfyui" else str
     weights = {}
     for name in file:
         if _NOTES.match(name):
@@ -70,20 +72,20 @@ def read_transformer(path: Path) -> PartWeights:
                 f"{source} contains {name!r}, which is no part of the transformer; choose a file of that alone."
             )
         weights[rename(name.removeprefix(prefix))] = file[name]
-    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming)
+    return _part(file, source, weights)
 
 
-def read_vae(path: Path) -> PartWeights:
+def read_vae(path: Path | WeightFile) -> PartWeights:
     """Read CogVideoX's autoencoder.
 
     Raises:
         CheckpointError: the file is damaged, or is something else: the sentence says what, and where it belongs.
     """
-    file, source, found = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
-    return PartWeights(weights=dict(file), source=source, kind=found.kind, naming=found.naming)
+    file, source = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
+    return _part(file, source, dict(file))
 
 
-def read_text_encoder(path: Path) -> PartWeights:
+def read_text_encoder(path: Path | WeightFile) -> PartWeights:
     """Read the encoder of T5 v1.1; a decoder in the same file is left out.
 
     Returns:
@@ -92,12 +94,17 @@ def read_text_encoder(path: Path) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or is something else: the sentence says what, and where it belongs.
     """
-    file, source, found = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
+    file, source = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
     weights = {name: file[name] for name in file if not _NOT_ENCODER.match(name)}
     if tables := [weights[name] for name in _TABLES if name in weights]:
         _check_tables(source, tables)
         weights |= dict.fromkeys(_TABLES, tables[0])
-    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming)
+    return _part(file, source, weights)
+
+
+def _part(file: WeightFile, source: str, weights: dict[str, Tensor]) -> PartWeights:
+    found = file.identity
+    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming, notes=file.notes)
 
 
 def _check_tables(source: str, tables: list[Tensor]) -> None:
@@ -114,16 +121,16 @@ def _check_tables(source: str, tables: list[Tensor]) -> None:
         )
 
 
-def _open(path: Path, folder: str, kinds: Collection[Kind], slot: str) -> tuple[WeightFile, str, FileKind]:
-    """The file or folder at `path`, or `folder` within it; what messages call it, and what it is."""
-    inside = (path / folder).is_dir()
-    file = open_weights(path / folder if inside else path)
-    source = f"{path.name}/{folder}" if inside else path.name
-    found = identify(file.shapes)
-    require(source, found, kinds, slot)
+def _open(path: Path | WeightFile, folder: str, kinds: Collection[Kind], slot: str) -> tuple[WeightFile, str]:
+    """The file or folder at `path`, or `folder` within it; and what messages call it."""
+    source = path.name
+    if isinstance(path, Path) and (path / folder).is_dir():
+        source, path = f"{path.name}/{folder}", path / folder
+    file = open_weights(path)
+    require(source, file.identity, kinds, slot)
     if scaled := next(filter(_SCALED.match, file), None):
         raise CheckpointError(
             f"{source} is quantised, with factors beside its weights ({scaled}), which this project does not read; "
             f"get the bf16, fp16 or plain fp8 version."
         )
-    return file, source, found
+    return file, source

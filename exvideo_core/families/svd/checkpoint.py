@@ -6,15 +6,15 @@ Nothing is converted: the tensors stay views of the mapped files, in the files' 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...weights.assign import AGAIN, check_finite
-from ...weights.detect import identify, require
+from ...weights.assign import AGAIN, check_finite, different, misfit, shapes_of
+from ...weights.detect import require
 from ...weights.kind import Kind
 from ...weights.safetensors_files import Shape, WeightFile, open_weights
 from . import detect
@@ -50,6 +50,7 @@ class SVDWeights:
     Attributes:
         extension_frames: rows of ExVideo's position table; None is the base model.
         sources: the files, as messages should call them.
+        notes: what the checkpoint has beside its tensors.
     """
 
     unet: dict[str, Tensor]
@@ -57,19 +58,21 @@ class SVDWeights:
     image_encoder: dict[str, Tensor]
     extension_frames: int | None = None
     sources: tuple[str, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_svd(checkpoint: Path, extension: Path | None = None) -> SVDWeights:
+def read_svd(checkpoint: Path | WeightFile, extension: Path | None = None) -> SVDWeights:
     """Read a checkpoint (a file like svd_xt.safetensors or a diffusers folder) and, over it, an extension.
 
     Raises:
         CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
     """
-    base = _read_folder(checkpoint) if checkpoint.is_dir() else _read_file(checkpoint)
+    is_folder = isinstance(checkpoint, Path) and checkpoint.is_dir()
+    base = _read_folder(checkpoint) if is_folder else _read_file(checkpoint)
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
-    new = read_extension(extension, {name: tuple(weight.shape) for name, weight in base.unet.items()})
+    new = read_extension(extension, shapes_of(base.unet))
     return replace(
         base,
         unet=base.unet | new,
@@ -78,9 +81,9 @@ def read_svd(checkpoint: Path, extension: Path | None = None) -> SVDWeights:
     )
 
 
-def _read_file(path: Path) -> SVDWeights:
+def _read_file(path: Path | WeightFile) -> SVDWeights:
     file = open_weights(path)
-    require(file.name, identify(file.shapes), detect.CHECKPOINT, "an SVD checkpoint")
+    require(file.name, file.identity, detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
     for name in file:
@@ -97,6 +100,7 @@ def _read_file(path: Path) -> SVDWeights:
         vae=parts[ENCODER] | parts[DECODER],
         image_encoder=_image_encoder(parts[IMAGE_ENCODER]),
         sources=(file.name,),
+        notes=file.notes,
     )
 
 
@@ -131,24 +135,31 @@ _KeyMap = Callable[[Iterable[str]], dict[str, str]]
 def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> dict[str, Tensor]:
     file = open_weights(folder)
     source = f"{folder.parent.name}/{folder.name}"
-    found = identify(file.shapes)
+    found = file.identity
     require(source, found, kind, what)
     names = dict.fromkeys(file) if key_map is None or found.naming == "sgm" else key_map(file)
     return {new or name: file[name] for name, new in names.items()}
 
 
-def read_extension(path: Path, base: Mapping[str, Shape]) -> dict[str, Tensor]:
+def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
     """Read ExVideo's extension and check it against the names and shapes of the UNet it is for.
 
     Returns:
         the tensors in the UNet's names: those that replace the base's, and those that are new.
     """
     file = open_weights(path)
-    require(file.name, identify(file.shapes), detect.EXTENSION, "an ExVideo extension of SVD")
+    require(file.name, file.identity, detect.EXTENSION, "an ExVideo extension of SVD")
     names, strangers = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)
-    _compare(file.name, extended_shapes(base, frames), found, strangers)
+    expected = extended_shapes(base, frames)
+    missing = [name for name in expected if name not in found]
+    unknown = [*strangers, *(name for name in found if name not in expected)]
+    if complaints := misfit(missing, unknown, different(expected, found), _published):
+        raise CheckpointError(
+            f"{file.name} does not fit the SVD checkpoint, which needs {len(expected)} tensors: {complaints}; choose "
+            f"the checkpoint the extension was made for, or download it again if it is incomplete."
+        )
     check_finite(file.name, file)
     return {new: file[old] for old, new in names.items()}
 
@@ -173,31 +184,6 @@ def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
         shapes[f"{site}.extension.mix.weight"] = (channels, channels, 3, 3, 3)
         shapes[f"{site}.extension.mix.bias"] = (channels,)
     return shapes
-
-
-def _compare(
-    source: str, expected: Mapping[str, Shape], found: Mapping[str, Shape], strangers: Collection[str]
-) -> None:
-    """Refuse an extension that is not exactly what the base needs, with counts and first names, as in its file."""
-    missing = [name for name in expected if name not in found]
-    unknown = [*strangers, *(name for name in found if name not in expected)]
-    differing = [name for name in found if name in expected and found[name] != expected[name]]
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} of {len(expected)} tensors are missing (first: {_published(missing[0])})")
-    if unknown:
-        complaints.append(f"{len(unknown)} are unknown (first: {_published(unknown[0])})")
-    if differing:
-        name = differing[0]
-        complaints.append(
-            f"{len(differing)} have another shape (first: {_published(name)} is {list(found[name])}, "
-            f"{list(expected[name])} is needed)"
-        )
-    if complaints:
-        raise CheckpointError(
-            f"{source} does not fit the SVD checkpoint: {', '.join(complaints)}; choose the checkpoint the extension "
-            f"was made for, or download it again if it is incomplete."
-        )
 
 
 def _published(name: str) -> str:
