@@ -247,7 +247,7 @@ def _content_range(text: str, start: int) -> tuple[int, str]:
 
 def _is(path: Path, file: PublishedFile) -> bool:
     try:
-        return open_weights(path).kind.kind is file.kind
+        return open_weights(path).identity.kind is file.kind
     except CheckpointError:
         return False
 

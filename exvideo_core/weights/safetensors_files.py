@@ -103,8 +103,8 @@ class WeightFile(Mapping[str, Tensor]):
         return self.path.name
 
     @cached_property
-    def kind(self) -> FileKind:
-        """Kind of this file, by its tensors."""
+    def identity(self) -> FileKind:
+        """What this file is."""
         return identify(self.shapes)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import comfy.utils
@@ -90,15 +89,18 @@ def _declared_types(module: nn.Module) -> dict[str, torch.dtype | None]:
     }
 
 
-def preview_latents(latents_class: Callable[..., latent_formats.LatentFormat], path: Path) -> Any:
+def preview_latents(
+    latents_class: Callable[..., latent_formats.LatentFormat], notes: Mapping[str, str], source: str
+) -> Any:
     """A family's latent format with the preview colours in the file's metadata, else with those of the published VAE.
 
     Args:
         latents_class: takes the factors and the bias.
-        path: of the network's file.
+        notes: the metadata of the network's file.
+        source: the file, for messages.
     """
     default = latents_class()
-    colours = read_colours(path, default.latent_channels)
+    colours = read_colours(notes, source, default.latent_channels)
     return default if colours is None else latents_class(colours.factors, colours.bias)
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 from exvideo_core.families.svd.pipeline import load_svd
 from exvideo_core.families.svd.vae import SCALING_FACTOR
+from exvideo_core.weights.safetensors_files import open_weights
 
 SAMPLES = {"svd": (6, 6), "cogvideox": (17, 5)}  # frames and latent frames of the fixtures' clips
 
@@ -180,8 +181,11 @@ def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     with torch.inference_mode():
         latents = vae.encode(scene) * SCALING_FACTOR
         decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
-    latents_class = pack.svd.model.SVDLatents
-    kinds = pack.comfy_bridge.loading.preview_latents(latents_class, DEMO_CHECKPOINT), latents_class()
+    latents_class, notes = pack.svd.model.SVDLatents, open_weights(DEMO_CHECKPOINT).notes
+    kinds = (
+        pack.comfy_bridge.loading.preview_latents(latents_class, notes, "demo"),
+        latents_class(),
+    )
     near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 
     assert near[0] > 0.95
