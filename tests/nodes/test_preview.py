@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from exvideo_core import demo_models
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 from exvideo_core.families.svd.pipeline import load_svd
 from exvideo_core.families.svd.vae import SCALING_FACTOR
 
@@ -173,7 +173,7 @@ def test_a_latent_without_colours_has_no_preview(run, sent, monkeypatch):
 
 def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     """And not those of Stable Diffusion's latents, which give another picture."""
-    vae = load_svd(demo_models.SVD, dtype=torch.float32, device="cpu").vae
+    vae = load_svd(DEMO_CHECKPOINT, dtype=torch.float32, device="cpu").vae
     ramp = torch.linspace(-0.8, 0.8, 64)
     scene = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), -ramp.expand(64, 64)])[None]
     scene[..., 20:44, 16:40] = torch.tensor([0.7, -0.5, -0.6]).view(1, 3, 1, 1)
@@ -181,7 +181,7 @@ def test_the_demo_models_colours_are_those_of_its_decoder(pack):
         latents = vae.encode(scene) * SCALING_FACTOR
         decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
     latents_class = pack.svd.model.SVDLatents
-    kinds = pack.comfy_bridge.loading.preview_latents(latents_class, demo_models.SVD), latents_class()
+    kinds = pack.comfy_bridge.loading.preview_latents(latents_class, DEMO_CHECKPOINT), latents_class()
     near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 
     assert near[0] > 0.95
