@@ -20,7 +20,7 @@ from .sampling import Plan
 _SHORTEST = 1.0  # seconds from one text to the next
 
 
-class Progress:
+class ProgressText:
     """Text on the node of a run.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 from ...weights.assign import AGAIN, check_finite
-from ...weights.detect import identify, require
+from ...weights.detect import require
 from ...weights.kind import Kind
 from ...weights.safetensors_files import Shape, WeightFile, open_weights
 from . import detect
@@ -72,7 +72,7 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     if isinstance(checkpoint, Path) and checkpoint.is_dir():
         base = _read_folder(checkpoint)
     else:
-        base = _read_file(_opened(checkpoint))
+        base = _read_file(open_weights(checkpoint))
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
@@ -85,12 +85,8 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     )
 
 
-def _opened(source: Path | WeightFile) -> WeightFile:
-    return source if isinstance(source, WeightFile) else open_weights(source)
-
-
 def _read_file(file: WeightFile) -> SVDWeights:
-    require(file.name, identify(file.shapes), detect.CHECKPOINT, "an SVD checkpoint")
+    require(file.name, file.kind, detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
     for name in file:
@@ -141,9 +137,8 @@ _KeyMap = Callable[[Iterable[str]], dict[str, str]]
 def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> dict[str, Tensor]:
     file = open_weights(folder)
     source = f"{folder.parent.name}/{folder.name}"
-    found = identify(file.shapes)
-    require(source, found, kind, what)
-    names = dict.fromkeys(file) if key_map is None or found.naming == "sgm" else key_map(file)
+    require(source, file.kind, kind, what)
+    names = dict.fromkeys(file) if key_map is None or file.kind.naming == "sgm" else key_map(file)
     return {new or name: file[name] for name, new in names.items()}
 
 
@@ -153,8 +148,8 @@ def read_extension(extension: Path | WeightFile, base: Mapping[str, Shape]) -> d
     Returns:
         tensors by the UNet's names: those that replace the base's, and new ones.
     """
-    file = _opened(extension)
-    require(file.name, identify(file.shapes), detect.EXTENSION, "an ExVideo extension of SVD")
+    file = open_weights(extension)
+    require(file.name, file.kind, detect.EXTENSION, "an ExVideo extension of SVD")
     names, unknown = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)
