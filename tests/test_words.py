@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+OLD_NAMES = "exvideo_core/aliases.py"  # which must stay importable
 # Files and folders whose words are not revised yet.
 NOT_YET = {
     "README.md", "docs", "web/docs", "tools", "nodes",
@@ -57,7 +58,8 @@ def files():
     code = (path for folder in ("exvideo_core", "nodes", "tools") for path in (ROOT / folder).rglob("*.py"))
     pages = (*(ROOT / "docs").rglob("*.md"), *(ROOT / "web" / "docs").rglob("en.md"), ROOT / "README.md")
     found = (str(path.relative_to(ROOT)) for path in (*code, *pages))
-    return sorted(name for name in found if not any(f"{name}/".startswith(f"{skipped}/") for skipped in NOT_YET))
+    skipped = (OLD_NAMES, *NOT_YET)
+    return sorted(name for name in found if not any(f"{name}/".startswith(f"{skip}/") for skip in skipped))
 
 
 def lines_with(pattern, text):

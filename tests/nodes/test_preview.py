@@ -223,7 +223,7 @@ def test_the_time_left_is_that_of_the_steps_done(either, sent, pack, monkeypatch
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(pack.comfy_bridge.estimates, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     plan = pack.comfy_bridge.sampling.Plan(either.model, 1.0, "euler", torch.zeros(11))
-    progress = pack.comfy_bridge.estimates.Progress("7", plan, either.latent["samples"])
+    progress = pack.comfy_bridge.estimates.ProgressText("7", plan, either.latent["samples"])
     for step in range(10):
         now.seconds += 60 if step == 0 else 20  # the first has loading in it
         progress(step, torch.zeros(1))

@@ -71,10 +71,7 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     Raises:
         CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
     """
-    if isinstance(checkpoint, Path) and checkpoint.is_dir():
-        base = _read_folder(checkpoint)
-    else:
-        base = _read_file(checkpoint)
+    base = _read(checkpoint)
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
@@ -87,8 +84,13 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     )
 
 
-def _read_file(path: Path | WeightFile) -> SVDWeights:
-    file = open_weights(path)
+def _read(checkpoint: Path | WeightFile) -> SVDWeights:
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        return _read_folder(checkpoint)
+    return _read_file(open_weights(checkpoint))
+
+
+def _read_file(file: WeightFile) -> SVDWeights:
     require(file.name, file.identity, detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
