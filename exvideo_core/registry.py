@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from .errors import ExVideoError
 from .families.cogvideox import COGVIDEOX
 from .families.svd import SVD
@@ -9,6 +12,9 @@ from .family import Family
 from .hub import catalog, missing
 from .lora import keys as lora_keys
 from .weights import detect, safetensors_files
+
+if TYPE_CHECKING:
+    from .training.recipe import TrainingRecipe
 
 # looked up at each use, never copied
 FAMILIES: tuple[Family, ...] = (SVD, COGVIDEOX)
@@ -32,3 +38,8 @@ def family(name: str) -> Family:
         if each.name == name:
             return each
     raise ExVideoError(f"model {name!r} is unknown; choose one of {', '.join(each.name for each in FAMILIES)}.")
+
+
+def training_recipes() -> dict[str, Callable[[], TrainingRecipe[Any]]]:
+    """Recipes of the families that can be trained, by name; each is imported when it is called."""
+    return {each.name: each.training for each in FAMILIES if each.training}

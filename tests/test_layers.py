@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CORE = ROOT / "exvideo_core"
 # Lowest first. A file or folder imports its own layer and those before it.
 LAYERS = (
-    ("errors", "files", "whole_file"),
+    ("errors", "files", "progress", "whole_file"),
     ("nn", "video"),
     ("evaluation", "weights", "demo_models"),
     ("sampling", "runtime", "hub", "lora", "estimate"),
@@ -21,12 +21,6 @@ LAYERS = (
     ("aliases",),
     ("__init__", "__main__"),
 )
-# shared files that still import a family
-WITH_FAMILIES = {
-    "estimate/jobs.py", "estimate/quick.py", "terminal/estimate_option.py",
-    "training/build.py", "training/config.py", "training/dry_run.py", "training/procedural/gallery.py",
-    "training/sources.py",
-}  # fmt: skip
 LAYER_OF = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 # ComfyUI's own modules, the implementations this project is compared with, and the other half of this repository
 FOREIGN = {
@@ -63,8 +57,6 @@ def test_core_imports_point_down(file):
 
     assert layer_name(file) in LAYER_OF, f"give {layer_name(file)!r} a place in LAYERS"
     for parts in relative:
-        if str(file) in WITH_FAMILIES and parts[len(CORE.parts)] in ("families", "hub"):
-            continue
         assert parts[: len(CORE.parts)] == CORE.parts, f"{file} imports from outside exvideo_core"
         imported = parts[len(CORE.parts)]
         assert imported in LAYER_OF, f"{file} imports {imported!r}, which has no place in LAYERS"

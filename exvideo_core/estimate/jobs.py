@@ -138,9 +138,7 @@ def total(
     )
 
 
-def usual_line(
-    estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float
-) -> str:
+def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float) -> str:
     """One line about a network that was just loaded: what the usual clip takes on its device.
 
     Args:
@@ -183,7 +181,7 @@ def gigabytes(num_bytes: float) -> str:
 
 def of_time(seconds: float) -> str:
     """A duration for people."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    value, unit = next(
+        ((seconds / n, unit) for unit, n in (("h", 3600), ("min", 60)) if seconds >= 2 * n), (seconds, "s")
+    )
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError, DownloadError
+from ..progress import Progress
 from ..weights.safetensors_files import open_file, open_weights
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
 from .part import DamagedError, Part, check_free, disk_sentence, turn
@@ -23,8 +24,6 @@ from .sources import Announcement, announce
 from .waiting import in_thread, pause
 from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
-# Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
-Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 

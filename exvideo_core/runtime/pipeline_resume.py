@@ -1,4 +1,4 @@
-"""A pipeline's run in the file of a SavedRun: what of it must be equal, so that another process may go on."""
+"""Resuming a pipeline's run: what must be equal, so that another process may resume from its file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..nn.fused import is_fused
 from .fingerprint import environment, fingerprint, sampled
 from .resume import Recording, SavedRun, Stateful
 
-Resume = SavedRun | str | Path | None  # where the state of a run is kept
+Resume = SavedRun | str | Path | None  # where the state of a run is saved
 
 
 def begin(
@@ -21,27 +21,28 @@ def begin(
     start: Tensor,
     levels: Tensor,
     parts: Mapping[str, Stateful | None],
-    **told: object,
+    settings: Mapping[str, object],
 ) -> Recording | None:
-    """Begin a run, or go on with it; None where nothing is kept.
+    """Start a run or resume it; None if its state is not saved.
 
     Args:
         resume: the file.
-        network: denoises; before its weights move.
+        network: the denoising network, before its weights move.
         start: latents at the first level.
-        parts: what the run remembers.
-        told: all else that its result depends on.
+        levels: noise levels, [steps + 1].
+        parts: stateful parts of the run by name, such as a source of noise.
+        settings: everything else that the result depends on.
     """
     if resume is None:
         return None
     run = resume if isinstance(resume, SavedRun) else SavedRun(resume)
-    place = environment(start.device)
-    what = fingerprint(network=_described(network), place=place, start=start, levels=levels, told=told)
+    where = environment(start.device)
+    what = fingerprint(network=_described(network), place=where, start=start, levels=levels, settings=settings)
     return run.begin(what, start, len(levels) - 1, parts)
 
 
 def _described(network: nn.Module) -> dict[str, object]:
-    """The network, and how it computes; where its weights are is not part of that."""
+    """What the network computes. Where its weights are does not matter."""
     weights = [*network.named_parameters(), *network.named_buffers()]
     attention = {getattr(module, "attention", None) for module in network.modules()} - {None}
     with torch.inference_mode():

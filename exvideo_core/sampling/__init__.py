@@ -5,7 +5,7 @@ from .denoisers import add_noise, pin_frames, v_prediction, zero_snr_v_predictio
 from .guidance import frame_guidance, guide, rising_guidance
 from .levels import Levels
 from .methods import Method
-from .postprocess import normalize_frames
+from .postprocess import finish, normalize_frames
 from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler, solve
 from .schedules import (
     alpha_levels,
@@ -27,6 +27,7 @@ __all__ = [
     "dpmpp_2m_sde",
     "dpmpp_2m_sigmas",
     "euler",
+    "finish",
     "frame_guidance",
     "guide",
     "karras_sigmas",

@@ -1,4 +1,4 @@
-"""What the pipelines are given: pictures, noise, places to compute; and what they refuse in the same words."""
+"""Inputs of a pipeline: pictures, noise, devices, names of methods and attention, and their checks."""
 
 from __future__ import annotations
 
@@ -16,29 +16,24 @@ from ..nn.nan_check import describe_nonfinite, is_finite
 
 T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
-Place = str | torch.device | Sequence[str | torch.device] | None  # see `chosen_devices`
+Devices = str | torch.device | Sequence[str | torch.device] | None  # see `chosen_devices`
 
 
 def draw_noise(shape: Sequence[int], seed: int) -> Tensor:
     """Unit noise, float32, drawn on the CPU so that every machine gets the same."""
-    return noise_source(shape, seed)()
-
-
-def noise_source(shape: Sequence[int], seed: int) -> SeededNoise:
-    """A function that draws new unit noise at each call, the first being `draw_noise`."""
-    return SeededNoise(shape, seed)
+    return SeededNoise(shape, seed)()
 
 
 class SeededNoise:
-    """See `noise_source`; it can go on where another one was."""
+    """A source of unit noise, new at each call; the first is `draw_noise`. Its state can be saved and restored."""
 
     is_whole_in_steps = True
 
     def __init__(self, shape: Sequence[int], seed: int) -> None:
-        self._shape, self._generator = tuple(shape), torch.Generator().manual_seed(seed)
+        self.shape, self._generator = tuple(shape), torch.Generator().manual_seed(seed)
 
     def __call__(self) -> Tensor:
-        return torch.randn(self._shape, generator=self._generator)
+        return torch.randn(self.shape, generator=self._generator)
 
     def state(self) -> dict[str, Tensor]:
         return {"generator": self._generator.get_state()}
@@ -47,15 +42,21 @@ class SeededNoise:
         self._generator.set_state(state["generator"])
 
 
-def checked_noise(name: str, noise: Tensor, shape: Sequence[int]) -> Tensor:
-    """The noise itself, if it has the shape."""
-    if tuple(noise.shape) != tuple(shape):
-        raise ValueError(f"{name} has the shape {list(noise.shape)}; {list(shape)} is needed")
-    return noise
+def given_or_drawn(name: str, given: Tensor | None, draw: SeededNoise) -> Tensor:
+    """Unit noise: the given one, if it has the right shape, or the next one of a source.
+
+    It is drawn in any case, so that later draws do not depend on what is given.
+    """
+    drawn = draw()
+    if given is None:
+        return drawn
+    if tuple(given.shape) != draw.shape:
+        raise ValueError(f"{name} has the shape {list(given.shape)}; {list(draw.shape)} is needed")
+    return given
 
 
 def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, denoise: float) -> None:
-    """Raise ClipError unless a video to start from is there where it is needed, and has all frames."""
+    """Raise ClipError unless `init_video` has all frames, and is there if `denoise` needs it."""
     if init_video is not None and len(init_video) != num_frames:
         raise ClipError(
             f"the video to start from has {len(init_video)} frames, but {num_frames} are asked for. "
@@ -68,10 +69,10 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
 
 
 def named(what: str, name: str, choices: Mapping[str, T]) -> T:
-    """What the name stands for.
+    """The choice of that name.
 
     Raises:
-        ExVideoError: for nothing.
+        ExVideoError: there is none.
     """
     if name not in choices:
         raise ExVideoError(f"{what} {name!r} is unknown; choose one of {', '.join(choices)}.")
@@ -79,7 +80,7 @@ def named(what: str, name: str, choices: Mapping[str, T]) -> T:
 
 
 def check_finite(latents: Tensor) -> None:
-    """Raise NumberError if what is done after a network, in the last step and behind it, has ended in no numbers."""
+    """Raise NumberError if the last step, or the finish after it, gave NaN or Inf."""
     if not is_finite(latents):
         raise NumberError(
             f"after the last step the latents hold {describe_nonfinite(latents)}. The guidance scale or the contrast "
@@ -89,19 +90,22 @@ def check_finite(latents: Tensor) -> None:
 
 
 def attention_named(name: str) -> Attention:
-    """A backend of `exvideo_core.nn.attention`, or ExVideoError: also where its package is not installed."""
-    if name not in BACKENDS:
-        raise ExVideoError(f"attention {name!r} is unknown; choose one of {', '.join(BACKENDS)}.")
+    """A backend of `exvideo_core.nn.attention`.
+
+    Raises:
+        ExVideoError: there is none of that name, or its package is not installed.
+    """
+    backend = named("attention", name, BACKENDS)
     if name in PACKAGES:
-        package_of(name)  # said now, and not after gigabytes were read
-    return BACKENDS[name]
+        package_of(name)  # raises before gigabytes are read
+    return backend
 
 
-def chosen_devices(device: Place) -> list[torch.device]:
-    """The device or two, each with its number, or CUDA where there is one.
+def chosen_devices(device: Devices) -> list[torch.device]:
+    """The device or the two devices, each with its index; None is CUDA if there is one.
 
     Args:
-        device: such as "cuda:1", "cuda:0,cuda:1" or a list of two: one for each branch of the guidance.
+        device: such as "cuda:1", "cuda:0,cuda:1" or a list of two: one for each branch of guidance.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -114,7 +118,7 @@ def chosen_devices(device: Place) -> list[torch.device]:
 def _usable(name: str | torch.device) -> torch.device:
     try:
         return torch.empty(0, device=name.strip() if isinstance(name, str) else name).device
-    except (RuntimeError, AssertionError) as error:  # the latter where PyTorch was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # the latter if PyTorch was built without CUDA
         reason = str(error).partition("\n")[0]
         raise ExVideoError(
             f"device {str(name)!r} cannot be used ({reason}). Choose another, such as cuda:0."

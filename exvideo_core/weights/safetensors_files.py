@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..files import quoted, read_small, regular_size
-from .detect import FileKind, identify
+from .detect import identify
+from .kind import FileKind
 
 Shape = tuple[int, ...]
 
@@ -92,7 +93,7 @@ class WeightFile(Mapping[str, Tensor]):
         _check_shapes(part, shapes)
         self.shapes |= shapes
         self.dtypes |= {name: _DTYPES[entry["dtype"]] for name, entry in entries.items()}
-        self.notes |= opened.metadata() or {}
+        self.notes |= opened.metadata() or {}  # type: ignore[no-untyped-call]
         self._where |= dict.fromkeys(entries, opened)
         self.num_bytes += size
 

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
+from ...exvideo_core.families.cogvideox import methods
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.pipeline import check_steps
-from ...exvideo_core.sampling import linspace_timesteps, trailing_timesteps
-from ..comfy_bridge.sampling import AUTO, Finish, Plan, Settings, method_named
+from ..comfy_bridge.sampling import AUTO, SOLVERS, Finish, Plan, Settings, method_named
 from .model import check_latents
 
 GUIDANCE = 7.0  # of the ExVideo project's own example
 
-# ComfyUI's solver and the timesteps by the name that workflows save. In sigmas, Euler's method is DDIM.
-METHODS: dict[str, tuple[str, Callable[[int, float], Tensor]]] = {
-    AUTO: ("euler", linspace_timesteps),
-    "ddim": ("euler", linspace_timesteps),
-    "ddim trailing": ("euler", trailing_timesteps),
-    "dpm++ 2m": ("dpmpp_2m", trailing_timesteps),
+# by the names that workflows save
+METHODS = {
+    AUTO: methods.METHODS["ddim"],
+    "ddim": methods.METHODS["ddim"],
+    "ddim trailing": methods.METHODS["ddim_trailing"],
+    "dpm++ 2m": methods.METHODS["dpmpp_2m"],
 }
 
 
 def plan(model: ModelPatcher, latents: Tensor, settings: Settings) -> Plan:
     """By default DDIM on the reference's timesteps: KSampler with `euler` and `normal` does the same."""
-    solver, timesteps = method_named(settings.method, METHODS, "CogVideoX")
+    method = method_named(settings.method, METHODS, "CogVideoX")
     check(model, latents, settings.steps, settings.denoise)
     sigmas = model.get_model_object("model_sampling").sigmas
-    levels = sigmas[timesteps(settings.steps, settings.denoise).to(sigmas.device)].cpu()
-    return Plan(model.clone(), guidance(*settings.guidance), solver, torch.cat([levels, levels.new_zeros(1)]))
+    timesteps = method.schedule(settings.steps, settings.denoise)
+    levels = sigmas[timesteps.to(sigmas.device)].cpu()
+    levels = torch.cat([levels, levels.new_zeros(1)])
+    return Plan(model.clone(), guidance(*settings.guidance), SOLVERS[method.order], levels)
 
 
 def finish(_model: ModelPatcher) -> Finish:

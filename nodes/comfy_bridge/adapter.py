@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...exvideo_core.sampling.methods import Method
 from .file_lists import FileList
 from .sampling import Finish, Planner
 
@@ -35,7 +36,7 @@ class Adapter:
     title: str
     loader: str
     models: tuple[type, ...]
-    methods: Mapping[str, Any]
+    methods: Mapping[str, Method]
     plan: Planner
     finish: Callable[[ModelPatcher], Finish]
     latent_fps: Callable[[Tensor, Any], float]

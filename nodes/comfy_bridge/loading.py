@@ -12,6 +12,7 @@ from comfy import latent_formats, model_management, model_patcher
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ...exvideo_core.estimate import Estimates, usual_line
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
 from ...exvideo_core.weights.preview_colours import read_colours
@@ -103,23 +104,12 @@ def preview_latents(
     return default if colours is None else latents_class(colours.factors, colours.bias)
 
 
-def log_estimate(line: Callable[..., str], patcher: ModelPatcher, shape: Callable[[int, int, int], list[int]]) -> None:
-    """Log the time and memory of the most common clip.
-
-    Args:
-        line: makes the sentence.
-        patcher: the model.
-        shape: of its latents, from frames, height and width.
-    """
+def log_estimate(estimates: Estimates, patcher: ModelPatcher) -> None:
+    """Log the time and memory of the most common clip; `estimates` are those of the model's family."""
     network = patcher.model
+    dtype, weights = network.get_dtype_inference(), patcher.model_size()
     try:
-        text = line(
-            network.sizes,
-            network.get_dtype_inference(),
-            patcher.load_device,
-            weights=patcher.model_size(),
-            activations=lambda *size: network.memory_required(shape(*size)),
-        )
+        text = usual_line(estimates, network.sizes, dtype, patcher.load_device, weights)
     except RuntimeError as error:  # no memory for the measurement, or no kernels
         text = f"no estimate of time and memory ({error})"
     logging.info("ExVideo: %s", text)

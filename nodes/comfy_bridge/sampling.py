@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import comfy.sample
 import comfy.samplers
@@ -19,11 +19,12 @@ from torch import Tensor
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.sampling import normalize_frames
 from ...exvideo_core.sampling.inputs import check_finite
+from ...exvideo_core.sampling.methods import Method
 from . import nan_check
 from .low_memory import explained_sampling
 
 AUTO = "auto"  # the method that the model's reference samples with
-T = TypeVar("T")
+SOLVERS = {1: "euler", 2: "dpmpp_2m"}  # ComfyUI's, by the order of a method; in sigmas, Euler's method is DDIM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +129,7 @@ def _reporting(stock: Callable[..., None], on_step: OnStep | None) -> Callable[.
     return callback
 
 
-def method_named(name: str, methods: Mapping[str, T], title: str) -> T:
+def method_named(name: str, methods: Mapping[str, Method], title: str) -> Method:
     """A family's sampling method.
 
     Args:

@@ -1,4 +1,4 @@
-"""The picture's encoder as ComfyUI's CLIP_VISION, and SVD's own way of feeding it."""
+"""SVD's image encoder as ComfyUI's CLIP_VISION, with the preprocessing that SVD was trained with."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_clip_vision(weights: SVDWeights) -> Any:
             "projection_dim": sizes.embedding_dim,
         }
     )
-    if clip_vision.load_device.type == "cpu":  # ComfyUI rounds to float16 even there, though it computes in float32
+    if clip_vision.load_device.type == "cpu":  # ComfyUI stores float16 on the CPU, too, but computes in float32
         clip_vision.dtype = torch.float32
         clip_vision.model.float()
     missing, unknown = clip_vision.load_sd(weights.image_encoder)
@@ -47,7 +47,7 @@ def make_clip_vision(weights: SVDWeights) -> Any:
 
 
 def embed_picture(clip_vision: Any, image_BCHW: Tensor) -> Tensor:
-    """Embedding of pictures in [-1, 1], [B, D]; resized as SVD was trained, not as `CLIPVisionEncode` does."""
+    """Embeddings [B, D] of images in [-1, 1]; resized as in SVD's training, which `CLIPVisionEncode` does not do."""
     model_management.load_models_gpu([clip_vision.patcher])
     pixels_BCHW = clip_pixels(image_BCHW.to(clip_vision.load_device), clip_vision.image_size)
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...exvideo_core.estimate import svd_line
 from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
+from ...exvideo_core.families.svd.estimate import ESTIMATES
 from ...exvideo_core.weights.assign import shapes_of
 from ...exvideo_core.weights.safetensors_files import open_weights
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
@@ -28,7 +28,7 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     """
     weights = read_weights(checkpoint, extension)
     model = _make_model(weights, checkpoint, extension, dtype)
-    log_estimate(svd_line, model, lambda *size: [size[0], 4, *size[1:]])
+    log_estimate(ESTIMATES, model)
     if not weights.vae:
         return model, None, None
     return model, make_clip_vision(weights), _make_vae(weights, checkpoint)

@@ -1,4 +1,4 @@
-"""The core's UNet as ComfyUI's MODEL.
+"""SVD's UNet as ComfyUI's MODEL.
 
 Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width.
 """
@@ -18,8 +18,9 @@ from comfy import model_base, model_management
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
-from ...exvideo_core.estimate import Work, svd_call
+from ...exvideo_core.estimate import Work, work_of
 from ...exvideo_core.families.svd.config import UNetConfig
+from ...exvideo_core.families.svd.estimate import count_call
 from ...exvideo_core.families.svd.lazy_frames import HostTensor, keep
 from ...exvideo_core.families.svd.save import published_layout
 from ...exvideo_core.families.svd.unet import SVDUNet
@@ -78,7 +79,7 @@ def live_bytes(
 def skips_wait(
     sizes: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device, options: Options = MappingProxyType({})
 ) -> bool:
-    """Whether skips wait in the host's memory: where the run asks, or activations would take more than half a card."""
+    """Whether to offload skips to main memory: in low-memory runs, or if activations need more than half of the GPU."""
     if model_management.is_device_cpu(device):
         return False
     if low_memory.is_saving(options):
@@ -87,10 +88,10 @@ def skips_wait(
 
 
 def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
-    """Places in the whole clip of the frames of ComfyUI's current context window; None without one.
+    """Positions in the clip of the frames of ComfyUI's current context window; None without one.
 
     A window that reaches past the position table is moved back to the table's end, so clips may be longer than the
-    table. The base model has no table: its positions start anew in each window, as in ComfyUI's own SVD.
+    table. The base model has no table: its positions start at 0 in each window, like in ComfyUI's own SVD.
 
     Args:
         options: `transformer_options` of the forward pass.
@@ -100,7 +101,7 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
     if window is None or window.dim != 0:
         return None
     places = list(window.index_list)
-    anchor = getattr(window, "causal_anchor_index", None)  # one frame before the window, dropped from the result
+    anchor = getattr(window, "causal_anchor_index", None)  # a frame before the window, dropped from the result
     is_anchored = anchor is not None and anchor >= 0
     if is_anchored:
         places.insert(0, anchor)
@@ -119,18 +120,18 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
 
 
 class SVDLatents(comfy.latent_formats.SD15):
-    """Latents of SVD's VAE, which has Stable Diffusion's.
+    """Latents of SVD's VAE, which are Stable Diffusion's.
 
     Args:
-        rgb_factors: what previews multiply the 4 channels by; None is for the published VAE.
-        rgb_bias: what they add.
+        rgb_factors: [4][3], from latent channels to preview colours; None is for the published VAE.
+        rgb_bias: [3], added to them.
     """
 
     def __init__(self, rgb_factors: list[list[float]] | None = None, rgb_bias: list[float] | None = None) -> None:
         super().__init__()
         if rgb_factors is not None:
             self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors, rgb_bias
-            self.taesd_decoder_name = None  # made for the published VAE, too
+            self.taesd_decoder_name = None  # is for the published VAE
 
 
 class SVDModelConfig(HostedModelConfig):
@@ -159,7 +160,7 @@ class SVDModelConfig(HostedModelConfig):
 
 
 class SVDModel(HostedModel):
-    """Noise levels and conditioning of SVD. The conditioning's keys are those of ComfyUI's own SVD nodes."""
+    """Noise levels and conditioning of SVD. The keys of the conditioning are those of ComfyUI's own SVD nodes."""
 
     config_class, sizes_class, network_class = SVDModelConfig, UNetConfig, HostedUNet
     prediction = model_base.ModelType.V_PREDICTION_EDM
@@ -175,13 +176,13 @@ class SVDModel(HostedModel):
 
     def extra_conds(self, **conditions: Any) -> dict[str, Any]:
         noise = conditions["noise"]
-        picture = conditions.get("concat_latent_image")
-        picture = torch.zeros_like(noise) if picture is None else picture
-        if picture.shape[1:] != noise.shape[1:]:
-            picture = comfy.utils.common_upscale(picture, noise.shape[-1], noise.shape[-2], "bilinear", "center")
+        image = conditions.get("concat_latent_image")
+        image = torch.zeros_like(noise) if image is None else image
+        if image.shape[1:] != noise.shape[1:]:
+            image = comfy.utils.common_upscale(image, noise.shape[-1], noise.shape[-2], "bilinear", "center")
         result = {
             "y": comfy.conds.CONDRegular(self.encode_adm(**conditions)),
-            "c_concat": comfy.conds.CONDNoiseShape(comfy.utils.resize_to_batch_size(picture, noise.shape[0])),
+            "c_concat": comfy.conds.CONDNoiseShape(comfy.utils.resize_to_batch_size(image, noise.shape[0])),
             "num_video_frames": comfy.conds.CONDConstant(noise.shape[0]),
         }
         if conditions.get("cross_attn") is not None:
@@ -197,7 +198,7 @@ class SVDModel(HostedModel):
 
     def call_work(self, shape: Sequence[int]) -> Work:
         """Work of one call of the UNet."""
-        return svd_call(self.sizes, shape[0], *shape[-2:], self.get_dtype_inference().itemsize)
+        return work_of(count_call(self.sizes, (shape[0], *shape[-2:]), self.get_dtype_inference()))
 
     def state_dict_for_saving(
         self,
@@ -206,5 +207,5 @@ class SVDModel(HostedModel):
         vae_state_dict: Mapping[str, Tensor] | None = None,
         clip_vision_state_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """What ModelSave and ImageOnlyCheckpointSave write: the layout of svd_xt.safetensors."""
+        """Weights for ModelSave and ImageOnlyCheckpointSave, in the layout of svd_xt.safetensors."""
         return published_layout(unet_state_dict, vae_state_dict or {}, clip_vision_state_dict or {})

@@ -13,19 +13,20 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
+from ...exvideo_core.families.svd import methods
 from ...exvideo_core.families.svd.pipeline import PLAIN, SVDDefaults, extended_defaults
 from ...exvideo_core.sampling import frame_guidance, guide, karras_sigmas
-from ..comfy_bridge.sampling import AUTO, Finish, Plan, Settings, method_named
+from ..comfy_bridge.sampling import AUTO, SOLVERS, Finish, Plan, Settings, method_named
 from .model import SVDModel
 
-# ComfyUI's solver by the name that workflows save.
-METHODS = {AUTO: "euler", "dpm++ 2m": "dpmpp_2m"}
+# by the names that workflows save
+METHODS = {AUTO: methods.METHODS["euler"], "dpm++ 2m": methods.METHODS["dpmpp_2m"]}
 
 
 def plan(model: ModelPatcher, latents: Tensor, settings: Settings) -> Plan:
     """By default Euler steps on Karras levels: KSampler with `euler` and `karras` does the same."""
     check(model, latents)
-    solver = method_named(settings.method, METHODS, "SVD")
+    solver = SOLVERS[method_named(settings.method, METHODS, "SVD").order]
     default, (first, last) = _defaults(model), settings.guidance
     guided, scale = with_frame_guidance(model, first or default.min_guidance_scale, last or default.max_guidance_scale)
     return Plan(guided, scale, solver, noise_levels(guided, settings.steps, settings.denoise))

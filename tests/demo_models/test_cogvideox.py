@@ -20,13 +20,12 @@ from exvideo_core.training.procedural.shapes import (
     Words,
     all_words,
     motion_path,
-    preview_factors,
-    small_pictures,
 )
 from tools.demo_models.cogvideox import transformer as lessons
 from tools.demo_models.cogvideox.__main__ import main
 from tools.demo_models.cogvideox.autoencoder import decoder_loss, draw_clips, encoder_loss, newborn_vae
 from tools.demo_models.cogvideox.measure import PROMPTS, look_at
+from tools.demo_models.cogvideox.small_pictures import preview_factors, small_pictures
 from tools.demo_models.cogvideox.text import TextLesson, text_loss, understood
 
 WORDS = Words(0, 0, 0, 1)

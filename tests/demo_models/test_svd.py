@@ -8,8 +8,8 @@ from exvideo_core.families.svd.checkpoint import read_svd
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import ImageEncoder
 from exvideo_core.families.svd.pipeline import build_svd
+from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.training.optimizers import learning_rate, orthogonal
-from exvideo_core.training.procedural.gallery import Gallery
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.procedural.push_in import progress
 from exvideo_core.training.randomness import generator_of
@@ -63,7 +63,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 
     for name, weight in whole.module.state_dict().items():
         assert torch.equal(weight, resumed.module.state_dict()[name])
-        assert torch.equal(whole.average.weights[name], resumed.average.weights[name])
+        assert torch.equal(whole.ema.weights[name], resumed.ema.weights[name])
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -18,12 +18,14 @@ from exvideo_core.errors import ExVideoError
 from exvideo_core.families.cogvideox.config import TransformerConfig
 from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.svd.training_config import SVDTraining
 from exvideo_core.hub.catalog import SOURCES
 from exvideo_core.hub.sources import announce
 from exvideo_core.hub.web import PassingError, StatusError
 from exvideo_core.lora import merge, read_lora, remove_loras
+from exvideo_core.registry import training_recipes
 from exvideo_core.runtime.resume import SavedRun
-from exvideo_core.training.config import SVDTraining, read_config
+from exvideo_core.training.config import read_config
 from exvideo_core.training.data.cache import read_cached
 from exvideo_core.training.data.index import index_videos
 from exvideo_core.training.data.listing import Listed, list_videos
@@ -230,7 +232,9 @@ READERS = {
     "weights": Reader(_file("model.safetensors"), read_weights),
     "lora": Reader(_file("lora.safetensors"), read_lora_file),
     "folders": Reader(place_folder, read_folder),
-    "configs": Reader(_file("config.yaml"), lambda folder: checked(read_config, folder / "config.yaml")),
+    "configs": Reader(
+        _file("config.yaml"), lambda folder: checked(read_config, folder / "config.yaml", training_recipes())
+    ),
     "records": Reader(place_record, read_record, is_writing=True),
     "pictures": Reader(_file("picture.webp"), read_pictures),
     "videos": Reader(_file("clip.mp4"), read_videos),

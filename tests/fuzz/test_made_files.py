@@ -7,6 +7,7 @@ import struct
 import sys
 import threading
 import zlib
+from functools import partial
 
 import pytest
 
@@ -21,7 +22,8 @@ from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import CheckpointError, ExVideoError, VideoError
 from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
 from exvideo_core.hub.sources import announce
-from exvideo_core.training.config import read_config
+from exvideo_core.registry import training_recipes
+from exvideo_core.training import config
 from exvideo_core.training.data.listing import list_videos
 from exvideo_core.training.data.videos import examine
 from exvideo_core.video import load_frames, read_video, save_video
@@ -34,6 +36,8 @@ from .guard import guarded
 from .limits import limited
 from .record_corpus import A, packed
 
+read_config = partial(config.read_config, recipes=training_recipes())
+
 
 @pytest.fixture(autouse=True)
 def imported(tmp_path):
@@ -41,6 +45,8 @@ def imported(tmp_path):
     save_video(torch.zeros(2, 16, 16, 3), tmp_path / "sound.mp4")
     examine(tmp_path / "sound.mp4")
     next(read_video(tmp_path / "sound.mp4"))
+    for recipe in training_recipes().values():
+        recipe()
 
 
 def refusal(read, *arguments, seconds=2.0, megabytes=300):

@@ -26,12 +26,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from exvideo_core.families.cogvideox.objective import cogvideox_loss
 from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.keys import sgm_to_extension
+from exvideo_core.families.svd.objective import svd_loss
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.lora import LoRA, attach, new_lora
-from exvideo_core.training import cogvideox_loss, svd_loss
 from exvideo_core.training.freezing import checkpoint_blocks, freeze
 from parity import references, references_cogvideox
 from parity.references import EXPECTED_WARNINGS, diffsynth

@@ -74,9 +74,9 @@ def count_call(
 def _decoding(
     coder: CogVideoXVAE, channels: int, latent_shape: tuple[int, int, int], tile: int | None, dtype: torch.dtype
 ) -> Iterator[tuple[Counts, int]]:
-    frames, *size = latent_shape
+    frames, height, width = latent_shape
     lengths = [end - start for start, end in decode_chunks(frames)]
-    windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(*size, tile))
+    windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(height, width, tile))
     for cells, number in windows.items():
         past: Past = {}  # the first chunk has none, and all after it are alike
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:

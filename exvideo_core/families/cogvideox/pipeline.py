@@ -1,4 +1,4 @@
-"""From a sentence to a clip: CogVideoX-5B, with ExVideo's LoRA for 129 frames (arXiv:2408.06072, arXiv:2406.14130).
+"""Text to video: CogVideoX-5B, with ExVideo's LoRA for 129 frames (arXiv:2408.06072, arXiv:2406.14130).
 
 Shapes: B = 1 clip, C channels, F frames, T latent frames, H and W pixels, h and w latent cells of 8x8 pixels,
 L text tokens, D channels of the text.
@@ -20,30 +20,25 @@ from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import check_given, checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
 from ...runtime import oom_hints
-from ...runtime.guidance_branches import Branches, branches
+from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
-from ...runtime.pipeline_resume import Resume, begin
+from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import (
-    Levels,
-    alpha_levels,
-    guide,
-    num_timesteps,
-    zero_snr_v_prediction,
-)
+from ...sampling import Levels, alpha_levels, finish, num_timesteps, zero_snr_v_prediction
 from ...sampling.denoisers import Denoiser
 from ...sampling.inputs import (
+    Devices,
     Picture,
-    Place,
+    SeededNoise,
     attention_named,
-    check_finite,
     check_init_video,
-    checked_noise,
     chosen_devices,
+    given_or_drawn,
     named,
-    noise_source,
 )
+from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
@@ -54,7 +49,7 @@ from .geometry import GEOMETRY
 from .methods import METHODS
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer
-from .vae import SCALING_FACTOR, CogVideoXVAE, Progress
+from .vae import SCALING_FACTOR, CogVideoXVAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,15 +66,15 @@ class CogVideoXResult:
 
 
 class CogVideoXPipeline:
-    """The three networks and the way from a sentence to frames.
+    """The transformer, the autoencoder and the text encoder; a call makes a clip.
 
     Attributes:
         transformer: predicts v.
         vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
-        text_encoder: sentences to [B, L, D]; on the CPU, from where it visits the device while it is needed. None where
-            prompts come as embeddings.
-        devices: of guidance's branches, one for both or one for each; empty is where the transformer is.
-        stream: where the transformer's weights come from, block by block; None where all are on the device.
+        text_encoder: prompts to [B, L, D]; on the CPU, and temporarily on the device while it computes. None if prompts
+            come as embeddings.
+        devices: one for both branches of guidance, or one for each; if empty, the transformer's.
+        stream: where the transformer's weights come from, block by block; None if all are on the device.
     """
 
     def __init__(
@@ -130,69 +125,69 @@ class CogVideoXPipeline:
         """Make a clip.
 
         Args:
-            prompt: what to show; not needed beside `prompt_embeds`.
-            negative_prompt: what to keep away from.
+            prompt: what to show; not needed with `prompt_embeds`.
+            negative_prompt: what to avoid.
             num_frames: F, 8 k + 1.
             height: in pixels, a multiple of 16.
             width: likewise.
-            guidance_scale: how closely to follow the prompt, for all steps or for each; 1 leaves the negative prompt
-                out, in half the time. See `sampling.rising_guidance`.
+            guidance_scale: how closely to follow the prompt, one for all steps or one for each; 1 ignores the negative
+                prompt and takes half the time. See `sampling.rising_guidance`.
             num_inference_steps: model calls (pairs of them, with guidance); `denoise` does not change their number.
-            denoise: above 0, at most 1; how far `init_video` is changed.
-            init_video: F pictures to start from; at `denoise` 1 nothing of them is left.
+            denoise: above 0, at most 1; how much `init_video` is changed.
+            init_video: F pictures to start from; at `denoise` 1 they are not used.
             seed: of the noise.
-            latents: unit noise [1, 16, T, h, w] to start from in place of the seed's.
-            prompt_embeds: [1, L, D] in place of the prompt.
+            latents: unit noise [1, 16, T, h, w] to start from instead of the seed's.
+            prompt_embeds: [1, L, D] instead of the prompt.
             negative_prompt_embeds: likewise.
             method: a name in `METHODS`.
-            reuse: when a step may be predicted from those before, faster and not exact; None computes all.
+            reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
-            decode_progress: called after each decoded piece with (done, all).
-            decode_tile: side of the tiles to decode in, in latent cells, for little memory; None is exact.
-            resume: file to keep the state of the run in, or a `SavedRun`; a call with the same arguments that finds it
-                goes on after the step it was saved at. Delete it when the video is saved.
+            decode_progress: called after each decoded chunk with (done, all).
+            decode_tile: side of the tiles to decode in, in latent cells, to save memory; None is exact.
+            resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
+                step that was saved. Delete the file when the video is saved.
 
         Raises:
             ClipError: frames, size or steps that the model cannot make.
-            NumberError: NaN or infinity came up; says in which step and layer, and what to do.
+            NumberError: NaN or Inf came up; says in which step and layer, and what to do.
             ExVideoError: a prompt or its encoder is missing, or the transformer is the image-to-video one.
         """
         self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
         way = named("method", method, METHODS)
         timesteps = way.schedule(num_inference_steps, denoise)
         scales = _scale_of_each(timesteps, guidance_scale)
-        shape = self._latent_shape(num_frames, width, height)
-        draw = noise_source(shape, seed)
-        noise = draw()  # drawn in any case, so that later draws do not depend on `latents`
-        if latents is not None:
-            noise = checked_noise("latents", latents, shape)
         is_guided = any(scale != 1 for scale in scales.values())
+        draw = SeededNoise(self._latent_shape(num_frames, width, height), seed)
+        noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
         texts = [(prompt, prompt_embeds), *([(negative_prompt, negative_prompt_embeds)] if is_guided else [])]
         contexts = self._contexts(texts)
         levels = Levels.from_alphas(alpha_levels(timesteps))
-        start = noise.to(self.device, torch.float32)
-        if init_video is not None and denoise < 1:
-            start = levels.start(start, self._encode_video(init_video, width, height))
-        devices = (self.devices or [self.device])[: 1 + is_guided]
-        cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
-        told = {"contexts": contexts, "guidance": scales, "method": method, "reuse": reuse, "devices": devices}
-        recording = begin(
-            resume, self.transformer, start, levels.values, {"reuse": cache, "noise": draw}, **told, seed=seed
+        clean = self._encode_video(init_video, width, height) if init_video and denoise < 1 else None
+        result = sample(
+            self.transformer,
+            way,
+            levels.start(noise, clean),
+            levels,
+            partial(self._denoiser, contexts, scales),
+            devices=(self.devices or [self.device])[: 1 + is_guided],
+            stream=self.stream,
+            reuse=reuse,
+            resume=resume,
+            callback=callback,
+            draw=draw,
+            settings={"contexts": contexts, "guidance": scales, "seed": seed},
         )
-        with branches(self.transformer, devices, self.stream) as transformers:
-            denoiser = self._denoiser(transformers, contexts, scales, cache)
-            result = way.solve(denoiser, start, levels, callback, recording, draw=draw)
-        return self._decode(result, decode_progress, decode_tile)
+        return self._decode(finish(result), decode_progress, decode_tile)
 
     def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
         return 1, self.vae.config.latent_channels, *GEOMETRY.latent_shape(num_frames, height, width)
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
-        """Embedding [1, L, D] of each text: the given one, or that of the sentence."""
-        sentences = [sentence for sentence, embedding in texts if embedding is None]
-        if None in sentences:
+        """Embeddings [1, L, D] of (prompt, embedding): the embedding if it is given."""
+        prompts = [prompt for prompt, embedding in texts if embedding is None]
+        if None in prompts:
             raise ExVideoError("there is no prompt: give one, or prompt_embeds.")
-        encoded = iter(self._encode_text([sentence or "" for sentence in sentences]) if sentences else ())
+        encoded = iter(self._encode_text([prompt or "" for prompt in prompts]) if prompts else ())
         contexts = [next(encoded)[None] if embedding is None else embedding for _, embedding in texts]
         width = self.transformer.config.text_dim
         for context in contexts:
@@ -201,14 +196,14 @@ class CogVideoXPipeline:
             check_given({"the prompt's embedding": context})
         return [context.to(self.device, self.dtype) for context in contexts]
 
-    def _encode_text(self, sentences: Sequence[str]) -> Tensor:
+    def _encode_text(self, prompts: Sequence[str]) -> Tensor:
         if self.text_encoder is None:
             raise ExVideoError(
                 "no text encoder is loaded: load one, or give prompt_embeds, and negative_prompt_embeds unless "
                 "guidance_scale is 1."
             )
         with temporarily_on(self.text_encoder, self.device, free_bytes(self.device)):
-            return self.text_encoder(sentences)
+            return self.text_encoder(prompts)
 
     def _encode_video(self, init_video: Sequence[Picture], width: int, height: int) -> Tensor:
         frames = [to_pixels(cover_crop(picture, width, height)) for picture in init_video]
@@ -217,28 +212,22 @@ class CogVideoXPipeline:
 
     def _denoiser(
         self,
-        transformers: Branches,
         contexts: Sequence[Tensor],
         scales: Mapping[int, float],
+        transformers: Branches,
         cache: StepCache | None,
     ) -> Denoiser:
-        """Of one step: guided from the second context, if there is one, to the first by the timestep's scale."""
-        context, *negative = (c.to(device) for c, device in zip(contexts, transformers.devices, strict=False))
+        """Predict with the first context, guided away from the second one by the timestep's scale."""
+        cond, *uncond = (c.to(device) for c, device in zip(contexts, transformers.devices, strict=False))
 
-        def velocity(x_BCTHW: Tensor, timestep: Tensor) -> Tensor:
-            told, untold = cache.branches(2) if cache else (None, None)
+        def scale_at(timestep: Tensor) -> float | None:
             scale = scales[int(timestep)]
-            if scale == 1:
-                return transformers.one(self._predict, (x_BCTHW, timestep, context, told))
-            both = transformers.both(
-                self._predict, (x_BCTHW, timestep, context, told), (x_BCTHW, timestep, *negative, untold)
-            )
-            return guide(*both, scale)
+            return None if scale == 1 else scale
 
-        return zero_snr_v_prediction(velocity)
+        return zero_snr_v_prediction(guided_velocity(transformers, self._predict, [cond], uncond, scale_at, cache))
 
     def _predict(
-        self, transformer: nn.Module, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor, memory: Branch | None
+        self, transformer: nn.Module, memory: Branch | None, x_BCTHW: Tensor, timestep: Tensor, context_BLD: Tensor
     ) -> Tensor:
         compute = partial(transformer, x_BCTHW.to(self.dtype), timestep, context_BLD)
         given = {"the noisy latents": x_BCTHW, "the prompt's embedding": context_BLD}
@@ -246,7 +235,6 @@ class CogVideoXPipeline:
 
     @oom_hints.decoding
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
-        check_finite(latents_BCTHW)
         largest = tile or max(latents_BCTHW.shape[-2:])
         video_BCFHW = retry_with_smaller_tiles(
             lambda side: self.vae.decode(latents_BCTHW / SCALING_FACTOR, progress, side or tile), largest
@@ -275,7 +263,7 @@ class CogVideoXPipeline:
 
 
 def check_steps(steps: int, denoise: float) -> None:
-    """Raise ClipError with the nearest valid values unless there are so many timesteps below where a run starts."""
+    """Raise ClipError with the nearest valid values if a run has fewer timesteps than steps."""
     if not 0 < denoise <= 1:
         raise ClipError(f"denoise {denoise} is not possible: it must be above 0 and at most 1.")
     most = num_timesteps(denoise)
@@ -299,24 +287,24 @@ def load_cogvideox(
     vae: str | Path,
     text_encoder: str | Path | None = None,
     dtype: torch.dtype | None = None,
-    device: Place = None,
+    device: Devices = None,
     attention: str = "auto",
     stream: bool = False,
 ) -> CogVideoXPipeline:
     """Load CogVideoX; `apply_lora` then extends it with ExVideo's LoRA.
 
     Args:
-        transformer: a file, shards, the part's folder, or diffusers' folder of the whole model; so are the others.
+        transformer: a file, shards, the part's folder, or diffusers' folder of the whole model. So are the others.
         vae: the autoencoder.
-        text_encoder: T5 v1.1 XXL; None where prompts come as embeddings. It remains on the CPU.
+        text_encoder: T5 v1.1 XXL; None if prompts come as embeddings. It stays on the CPU.
         dtype: of the networks; bfloat16 on CUDA, else float32.
-        device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
-            the transformer; the other networks are on the first.
-        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one by the device.
-        stream: keep the transformer in main memory, for a card that is too small for it.
+        device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its
+            own copy of the transformer; the other networks are on the first.
+        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
+        stream: offload the transformer to main memory, for a GPU that is too small for it.
 
     Raises:
-        CheckpointError: a file is damaged, or not what its place needs.
+        CheckpointError: a file is damaged or of another kind.
         ExVideoError: a device or the attention cannot be used.
     """
     backend, devices = attention_named(attention), chosen_devices(device)
@@ -332,12 +320,12 @@ def load_cogvideox(
 
 
 def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
-    """What the transformer calls one after the other: nearly all of its weights."""
+    """The transformer's blocks in the order they are called: nearly all of its weights."""
     return list(transformer.transformer_blocks)
 
 
 def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:
-    """A transformer over the given weights, uncopied, in evaluation mode."""
+    """Build a transformer on the given weights, without a copy, in eval mode."""
     with sized_by(part.source), torch.device("meta"):
         transformer = CogVideoXTransformer(TransformerConfig.from_shapes(shapes_of(part.weights)), attention=attention)
     assign_weights(transformer, part.weights, part.source)
@@ -345,7 +333,7 @@ def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVide
 
 
 def build_vae(part: PartWeights) -> CogVideoXVAE:
-    """An autoencoder over the given weights, uncopied, in evaluation mode."""
+    """Build an autoencoder on the given weights, without a copy, in eval mode."""
     with sized_by(part.source), torch.device("meta"):
         vae = CogVideoXVAE(VAEConfig.from_shapes(shapes_of(part.weights)))
     assign_weights(vae, part.weights, part.source)
@@ -353,7 +341,7 @@ def build_vae(part: PartWeights) -> CogVideoXVAE:
 
 
 def build_text_encoder(part: PartWeights) -> TextEncoder:
-    """A text encoder over the given weights, uncopied, in evaluation mode."""
+    """Build a text encoder on the given weights, without a copy, in eval mode."""
     with sized_by(part.source), torch.device("meta"):
         t5 = build_t5(TextEncoderConfig.from_shapes(shapes_of(part.weights)))
     assign_weights(t5, part.weights, part.source)

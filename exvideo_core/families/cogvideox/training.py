@@ -1,10 +1,11 @@
-"""Post-tuning CogVideoX: a LoRA beside a frozen transformer, new or to go on from.
+"""Post-tuning CogVideoX: a LoRA beside a frozen transformer, new or from a file.
 
 Shapes: T latent frames, C channels, H and W latent cells, L tokens, D channels of the text.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,23 +14,30 @@ from torch import Tensor, nn
 
 from ... import demo_models
 from ...errors import ExVideoError
-from ...lora import LoRA, LoRAPair, apply_lora, attach, new_lora, read_lora, save_lora
+from ...lora import LoRA, LoRAPair, apply_lora, attach, fit_lora, new_lora, read_lora, save_lora
+from ...runtime.distributed import World
 from ...sampling.inputs import attention_named
-from ...training.clips import CogVideoXClip, Source
-from ...training.config import CogVideoXModel, CogVideoXTraining
+from ...training.clips import Source
 from ...training.freezing import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
-from ...training.objectives import cogvideox_loss, noisy_timesteps, velocity_errors
+from ...training.procedural.shapes import SIDE, all_words
 from ...training.randomness import chance, generator_of, window
+from ...training.recipe import OnPrepare, Sizes, TrainingRecipe
+from ...training.sources import PROCEDURAL, check_procedural, encoding_format
 from ...video import save_video
+from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS, converted
 from .block import Block
-from .checkpoint import read_transformer
+from .checkpoint import read_text_encoder, read_transformer
+from .clips import CogVideoXClip, clips_of_videos, embedded
 from .geometry import GEOMETRY
-from .pipeline import build_transformer, load_cogvideox
+from .objective import cogvideox_loss, noisy_timesteps, velocity_errors
+from .pipeline import build_text_encoder, build_transformer, load_cogvideox
+from .procedural import MovingShapes
+from .training_config import CogVideoXModel, CogVideoXTraining
 from .transformer import CogVideoXTransformer
 from .vae import SCALING_FACTOR
 
-# Where held-out loss is taken: from grain to where only the sentence tells what to show.
+# Where held-out loss is taken: from grain to where only the prompt says what to show.
 HELD_OUT_TIMESTEPS = (100, 400, 700, 950)
 
 
@@ -41,7 +49,7 @@ class CogVideoXTarget:
         transformer: the base.
         lora: what is trained.
         source: the clips.
-        no_text_LD: embedding of the empty sentence.
+        no_text_LD: embedding of the empty prompt.
         device: where to compute.
     """
 
@@ -77,13 +85,13 @@ class CogVideoXTarget:
         length = clip.latents_CTHW.shape[1]
         times = window(length, windows[step % len(windows)] if windows else length, generator)
         timestep_B = noisy_timesteps(1, objective.noisiness, generator)
-        is_silent = chance(objective.condition_dropout, generator)
+        is_unprompted = chance(objective.condition_dropout, generator)
         latents_CTHW = clip.latents_CTHW[:, times.start : times.stop]
         noise = torch.randn(latents_CTHW.shape, generator=generator)
         return cogvideox_loss(
             self._network(times),
             self._placed(latents_CTHW) * SCALING_FACTOR,
-            self._placed(self._no_text_LD if is_silent else clip.context_LD),
+            self._placed(self._no_text_LD if is_unprompted else clip.context_LD),
             timestep_B.to(self.device),
             self._placed(noise),
         )
@@ -140,7 +148,7 @@ class CogVideoXTarget:
 
 
 def paths(model: CogVideoXModel) -> tuple[Path, Path, Path]:
-    """Of transformer, autoencoder and text encoder."""
+    """Files of transformer, VAE and text encoder."""
     demos = (
         demo_models.COGVIDEOX_TRANSFORMER,
         demo_models.COGVIDEOX_VAE,
@@ -157,19 +165,19 @@ def build_base(config: CogVideoXTraining) -> CogVideoXTransformer:
 
     Raises:
         CheckpointError: the file is damaged, or something else.
-        ExVideoError: it makes videos from pictures.
+        ExVideoError: it is the image-to-video transformer.
     """
     transformer = build_transformer(read_transformer(paths(config.model)[0]), attention_named(config.run.attention))
     if transformer.config.in_channels != transformer.config.out_channels:
         raise ExVideoError(
-            f"{config.model.transformer} is CogVideoX's image-to-video transformer; training from sentences needs the "
+            f"{config.model.transformer} is CogVideoX's image-to-video transformer; training needs the "
             f"text-to-video one (THUDM/CogVideoX-5b)."
         )
     return transformer
 
 
 def starting_lora(config: CogVideoXTraining, transformer: CogVideoXTransformer) -> LoRA:
-    """The LoRA to train: a new one that changes nothing, or one to go on from.
+    """The LoRA to train: a new one that changes nothing, or one from a file.
 
     Raises:
         ExVideoError: a target names no layer.
@@ -185,3 +193,38 @@ def starting_lora(config: CogVideoXTraining, transformer: CogVideoXTransformer) 
         raise ExVideoError(
             f"model.targets: {error}; {', '.join(CogVideoXModel().targets)} are the usual ones."
         ) from error
+
+
+def build_target(config: CogVideoXTraining, world: World, on_prepare: OnPrepare | None = None) -> CogVideoXTarget:
+    """CogVideoX's transformer with a LoRA, and clips."""
+    _, vae, text_encoder = paths(config.model)
+    if config.data.source == PROCEDURAL:
+        source, no_text_LD = _moving_shapes(config, text_encoder, world)
+    else:
+        source, no_text_LD = clips_of_videos(config, vae, text_encoder, world, on_prepare)
+    if world.device.type == "cuda":
+        torch.cuda.empty_cache()  # of the encoders, which are gone
+    transformer = build_base(config)
+    lora = starting_lora(config, transformer)
+    return CogVideoXTarget(config, transformer, lora, source, no_text_LD, world.device)
+
+
+def _moving_shapes(config: CogVideoXTraining, path: Path, world: World) -> tuple[Source[CogVideoXClip], Tensor]:
+    check_procedural(config.data, SIDE, sum(words.is_held_out for words in all_words()))
+    text_encoder = build_text_encoder(read_text_encoder(path)).to(encoding_format(world.device))
+    source = MovingShapes(text_encoder, config.model.num_frames, config.data.held_out)
+    return source, embedded(text_encoder, "")
+
+
+def count(config: CogVideoXTraining) -> Sizes:
+    """Parameters of the LoRA and of the transformer."""
+    transformer = build_base(config)
+    lora = starting_lora(config, transformer)
+    shapes = shapes_of(dict(transformer.named_parameters()))
+    trained: dict[str, int] = {}
+    for name, pair in fit_lora(lora, shapes).items():
+        trained |= {f"{name}.down": math.prod(pair.down.shape), f"{name}.up": math.prod(pair.up.shape)}
+    return Sizes(trained=trained, frozen=sum(p.numel() for p in transformer.parameters()))
+
+
+RECIPE = TrainingRecipe(config=CogVideoXTraining, build=build_target, count=count)

@@ -1,6 +1,6 @@
-"""Reading Stable Video Diffusion and ExVideo's extension of it, strictly, into the names our networks have.
+"""Reading SVD checkpoints and ExVideo's extension: strict, with the tensors renamed to those of our networks.
 
-Nothing is converted: the tensors stay views of the mapped files, in the files' own number formats.
+Nothing is converted: the tensors stay views of the mapped files, in the files' dtypes.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DECODER = "first_stage_model."
 ENCODER = "conditioner.embedders.3.encoder."
 IMAGE_ENCODER = "conditioner.embedders.0.open_clip.model.visual."
 
-# What a checkpoint contains and no part of SVD uses: the text half of open_clip, the decoder of the image
-# autoencoder, and the notes ComfyUI 0.30 leaves (comfy_extras/nodes_model_merging.py, save_checkpoint).
+# Tensors of a checkpoint that SVD does not use: open_clip's text encoder, the decoder of the image autoencoder, and
+# the notes ComfyUI 0.30 writes (comfy_extras/nodes_model_merging.py, save_checkpoint).
 _UNUSED = re.compile(
     r"conditioner\.embedders\.0\.open_clip\.model\.(?!visual\.)"
     r"|conditioner\.embedders\.3\.encoder\.(decoder|post_quant_conv)\."
@@ -49,8 +49,8 @@ class SVDWeights:
 
     Attributes:
         extension_frames: rows of ExVideo's position table; None is the base model.
-        sources: the files, as messages should call them.
-        notes: what the checkpoint has beside its tensors.
+        sources: names of the files, for messages.
+        notes: the checkpoint's metadata.
     """
 
     unet: dict[str, Tensor]
@@ -61,14 +61,20 @@ class SVDWeights:
     notes: Mapping[str, str] = field(default_factory=dict)
 
 
-def read_svd(checkpoint: Path | WeightFile, extension: Path | None = None) -> SVDWeights:
-    """Read a checkpoint (a file like svd_xt.safetensors or a diffusers folder) and, over it, an extension.
+def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None = None) -> SVDWeights:
+    """Read a checkpoint, and an extension that replaces and adds weights of its UNet.
+
+    Args:
+        checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
+        extension: a file like ExVideo-SVD-128f-v1.safetensors.
 
     Raises:
         CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
     """
-    is_folder = isinstance(checkpoint, Path) and checkpoint.is_dir()
-    base = _read_folder(checkpoint) if is_folder else _read_file(checkpoint)
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        base = _read_folder(checkpoint)
+    else:
+        base = _read_file(open_weights(checkpoint))
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
@@ -81,8 +87,7 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | None = None) -> SV
     )
 
 
-def _read_file(path: Path | WeightFile) -> SVDWeights:
-    file = open_weights(path)
+def _read_file(file: WeightFile) -> SVDWeights:
     require(file.name, file.identity, detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
@@ -93,7 +98,7 @@ def _read_file(path: Path | WeightFile) -> SVDWeights:
         if prefix is None:
             raise CheckpointError(f"{file.name} contains {name!r}, which is no part of SVD; choose another file.")
         if prefix == DECODER != encoder and not name.startswith(DECODER + "decoder."):
-            continue  # the same encoder, without quant_conv
+            continue  # a copy of the encoder without quant_conv
         parts[prefix][name.removeprefix(prefix)] = file[name]
     return SVDWeights(
         unet=parts[UNET],
@@ -105,7 +110,7 @@ def _read_file(path: Path | WeightFile) -> SVDWeights:
 
 
 def _image_encoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names as in open_clip, or as in transformers, which is what ComfyUI saves under the same prefix."""
+    """Rename from open_clip's names; ComfyUI saves transformers' names under the same prefix, which are kept."""
     if any(name.startswith("vision_model.") for name in weights):
         return {name: weight for name, weight in weights.items() if name != _POSITION_IDS}
     return image_encoder_from_open_clip(weights)
@@ -141,13 +146,13 @@ def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> 
     return {new or name: file[name] for name, new in names.items()}
 
 
-def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Read ExVideo's extension and check it against the names and shapes of the UNet it is for.
+def read_extension(extension: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
+    """Read ExVideo's extension and check it against the names and shapes of a UNet.
 
     Returns:
-        the tensors in the UNet's names: those that replace the base's, and those that are new.
+        tensors by the UNet's names: those that replace the base's, and new ones.
     """
-    file = open_weights(path)
+    file = open_weights(extension)
     require(file.name, file.identity, detect.EXTENSION, "an ExVideo extension of SVD")
     names, strangers = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}
@@ -165,18 +170,18 @@ def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[s
 
 
 def _extension_names(file: WeightFile) -> tuple[dict[str, str], list[str]]:
-    """Published name to the UNet's, and the names no rule knows."""
-    names, strangers = {}, []
+    """Map of published names to the UNet's, and the names that no rule matches."""
+    names, unknown = {}, []
     for name in file:
         try:
             names[name] = extension_to_sgm(name)
         except CheckpointError:
-            strangers.append(name)
-    return names, strangers
+            unknown.append(name)
+    return names, unknown
 
 
 def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
-    """Names and shapes of the tensors an extension for `frames` frames has, given those of a UNet."""
+    """Names and shapes of the tensors of an extension for `frames` frames, from those of a UNet."""
     shapes = {name: shape for name, shape in base.items() if extension_site(name) and ".extension." not in name}
     for site in dict.fromkeys(map(extension_site, list(shapes))):
         channels = base.get(f"{site}.time_stack.0.norm_in.weight", (0,))[0]
@@ -194,7 +199,7 @@ def _published(name: str) -> str:
 
 
 def _table_length(unet: Mapping[str, Tensor], source: str) -> int | None:
-    """Frames ExVideo's position tables know; all must know the same number. None where there are no tables."""
+    """Length of ExVideo's position tables, which must be equal; None where there are no tables."""
     lengths = {weight.shape[0] for name, weight in unet.items() if name.endswith(".extension.positions.weight")}
     if len(lengths) > 1:
         raise CheckpointError(f"{source} has position tables of different lengths ({sorted(lengths)}); {AGAIN}")

@@ -20,7 +20,6 @@ from .unet import SVDUNet
 from .vae import VAE, decode_windows
 
 
-
 def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, other_weights: int = 0) -> Estimate:
     """Estimate a clip from the networks' sizes; `other_weights` are the image encoder's bytes on the device."""
     latent_shape = GEOMETRY.latent_shape(clip.frames, clip.height, clip.width)

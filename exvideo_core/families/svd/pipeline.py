@@ -1,14 +1,15 @@
-"""From one picture to a clip: Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130).
+"""Image to video: Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130).
 
 Shapes: T frames, C channels, H and W pixels, h and w latent cells of 8x8 pixels, D channels of the embedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,30 +19,25 @@ from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
 from ...runtime import oom_hints
-from ...runtime.guidance_branches import Branches, branches
+from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
-from ...runtime.pipeline_resume import Resume, begin
+from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import (
-    Levels,
-    frame_guidance,
-    guide,
-    normalize_frames,
-    pin_frames,
-    v_prediction,
-)
+from ...sampling import Levels, finish, frame_guidance, pin_frames, v_prediction
+from ...sampling.denoisers import Denoiser
 from ...sampling.inputs import (
+    Devices,
     Picture,
-    Place,
+    SeededNoise,
     attention_named,
-    check_finite,
     check_init_video,
-    checked_noise,
     chosen_devices,
-    draw_noise,
+    given_or_drawn,
     named,
 )
+from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
@@ -54,28 +50,32 @@ from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
 from .methods import METHODS
 from .unet import SVDUNet
-from .vae import LARGEST_TILE, SCALING_FACTOR, VAE, Progress
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVDDefaults:
-    """What a call uses where nothing is said."""
+    """Settings of a call that depend on the weights."""
 
     num_frames: int
-    fps: int
+    fps: float
     min_guidance_scale: float
     max_guidance_scale: float
     normalize: bool
     contrast: float  # factor on the latents
+
+    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
+        """The settings that are given, and the defaults for those that are None."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 PLAIN = SVDDefaults(num_frames=25, fps=7, min_guidance_scale=1.0, max_guidance_scale=3.0, normalize=False, contrast=1.0)
 
 
 def extended_defaults(extension_frames: int) -> SVDDefaults:
-    """Settings of the ExVideo project's own example (examples/ExVideo/ExVideo_svd_test.py).
+    """Settings of the ExVideo project's example (examples/ExVideo/ExVideo_svd_test.py).
 
-    Its training targets were 0.715 times too small (spec: encode scale), which the contrast partly makes up for.
+    Its training targets were 0.715 times too small (spec: encode scale); the contrast partly makes up for that.
     """
     return SVDDefaults(
         num_frames=extension_frames,
@@ -101,17 +101,17 @@ class SVDResult:
 
 
 class SVDPipeline:
-    """The three networks and the way from a picture to frames.
+    """The UNet, the autoencoder and the image encoder; a call makes a clip.
 
     Attributes:
         unet: predicts v.
         vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
-        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]; on the CPU, from where it visits the
-            device while it is needed.
-        devices: of guidance's branches, one for both or one for each; empty is where the UNet is.
-        stream: where the UNet's weights come from, block by block; None where all are on the device.
+        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]; on the CPU, and temporarily on the
+            device while it computes.
+        devices: one for both branches of guidance, or one for each; if empty, the UNet's.
+        stream: where the UNet's weights come from, block by block; None if all are on the device.
         extension_frames: frames the extension was trained for; None is plain SVD.
-        defaults: what `__call__` uses where nothing is said.
+        defaults: settings of `__call__` that are not given.
     """
 
     def __init__(
@@ -172,101 +172,100 @@ class SVDPipeline:
             image: the first frame; resized to cover width x height and cropped.
             num_frames: T; the extension's length, or 25 without one.
             height, width: in pixels, multiples of 8, at least 128.
-            fps: frames a second the network is told; 30, or 7 without an extension.
+            fps: frames a second that the network is conditioned on; 30, or 7 without an extension.
             motion_bucket_id: amount of motion, 0 to 255.
-            noise_aug_strength: noise on the conditioning picture; more lets the clip leave it further.
+            noise_aug_strength: noise on the conditioning picture; with more, the clip may differ more from it.
             num_inference_steps: model calls; `denoise` does not change their number.
             min_guidance_scale: guidance of the first frame; 2, or 1 without an extension.
             max_guidance_scale: guidance of the last frame; 2, or 3 without an extension. Both 1: half the time.
-            normalize: give all frames the mean and spread of the clip; only with an extension.
+            normalize: give all frames the mean and spread of the clip; on with an extension.
             contrast: factor on the latents; 1.2, or 1 without an extension.
             denoise: above 0, at most 1; how far `init_video` is changed.
             init_video: T pictures to start from.
-            keyframes: pictures that the frames of these indices are held to.
-            encode_scale: of `init_video` and `keyframes`; 0.13025 is DiffSynth-Studio 1.1.9's, which greys them.
-            seed: of the noise where `latents` or `image_noise` are not given.
+            keyframes: pictures to hold frames to, by index.
+            encode_scale: of `init_video` and `keyframes`; DiffSynth-Studio 1.1.9's is 0.13025, which greys them.
+            seed: of the noise, unless `latents` and `image_noise` are given.
             latents: unit noise [T, 4, h, w].
             image_noise: unit noise [1, 3, H, W].
             method: a name in `METHODS`; docs/approximations.md compares them.
-            reuse: when a step may be predicted from those before, faster and not exact; None computes all.
+            reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded window with (done, all).
-            resume: file to keep the state of the run in, or a `SavedRun`; a call with the same arguments that finds it
-                goes on after the step it was saved at. Delete it when the video is saved.
+            resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
+                step that was saved. Delete the file when the video is saved.
 
         Raises:
             ClipError: frames or size that the model cannot make.
-            NumberError: NaN or infinity came up; says in which step and layer, and what to do.
+            NumberError: NaN or Inf came up; says in which step and layer, and what to do.
             ExVideoError: there is no such method.
         """
-        default, way = self.defaults, named("method", method, METHODS)
-        num_frames = default.num_frames if num_frames is None else num_frames
-        self._check(num_frames, width, height, denoise, init_video, keyframes)
-        frames, *cells = GEOMETRY.latent_shape(num_frames, height, width)
-        cell_shape = (frames, self.vae.config.latent_channels, *cells)
-        noise = draw_noise(cell_shape, seed) if latents is None else checked_noise("latents", latents, cell_shape)
-        pixel_shape = (1, 3, height, width)
+        way = named("method", method, METHODS)
+        chosen = self.defaults.with_(
+            num_frames=num_frames,
+            fps=fps,
+            min_guidance_scale=min_guidance_scale,
+            max_guidance_scale=max_guidance_scale,
+            normalize=normalize,
+            contrast=contrast,
+        )
+        self._check(chosen.num_frames, width, height, denoise, init_video, keyframes)
+        frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
+        draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
+        noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
         with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
             conditioning = condition(
                 self._pixels(image, width, height),
                 self.vae.encode,
                 self.image_encoder,
-                fps=default.fps if fps is None else fps,
+                fps=chosen.fps,
                 motion_bucket_id=motion_bucket_id,
                 noise_aug_strength=noise_aug_strength,
-                image_noise=draw_noise(pixel_shape, seed)
-                if image_noise is None
-                else checked_noise("image_noise", image_noise, pixel_shape),
+                image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
             )
-
-        def encode(pictures: Sequence[Picture]) -> Tensor:
-            frames = [self._pixels(picture, width, height) for picture in pictures]
-            return torch.cat([self.vae.encode(frame[None]) for frame in frames]).float() * encode_scale
-
-        clean = encode(init_video).to(self.device) if init_video else None
-        pinned = (
-            dict(zip(keyframes, encode(list(keyframes.values())).to(self.device), strict=True)) if keyframes else {}
-        )
-        scale = frame_guidance(
-            num_frames,
-            default.min_guidance_scale if min_guidance_scale is None else min_guidance_scale,
-            default.max_guidance_scale if max_guidance_scale is None else max_guidance_scale,
-        )
-        noise = noise.to(self.device, torch.float32)
+        clean = self._encode(init_video, width, height) * encode_scale if init_video else None
+        pinned = {
+            index: self._encode([picture], width, height)[0] * encode_scale
+            for index, picture in (keyframes or {}).items()
+        }
+        scale_T111 = frame_guidance(frames, chosen.min_guidance_scale, chosen.max_guidance_scale)
+        is_guided = bool((scale_T111 != 1).any())
         levels = Levels.from_sigmas(way.schedule(num_inference_steps, denoise).to(self.device))
-        is_guided = bool((scale != 1).any())
-        devices = (self.devices or [self.device])[: 1 + is_guided]
-        cache = StepCache(reuse, num_inference_steps, free_bytes) if reuse else None
-        first = levels.start(noise, clean)
-        told = {"conditioning": conditioning, "guidance": scale, "method": method, "reuse": reuse, "devices": devices}
-        held = {"keyframes": pinned, "noise": noise if pinned else None}
-        recording = begin(resume, self.unet, first, levels.values, {"reuse": cache}, **told, **held)
-        with branches(self.unet, devices, self.stream) as unets:
-            denoiser = pin_frames(self._denoiser(unets, conditioning, scale, cache), pinned, noise)
-            result = way.solve(denoiser, first, levels, callback, recording)
-        if default.normalize if normalize is None else normalize:
-            result = normalize_frames(result)
-        result = result * (default.contrast if contrast is None else contrast)
+
+        def denoiser_of(unets: Branches, cache: StepCache | None) -> Denoiser:
+            guidance = scale_T111.to(self.device) if is_guided else None
+            return pin_frames(self._denoiser(unets, conditioning, guidance, cache), pinned, noise)
+
+        result = sample(
+            self.unet,
+            way,
+            levels.start(noise, clean),
+            levels,
+            denoiser_of,
+            devices=(self.devices or [self.device])[: 1 + is_guided],
+            stream=self.stream,
+            reuse=reuse,
+            resume=resume,
+            callback=callback,
+            draw=draw,
+            settings={
+                "conditioning": conditioning,
+                "guidance": scale_T111,
+                "keyframes": pinned,
+                "noise": noise if pinned else None,
+            },
+        )
+        result = finish(result, normalize=chosen.normalize, contrast=chosen.contrast)
         return self._decode(result, decode_progress)
 
     def _denoiser(
-        self, unets: Branches, on: Conditioning, scale_T111: Tensor, cache: StepCache | None
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        is_guided, scale_T111 = bool((scale_T111 != 1).any()), scale_T111.to(self.device)
-        # the negative branch knows nothing of the picture, but the same ids
-        positive, negative = (
+        self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None
+    ) -> Denoiser:
+        # the uncond branch gets zeros for the picture, but the same ids
+        cond, uncond = (
             [t.to(device) for t in (strength * on.image_latents, strength * on.embedding, on.ids)]
             for strength, device in zip((1.0, 0.0), unets.devices, strict=True)
         )
-
-        def velocity(x_TCHW: Tensor, timestep: Tensor) -> Tensor:
-            told, untold = cache.branches(2) if cache else (None, None)
-            if not is_guided:
-                return unets.one(self._predict, (told, x_TCHW, timestep, *positive))
-            both = unets.both(self._predict, (told, x_TCHW, timestep, *positive), (untold, x_TCHW, timestep, *negative))
-            return guide(*both, scale_T111)
-
-        return v_prediction(velocity)
+        return v_prediction(guided_velocity(unets, self._predict, cond, uncond, lambda _: guidance_T111, cache))
 
     def _predict(
         self,
@@ -278,19 +277,23 @@ class SVDPipeline:
         embedding: Tensor,
         ids: Tensor,
     ) -> Tensor:
-        both = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
-        compute = partial(unet, both, timestep, embedding, ids)
-        given = {"the noisy latents": both, "the picture's embedding": embedding}
+        x_TCHW = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
+        compute = partial(unet, x_TCHW, timestep, embedding, ids)
+        given = {"the noisy latents": x_TCHW, "the picture's embedding": embedding}
         return checked(compute(memory=memory), unet, compute, given).float()
 
     @oom_hints.decoding
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
-        check_finite(latents_TCHW)
         side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
         pixels = retry_with_smaller_tiles(
             lambda tile: self.vae.decode(latents_TCHW / SCALING_FACTOR, progress, tile), side
         )
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
+
+    def _encode(self, pictures: Sequence[Picture], width: int, height: int) -> Tensor:
+        """Raw latents [N, 4, h, w] of pictures, one at a time."""
+        pixels = [self._pixels(picture, width, height) for picture in pictures]
+        return torch.cat([self.vae.encode(pixels_CHW[None]) for pixels_CHW in pixels]).float().to(self.device)
 
     def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
         return to_pixels(cover_crop(picture, width, height)).to(self.device)
@@ -316,7 +319,7 @@ def load_svd(
     checkpoint: str | Path,
     extension: str | Path | None = None,
     dtype: torch.dtype | None = None,
-    device: Place = None,
+    device: Devices = None,
     attention: str = "auto",
     stream: bool = False,
 ) -> SVDPipeline:
@@ -326,13 +329,13 @@ def load_svd(
         checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
         extension: a file like ExVideo-SVD-128f-v1's model.fp16.safetensors, of any length; None is plain SVD.
         dtype: of the networks; float16 on CUDA, else float32.
-        device: CUDA where there is one. Two, such as "cuda:0,cuda:1", share the work of guidance, each with a copy of
-            the UNet; the other networks are on the first.
-        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one by the device.
-        stream: keep the UNet in main memory, and in a run its skips, for a small card.
+        device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its
+            own copy of the UNet; the other networks are on the first.
+        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
+        stream: offload the UNet to main memory, and its skips while sampling, for a small GPU.
 
     Raises:
-        CheckpointError: a file is damaged, not what its place needs, or the two do not belong together.
+        CheckpointError: a file is damaged or of another kind, or the two do not belong together.
         ExVideoError: a device or the attention cannot be used.
     """
     backend, devices = attention_named(attention), chosen_devices(device)
@@ -350,14 +353,14 @@ def load_svd(
 
 
 def blocks_of(unet: SVDUNet) -> list[nn.Module]:
-    """What the UNet calls one after the other: nearly all of its weights."""
+    """The UNet's layers in the order they are called: nearly all of its weights."""
     layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
-    # an upsampling is small, and called piece by piece by the next
+    # an upsampling is small, and the next layer calls it chunk by chunk
     return [layer for layer in layers if not isinstance(layer, Upsample)]
 
 
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:
-    """The three networks over the given weights, uncopied, in evaluation mode."""
+    """Build the three networks on the given weights, without a copy, in eval mode."""
     source = " with ".join(weights.sources)
     with sized_by(source), torch.device("meta"):
         unet = SVDUNet(UNetConfig.from_shapes(shapes_of(weights.unet)), attention=attention)

@@ -1,4 +1,4 @@
-"""Post-tuning Stable Video Diffusion: ExVideo's extension, new or to go on from, with everything else frozen.
+"""Post-tuning Stable Video Diffusion: ExVideo's extension, new or from a file, with everything else frozen.
 
 Shapes: T frames, C channels, H and W latent cells, D channels of the picture's embedding.
 """
@@ -15,22 +15,28 @@ from torch import Tensor, nn
 
 from ... import demo_models
 from ...errors import ExVideoError
+from ...runtime.distributed import World
 from ...sampling.inputs import attention_named
-from ...training.clips import Source, SVDClip
-from ...training.config import SVDModel, SVDTraining
+from ...training.clips import Source
 from ...training.freezing import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
-from ...training.objectives import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
+from ...training.procedural.pictures import PHOTOGRAPHS, Pictures
 from ...training.randomness import chance, generator_of, window
+from ...training.recipe import OnPrepare, Sizes, TrainingRecipe
+from ...training.sources import PROCEDURAL, check_procedural, encoding_format
 from ...video import save_video
 from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS, converted
 from .blocks import ResBlock
 from .checkpoint import SVDWeights, extended_shapes, read_svd
+from .clips import SVDClip, clips_of_videos
 from .image_encoder import ImageEncoder
 from .keys import extension_site
+from .objective import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
 from .pipeline import build_svd, load_svd
+from .procedural import SIDE, Gallery, PushIns
 from .save import save_extension
 from .temporal import TemporalExtension
+from .training_config import SVDModel, SVDTraining
 from .transformer import SpatioTemporalTransformer
 from .unet import SVDUNet
 from .vae import VAE
@@ -86,13 +92,13 @@ class SVDTarget:
         frames = window(length, windows[step % len(windows)] if windows else length, generator)
         sigma = self._draw_sigma(generator)
         image_latents, noise_aug = self._condition(clip, generator)
-        is_told = float(not chance(objective.condition_dropout, generator))
+        has_picture = float(not chance(objective.condition_dropout, generator))
         latents_TCHW = clip.latents_TCHW[frames.start : frames.stop] * objective.latent_scale
         noise = torch.randn(latents_TCHW.shape, generator=generator)
         latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
             latents_TCHW,
-            is_told * image_latents,
-            is_told * clip.context_1D,
+            has_picture * image_latents,
+            has_picture * clip.context_1D,
             torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]]),
             sigma,
             noise,
@@ -130,7 +136,7 @@ class SVDTarget:
         """See `Target`."""
         clip = self.source.held_out(0)
         data = self.config.data
-        plain = 1.0 if self.config.model.checkpoint == "demo" else None  # that knows no guidance
+        plain = 1.0 if self.config.model.checkpoint == "demo" else None  # it was trained without guidance
         pipeline = load_svd(checkpoint_of(self.config.model), exported, device=self.device)
         result = pipeline(
             (clip.picture_3HW.permute(1, 2, 0) + 1) / 2,
@@ -194,7 +200,7 @@ def read_weights(model: SVDModel) -> SVDWeights:
 
     Raises:
         CheckpointError: a file is damaged, or they do not belong together.
-        ExVideoError: the extension to go on from is of another length.
+        ExVideoError: the extension to start from is of another length.
     """
     extension = demo_models.SVD_EXTENSION if model.extension == "demo" else model.extension
     weights = read_svd(checkpoint_of(model), Path(extension) if extension else None)
@@ -210,7 +216,7 @@ def read_weights(model: SVDModel) -> SVDWeights:
 
 
 def with_new_extension(weights: SVDWeights, num_frames: int, *, folded: bool) -> SVDWeights:
-    """The same with an extension that changes nothing yet."""
+    """Weights with a new extension that changes nothing yet."""
     new: dict[str, Tensor] = {}
     for name, shape in extended_shapes(shapes_of(weights.unet), num_frames).items():
         if name.endswith(".extension.positions.weight"):
@@ -222,5 +228,43 @@ def with_new_extension(weights: SVDWeights, num_frames: int, *, folded: bool) ->
 
 
 def build_networks(config: SVDTraining, weights: SVDWeights) -> tuple[SVDUNet, VAE, ImageEncoder]:
-    """All three, in the files' own formats."""
+    """UNet, VAE and image encoder, in the files' own formats."""
     return build_svd(weights, attention_named(config.run.attention))
+
+
+def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None = None) -> SVDTarget:
+    """Stable Video Diffusion with its extension, and clips."""
+    weights = read_weights(config.model)
+    unet, vae, image_encoder = build_networks(config, weights)
+    for encoder in (vae, image_encoder):
+        encoder.requires_grad_(False).to(world.device, encoding_format(world.device))
+    if config.data.source == PROCEDURAL:
+        source: Source[SVDClip] = _push_ins(config, vae, image_encoder)
+    else:
+        source = clips_of_videos(config, weights, (vae, image_encoder), world, on_prepare)
+    image_encoder.to("meta")  # its work is done
+    if not config.objective.image_noise:
+        vae.to("meta")
+    return SVDTarget(config, weights, unet, vae, source, world.device)
+
+
+def _push_ins(config: SVDTraining, vae: VAE, image_encoder: ImageEncoder) -> PushIns:
+    data, seed = config.data, config.run.seed
+    check_procedural(data, SIDE, data.pictures - 1)
+    pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
+    gallery = Gallery(pictures, vae, image_encoder, data.pictures, fresh=0, seed=seed)
+    return PushIns(gallery, config.model.num_frames, data.held_out)
+
+
+def count(config: SVDTraining) -> Sizes:
+    """Trained and frozen parameters of the UNet."""
+    unet, *_ = build_networks(config, read_weights(config.model))
+    trained = {
+        f"{unit}.{name}": p.numel()
+        for unit, module in trained_units(unet, config.model.trainable).items()
+        for name, p in module.named_parameters()
+    }
+    return Sizes(trained=trained, frozen=sum(p.numel() for p in unet.parameters()) - sum(trained.values()))
+
+
+RECIPE = TrainingRecipe(config=SVDTraining, build=build_target, count=count)

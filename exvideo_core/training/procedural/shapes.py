@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 SIDE = 96  # pixels
@@ -152,39 +150,3 @@ def _triangle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
 
 
 _DISTANCES = (_circle, _square, _triangle)
-
-
-def small_pictures(frames_BCFHW: Tensor) -> Tensor:
-    """The latents that the demo's encoder is taught, scaled: small pictures, which a transformer learns easily.
-
-    Of each latent frame's newest frame: the colours at a quarter of the size, four pixels a cell (12 channels), and how
-    much brighter they became in the last two frames (4 channels).
-
-    Args:
-        frames_BCFHW: [B, 3, F, H, W]; F is 4 (T - 1) + 1.
-
-    Returns:
-        [B, 16, T, H / 8, W / 8], about unit variance.
-    """
-    count = frames_BCFHW.shape[2]
-    newest = torch.arange(0, count, 4)
-    return cells(frames_BCFHW[:, :, newest], frames_BCFHW[:, :, (newest - 2).clamp(min=0)])
-
-
-def cells(newest_BCTHW: Tensor, before_BCTHW: Tensor) -> Tensor:
-    """`small_pictures` of the frames that matter for it: the newest, and those two frames before."""
-    newest, before = (F.avg_pool3d(frames, (1, 4, 4)) for frames in (newest_BCTHW, before_BCTHW))
-    change = (newest - before).mean(dim=1, keepdim=True)
-    channels = torch.cat([1.25 * newest, 2.0 * change], dim=1)
-    return rearrange(channels, "B C T (H P) (W Q) -> B (C P Q) T H W", P=2, Q=2)
-
-
-def preview_factors() -> Tensor:
-    """Factors that make colours of `small_pictures`, for previews while sampling: [16, 3], to RGB in [-1, 1]."""
-    scenes = Scenes.typical(TRAINED[:: len(TRAINED) // 16])
-    frames = scenes.frames(torch.arange(1).expand(len(scenes.words), 1))
-    small_NC = rearrange(small_pictures(frames), "B C T H W -> (B T H W) C")
-    colours_N3 = rearrange(F.avg_pool3d(frames, (1, 8, 8)), "B C T H W -> (B T H W) C")
-    # the ridge keeps channels that say nothing here out of it
-    square_CC = small_NC.mT @ small_NC + 1e-3 * torch.eye(small_NC.shape[1])
-    return torch.linalg.solve(square_CC, small_NC.mT @ colours_N3)

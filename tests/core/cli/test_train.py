@@ -86,7 +86,7 @@ def test_a_template_pointed_at_files_passes_the_dry_run(target, files, tmp_path,
 
 
 def test_no_configuration_is_refused_with_a_way_to_get_one(capsys):
-    assert "Give a CONFIG.yaml, or --init svd" in refused(capsys)
+    assert "Give a CONFIG.yaml, or --init cogvideox or --init svd" in refused(capsys)
 
 
 def test_a_bad_configuration_is_refused_in_one_sentence(files, tmp_path, capsys):
@@ -107,7 +107,7 @@ def test_the_dry_run_counts_what_is_trained_and_what_memory_it_takes(target, fil
 
     says = capsys.readouterr().out
     tensors = {"svd": 528, "cogvideox": 16}[target]
-    assert f"million numbers in {tensors} tensors are trained" in says
+    assert f"million parameters in {tensors} tensors are trained" in says
     assert "clips     " in says
     assert "2 steps of 1 clips, adamw, fp32" in says
     table = [line for line in says.splitlines() if line.startswith("|")]

@@ -32,7 +32,7 @@ from exvideo_core.sampling import (
     karras_sigmas,
     trailing_timesteps,
 )
-from exvideo_core.sampling.inputs import noise_source
+from exvideo_core.sampling.inputs import SeededNoise
 from exvideo_core.weights.write import write_weights
 
 X = noise(2, 4, 3, 3)
@@ -40,7 +40,7 @@ X = noise(2, 4, 3, 3)
 
 def solvers() -> dict[str, tuple[Callable[..., Tensor], Tensor, Any]]:
     """Solver, levels, and what draws noise, new for each run."""
-    draw = noise_source(X.shape, 5)
+    draw = SeededNoise(X.shape, 5)
     sigmas, alphas = karras_sigmas(STEPS), alpha_levels(trailing_timesteps(STEPS))
     return {
         "euler": (euler, sigmas, None),

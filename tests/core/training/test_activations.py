@@ -10,11 +10,11 @@ from exvideo_core.families.cogvideox.config import TransformerConfig
 from exvideo_core.families.cogvideox.transformer import Block, CogVideoXTransformer
 from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.config import UNetConfig
+from exvideo_core.families.svd.objective import svd_loss
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.lora import attach, new_lora
-from exvideo_core.training import svd_loss
 from exvideo_core.training.freezing import checkpoint_blocks
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")

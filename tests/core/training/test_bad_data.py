@@ -7,7 +7,7 @@ import pytest
 from training_runs import cogvideox_config, column, svd_config
 from training_videos import cut, flip_bits, write_video
 
-from exvideo_core.cli.train_command import main
+from exvideo_core.cli.train import main
 
 BAD = {"cut.mp4", "empty.mp4", "text.mp4", "flipped.mp4", "short.mp4"}
 

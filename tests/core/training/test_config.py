@@ -1,16 +1,23 @@
 """The configuration of a training run: what is read, what is refused, and which changes make it another run."""
 
 import json
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from exvideo_core import registry
 from exvideo_core.errors import ExVideoError
-from exvideo_core.training.config import TARGETS, fingerprint, parse_config, read_config, write_template
+from exvideo_core.training import config as configs
+from exvideo_core.training.config import fingerprint, write_template
+from exvideo_core.training.loop import check_resumable
+from exvideo_core.training.settings import Section
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "samples" / "training").glob("*.yaml"))
+RECIPES = registry.training_recipes()
+TARGETS = {name: recipe().config for name, recipe in RECIPES.items()}
+
+PRINTS = ("ec324045404fadce", "19a70ee209954867", "6655da4c08295009")  # of these, in version 0.2.0
 
 
 def given(target="svd", **sections):
@@ -20,6 +27,14 @@ def given(target="svd", **sections):
         section, key = dotted.split("__")
         result.setdefault(section, {})[key] = value
     return result
+
+
+def read_config(path):
+    return configs.read_config(path, RECIPES)
+
+
+def parse_config(contents):
+    return configs.parse_config(contents, TARGETS[contents["target"]])
 
 
 def refusal(contents):
@@ -39,24 +54,24 @@ def written(folder, text):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_template_is_read_as_the_defaults(target, tmp_path):
-    assert read_config(written(tmp_path, write_template(target))) == TARGETS[target]()
+    assert read_config(written(tmp_path, write_template(TARGETS[target]))) == TARGETS[target]()
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_template_has_every_field_with_what_it_is_for(target):
-    template = write_template(target)
+    template = write_template(TARGETS[target])
 
     contents = yaml.safe_load(template)
-    for section in fields(TARGETS[target]):
-        value = getattr(TARGETS[target](), section.name)
-        if is_dataclass(value):
-            assert list(contents[section.name]) == [field.name for field in fields(value)]
+    assert list(contents) == ["target", "run", "model", "data", "objective", "optimizer"]
+    for name, value in TARGETS[target]():
+        if isinstance(value, Section):
+            assert list(contents[name]) == list(type(value).model_fields)
     lines = [line for line in template.splitlines() if line.startswith("  ")]
     assert all(len(line.split("  # ", 1)[1]) > 5 for line in lines)
 
 
 def test_the_template_names_the_choices():
-    assert 'kind: "adamw"  # adamw or adamw8bit or muon; ' in write_template("svd")
+    assert 'kind: "adamw"  # adamw or adamw8bit or muon; ' in write_template(TARGETS["svd"])
 
 
 # what is read
@@ -88,11 +103,15 @@ def test_what_is_not_said_has_the_targets_own_default():
     [
         (given() | {"rnu": {}}, "rnu", "target, run, model, data, objective, optimizer"),
         (given(run__stpes=1), "run.stpes", "name, output, seed, steps,"),
-        (given(model__rank=1), "model.rank", "checkpoint, extension,"),
+        (given(model__rank=1), "model.rank", "num_frames, base_frames, checkpoint, extension,"),
         (given(data__size=1), "data.size", "source, width, height,"),
         (given(objective__noisiness=1), "objective.noisiness", "noise_levels, lognormal_mean,"),
         (given(optimizer__lr=1), "optimizer.lr", "kind, learning_rate,"),
-        (given("cogvideox", model__extension=None), "model.extension", "transformer, vae, text_encoder,"),
+        (
+            given("cogvideox", model__extension=None),
+            "model.extension",
+            "num_frames, base_frames, transformer, vae,",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -138,25 +157,40 @@ def test_wrong_types_and_choices_are_refused_with_what_was_given(contents, key, 
         (given(data__stride=0), "data.stride must be at least 1, not 0"),
         (given(data__held_out=-1), "data.held_out must be at least 0, not -1"),
         (given(optimizer__learning_rate=-1e-5), "optimizer.learning_rate must be at least 0, not -1e-05"),
-        (given(run__average=1.5), "run.average must be from 0 to 1, not 1.5"),
-        (given(run__average=1), "run.average must be below 1"),
-        (given(data__max_bad_share=-0.1), "data.max_bad_share must be from 0 to 1, not -0.1"),
-        (given(objective__condition_dropout=2), "objective.condition_dropout must be from 0 to 1, not 2"),
-        (given(optimizer__hold=1.1), "optimizer.hold must be from 0 to 1, not 1.1"),
+        (given(run__average=1.5), "run.average must be below 1, not 1.5"),
+        (given(run__average=1), "run.average must be below 1, not 1"),
+        (given(data__max_bad_share=-0.1), "data.max_bad_share must be at least 0, not -0.1"),
+        (given(objective__condition_dropout=2), "objective.condition_dropout must be at most 1, not 2"),
+        (given(optimizer__hold=1.1), "optimizer.hold must be at most 1, not 1.1"),
         (given(run__attention="eager"), "run.attention 'eager' is unknown; choose sdpa or "),
-        (given(objective__latent_scale=0), "objective.latent_scale must be positive"),
+        (given(objective__latent_scale=0), "objective.latent_scale must be above 0, not 0"),
         (given(run__engine="deepspeed", optimizer__kind="muon"), "choose adamw, or engine fsdp"),
-        (given(data__fps=8, data__stride=2), "data.fps must be positive, and goes without data.stride"),
-        (given(data__fps=0), "data.fps must be positive"),
+        (given(data__fps=8, data__stride=2), "data.fps excludes data.stride"),
+        (given(data__fps=0), "data.fps must be above 0, not 0"),
         (given(data__held_out=0), "set them to 0 too"),
-        (given(data__width=520, data__height=500), "data.height must be a multiple of 8 and at least 128, not 500"),
-        (given(data__width=64), "data.width must be a multiple of 8 and at least 128, not 64"),
-        (given(model__num_frames=1), "model.num_frames must be at least 2, not 1"),
+        (
+            given(data__width=520, data__height=500),
+            "520x500 pixels are not possible: width and height must be multiples of 8 and",
+        ),
+        (
+            given(data__width=64),
+            "64x512 pixels are not possible: width and height must be multiples of 8 and",
+        ),
+        (given(model__num_frames=1), "model.num_frames: 1 frames are not possible: 2 or more"),
         (given(data__windows=[8, 1]), "data.windows: 1 frames are not possible, 2 to 128 are"),
         (given(data__windows=[129]), "data.windows: 129 frames are not possible, 2 to 128 are"),
-        (given("cogvideox", data__width=488), "data.width must be a multiple of 16 and at least 16, not 488"),
-        (given("cogvideox", model__num_frames=128), "model.num_frames must be 8 k + 1 and at least 9, not 128"),
-        (given("cogvideox", model__num_frames=1), "model.num_frames must be 8 k + 1 and at least 9, not 1"),
+        (
+            given("cogvideox", data__width=488),
+            "488x480 pixels are not possible: width and height must be multiples of 16",
+        ),
+        (
+            given("cogvideox", model__num_frames=128),
+            "model.num_frames: 128 frames are not possible: CogVideoX makes 8 k + 1",
+        ),
+        (
+            given("cogvideox", model__num_frames=1),
+            "model.num_frames: 1 frames are not possible: CogVideoX makes 8 k + 1",
+        ),
         (given("cogvideox", model__rank=0), "model.rank must be at least 1, not 0"),
         (given("cogvideox", data__windows=[34]), "data.windows: 34 latent frames are not possible, 1 to 33 are"),
     ],
@@ -189,12 +223,12 @@ def test_all_problems_come_in_one_message(contents):
     ("text", "words"),
     [
         ("target: [svd", "run.yaml is not YAML: "),
-        ("run: {}", "run.yaml needs a line 'target: svd' or 'target: cogvideox'"),
-        ("target: wan", "run.yaml needs a line 'target: svd' or 'target: cogvideox'"),
-        ("target: [svd]", "run.yaml needs a line 'target: svd' or 'target: cogvideox'"),
-        ("target: {svd: 1}", "run.yaml needs a line 'target: svd' or 'target: cogvideox'"),
-        ("", "run.yaml needs a line 'target: svd'"),
-        ("- svd", "run.yaml needs a line 'target: svd'"),
+        ("run: {}", "run.yaml needs a line 'target: cogvideox' or 'target: svd'"),
+        ("target: wan", "run.yaml needs a line 'target: cogvideox' or 'target: svd'"),
+        ("target: [svd]", "run.yaml needs a line 'target: cogvideox' or 'target: svd'"),
+        ("target: {svd: 1}", "run.yaml needs a line 'target: cogvideox' or 'target: svd'"),
+        ("", "run.yaml needs a line 'target: cogvideox'"),
+        ("- svd", "run.yaml needs a line 'target: cogvideox'"),
         ("target: svd\nrun:\n  name: 2026-11-25", "run.yaml: "),
         ("target: svd\nrun:\n  1: 2", "run.1 is unknown"),
         ("target: svd\n1: 2", "1 is unknown"),
@@ -265,3 +299,32 @@ def test_steps_decide_the_course_where_the_rate_falls_at_the_end():
     prints = {fingerprint(parse_config(given(run__steps=steps, optimizer__hold=0.5))) for steps in (10, 20)}
 
     assert len(prints) == 2
+
+
+# runs, caches and files of version 0.2.0
+
+
+@pytest.mark.parametrize(
+    ("contents", "expected"),
+    [
+        (given(), "442ae009481a0766"),
+        (given("cogvideox", data__source="videos"), "102416c57cd77d54"),
+        (given(optimizer__hold=0.5, data__fps=30, data__windows=[8, 4]), "76e7c0f11ee67134"),
+        *zip((yaml.safe_load(file.read_text()) for file in EXAMPLES), PRINTS, strict=True),
+    ],
+    ids=str,
+)
+def test_fingerprints_are_those_of_version_0_2_0(contents, expected):
+    assert fingerprint(parse_config(contents)) == expected
+
+
+def test_a_run_of_version_0_2_0_with_another_fingerprint_of_equal_settings_resumes(tmp_path):
+    """Without a section `data`, that version took 8 frames a second for another number than 8.0."""
+    config = parse_config(given("cogvideox"))
+    settings = config.model_dump()
+    settings["data"]["fps"] = 8
+    note = {"step": 3, "fingerprint": "a13049e542c14aae", "config": settings}
+    (tmp_path / "run.json").write_text(json.dumps(note))
+
+    assert note["fingerprint"] != fingerprint(config)
+    assert check_resumable(config, tmp_path) == 3

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.training_config import CogVideoXTraining
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.svd.config import UNetConfig
 from exvideo_core.families.svd.training import trained_units
+from exvideo_core.families.svd.training_config import SVDTraining
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.lora import new_lora
-from exvideo_core.training.config import CogVideoXTraining, SVDTraining
 from exvideo_core.training.footprint import footprint_table
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")

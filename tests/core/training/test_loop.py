@@ -2,20 +2,24 @@
 
 import os
 import signal
+import tarfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from training_runs import cogvideox_config, column
 
-from exvideo_core.cli.train_command import main
+from exvideo_core.cli.train import main
+from exvideo_core.families.cogvideox.training import build_target
+from exvideo_core.registry import training_recipes
 from exvideo_core.runtime.distributed import World
 from exvideo_core.training import loop
-from exvideo_core.training.build import build_target
 from exvideo_core.training.config import read_config
 from exvideo_core.video import probe
 
 EXPORT = "extension.safetensors"
+OLD_RUN = Path(__file__).parents[2] / "golden" / "training_run_0.2.0.tar.xz"
 
 
 def train(config):
@@ -47,6 +51,24 @@ def test_a_run_in_parts_is_the_run_in_one(tmp_path):
 
     assert column(parts, "loss") == column(whole, "loss")
     assert (parts / EXPORT).read_bytes() == (whole / EXPORT).read_bytes()
+
+
+def test_a_run_of_version_0_2_0_resumes(tmp_path, monkeypatch):
+    with tarfile.open(OLD_RUN) as archive:  # its folder after two of four steps, as that version left it
+        archive.extractall(tmp_path / "run", filter="data")
+    monkeypatch.chdir(tmp_path)
+    model = {"model__rank": 1, "model__targets": ["to_q"]}
+    config = cogvideox_config(
+        Path(), run__steps=4, run__output="run", run__held_out_every=0, run__precision="fp32", **model
+    )
+
+    assert train(config) == 0
+
+    # the losses of that version's own steps 3 and 4
+    assert [float(loss) for loss in column(tmp_path / "run", "loss")] == pytest.approx(
+        [1.8090816140174866, 2.4008928537368774, 1.933630883693695, 2.453573703765869], rel=1e-5
+    )
+    assert files(tmp_path / "run" / "checkpoints", "*") == ["step_00000002", "step_00000004"]
 
 
 def test_muon_goes_on_as_well(tmp_path):
@@ -108,7 +130,7 @@ def test_a_loss_that_is_no_number_stops_the_run_before_a_save(tmp_path, capsys):
     config = cogvideox_config(tmp_path, run__save_every=1, optimizer__learning_rate=1e30, optimizer__clip_norm=0.0)
 
     assert train(config) == 2
-    assert "the loss is nan at step" in capsys.readouterr().err
+    assert "the loss is NaN or Inf (nan) at step" in capsys.readouterr().err
     last = max((tmp_path / "run" / "exports").glob("*"))
     assert all(weight.isfinite().all() for weight in load_file(last).values()) or "00000001" in last.name
 
@@ -130,7 +152,7 @@ def test_training_lowers_the_held_out_loss(tmp_path):
 
 
 def test_only_the_trained_part_changes(tmp_path):
-    config = read_config(cogvideox_config(tmp_path))
+    config = read_config(cogvideox_config(tmp_path), training_recipes())
     torch.manual_seed(0)
     target = build_target(config, World())
     before = {name: weight.clone() for name, weight in target.transformer.state_dict().items()}

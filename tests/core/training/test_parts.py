@@ -13,19 +13,19 @@ from narrow_training import build_svd_target
 from torch import nn
 
 from exvideo_core.errors import ExVideoError
+from exvideo_core.families.cogvideox.objective import noisy_timesteps
 from exvideo_core.families.svd.config import UNetConfig
+from exvideo_core.families.svd.motion_buckets import THRESHOLDS, motion_bucket
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.runtime.distributed import World
-from exvideo_core.training.config import OptimizerConfig, RunConfig
-from exvideo_core.training.ema import AveragedWeights
+from exvideo_core.training.ema import EMA
 from exvideo_core.training.engine import TorchEngine
 from exvideo_core.training.footprint import footprint, footprint_table
 from exvideo_core.training.held_out import held_out_loss
-from exvideo_core.training.motion_buckets import THRESHOLDS, motion_bucket
-from exvideo_core.training.objectives import noisy_timesteps
 from exvideo_core.training.optimizers import learning_rate, make_optimizers
 from exvideo_core.training.randomness import generator_of, shuffled
+from exvideo_core.training.settings import OptimizerConfig, RunConfig
 
 # footprint
 
@@ -89,7 +89,7 @@ def test_the_footprint_is_what_the_engine_holds(checkpoint, average):
 
 def test_averages_are_swapped_in_and_out_again():
     weights = {"a": torch.randn(3, 4), "b": torch.randn(5)}
-    average = AveragedWeights(weights, 0.9)
+    average = EMA(weights, 0.9)
     for weight in weights.values():
         weight += 1
     average.update(weights)

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from exvideo_core import demo_models
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
-from exvideo_core.training.procedural.shapes import SIDE, preview_factors
+from exvideo_core.training.procedural.shapes import SIDE
 from exvideo_core.weights.formats import converted
 from exvideo_core.weights.write import write_weights
 
 from ..loop import LoopConfig, Run
 from .autoencoder import autoencoder_loss, newborn_vae, refining_loss
+from .small_pictures import preview_factors
 from .text import TextLesson, text_loss
 from .transformer import Prompts, base_loss, trainee
 

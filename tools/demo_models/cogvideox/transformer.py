@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.objective import noisy_timesteps
+from exvideo_core.families.cogvideox.procedural import cells
 from exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.sampling.denoisers import add_noise
 from exvideo_core.sampling.schedules import zero_snr_alphas
-from exvideo_core.training.objectives import noisy_timesteps
-from exvideo_core.training.procedural.shapes import SENTENCES, TRAINED, Scenes, cells
+from exvideo_core.training.procedural.shapes import SENTENCES, TRAINED, Scenes
 
 from .text import TextLesson
 

@@ -1,7 +1,7 @@
 """Train the embedded demo model from nothing: `python -m tools.demo_models.svd --out DIR`.
 
-Four stages, each of which can be killed and goes on where it was when the command is given again. The weight file in
-DIR is written anew after the last stage (or with `--export` at any time, from what there is). Its extension is then
+Four stages, each of which can be killed and resumes when the command is run again. The weight file in DIR is
+written after the last stage (or with `--export` at any time, from what there is). Its extension is then
 trained as any other: `exvideo train samples/training/demo_svd.yaml`.
 """
 
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from exvideo_core import demo_models
 from exvideo_core.families.svd.image_encoder import ImageEncoder
+from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.families.svd.save import published_layout
 from exvideo_core.families.svd.vae import VAE
-from exvideo_core.training.procedural.gallery import Gallery
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.randomness import generator_of
 from exvideo_core.weights.formats import converted

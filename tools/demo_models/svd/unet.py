@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig
+from exvideo_core.families.svd.objective import lognormal_sigmas, noised, velocity_target
+from exvideo_core.families.svd.procedural import SLOWEST, Gallery
 from exvideo_core.families.svd.transformer import SelfOrCrossAttention, TemporalTransformerBlock
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import SCALING_FACTOR
-from exvideo_core.training.objectives import lognormal_sigmas, noised, velocity_target
-from exvideo_core.training.procedural.gallery import SLOWEST, Gallery
 from exvideo_core.training.procedural.push_in import FULL_BUCKET, FULL_RATE, progress, resample, scale_of
 
 DEMO_UNET = UNetConfig(widths=(48, 48, 48, 48), context_dim=32, time_dim=128, id_dim=32)
@@ -114,7 +114,7 @@ class _Unchanged(nn.Module):
 class _Nothing(nn.Module):
     """Stands where attention over time adds nothing."""
 
-    def among_themselves(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind_self_attention(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda _tokens: like.new_zeros(())
 
     def single_token(self, context: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from exvideo_core.families.svd.save import save_extension, save_svd
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import VAE
 from exvideo_core.weights.assign import assign_weights
+from exvideo_core.weights.safetensors_files import open_weights
 
 GOLDEN: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[3] / "golden" / "weight_names.json.gz").read_bytes())
@@ -114,8 +115,8 @@ def test_without_an_image_embedder_the_encoder_is_the_first_stage_s(folder: Path
         assign_weights(VAE(VAEConfig.from_shapes(shapes_of(vae)), quantised=False), vae, path.name)
 
 
-def test_the_weights_fill_the_networks_exactly(folder: Path) -> None:
-    svd = read_svd(folder / "svd_xt.safetensors", folder / "extension.safetensors")
+def test_the_weights_of_opened_files_fill_the_networks_exactly(folder: Path) -> None:
+    svd = read_svd(open_weights(folder / "svd_xt.safetensors"), open_weights(folder / "extension.safetensors"))
     with torch.device("meta"):
         unet = SVDUNet(UNetConfig.from_shapes(shapes_of(svd.unet)))
         vae = VAE(VAEConfig.from_shapes(shapes_of(svd.vae)))
@@ -144,7 +145,6 @@ def test_an_extension_replaces_480_tensors_adds_48_and_keeps_the_rest(folder: Pa
 def test_a_diffusers_folder_gives_the_same_networks(folder: Path, tmp_path: Path) -> None:
     single = read_svd(folder / "svd_xt.safetensors", folder / "extension.safetensors")
     save_diffusers(tmp_path, load_file(folder / "svd_xt.safetensors"), suffix=".fp16")
-
     svd = read_svd(tmp_path, folder / "extension.safetensors")
 
     for part in ("unet", "vae"):
@@ -356,9 +356,7 @@ def test_weights_that_do_not_fit_a_module_are_counted() -> None:
     with torch.device("meta"):
         module = nn.Linear(3, 2)
 
-    with pytest.raises(
-        CheckpointError, match=r"fit Linear: 1 tensors are missing \(first: bias\), 1 are unk"
-    ):
+    with pytest.raises(CheckpointError, match=r"fit Linear: 1 tensors are missing \(first: bias\), 1 are unk"):
         assign_weights(module, {"weight": torch.zeros(2, 3), "other": torch.zeros(1)}, "f")
     with pytest.raises(CheckpointError, match=r"Linear: 1 are unknown \(first: other\)"):
         assign_weights(

@@ -2,6 +2,8 @@
 
 import os
 from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,9 +12,10 @@ from training_videos import frame_numbers_seen, write_video
 
 from exvideo_core.errors import ExVideoError
 from exvideo_core.training.data.cache import cache_clips, plan_clips, read_cached, usable_clips
-from exvideo_core.training.data.index import Index, index_videos
+from exvideo_core.training.data.index import Index, IndexedVideo, index_videos
 from exvideo_core.training.data.listing import Listed
-from exvideo_core.training.data.videos import Sampling
+from exvideo_core.training.data.videos import Sampling, VideoFacts
+from exvideo_core.training.sources import content_mark
 
 FOUR = Sampling(num_frames=4)
 
@@ -80,6 +83,17 @@ def test_file_name_stands_for_all_that_decides_the_contents(index, tmp_path):
 
     assert plan([video], tmp_path, 3) == plans[0]
     assert len({tuple(clip.file.name for clip in clips) for clips in plans}) == len(plans)
+
+
+def test_cached_clips_of_version_0_2_0_are_found(tmp_path):
+    facts = VideoFacts(width=4, height=4, pts=tuple(range(9)), time_base=Fraction(1, 25))
+    video = IndexedVideo(path=Path("/videos/cat.mp4"), caption="a cat", facts=facts, size=7, mtime_ns=9)
+    weights = [{"b": torch.arange(20.0), "a": torch.ones(2, 3).half()}, {"c": torch.zeros(1)}]
+
+    (clip,) = plan_clips([video], tmp_path, Sampling(num_frames=9), 96, 64, 1, 0, content_mark(weights))
+
+    assert content_mark(weights) == "0102215526e8068a411d06ca1653c65a4b83078daa7f8a6c12b7a45c4fec78a6"
+    assert clip.file.stem == "14530175c2940694d6484919d7a8a82e365e542c"
 
 
 def test_cached_clip_holds_the_encoding_of_its_frames(index, tmp_path):

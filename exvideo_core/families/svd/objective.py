@@ -1,10 +1,11 @@
-"""Losses of post-tuning, and the noise levels they are taken at.
+"""Loss of post-tuning Stable Video Diffusion, and the noise levels it is taken at.
 
-With a = sqrt(1 + sigma^2), a network sees (x0 + sigma n) / a and predicts v, from which x0 = input / a - (sigma / a) v.
-The published script (DiffSynth-Studio 1.1.9, ExVideo_svd_train.py) compares that x0 with the latents made a little
-stronger, and weights by a / sigma. In v this is sigma / a times the squared error to the target of `velocity_target`.
+With a = sqrt(1 + sigma^2), the network sees (x0 + sigma n) / a and predicts v, from which
+x0 = input / a - (sigma / a) v. The published script (DiffSynth-Studio 1.1.9, ExVideo_svd_train.py) compares that x0
+with the latents made a little stronger, and weights by a / sigma. In v this is sigma / a times the squared error to the
+target of `velocity_target`.
 
-Shapes: B clips, T frames (of latents), C latent channels, H and W latent cells, L tokens, D channels of the text.
+Shapes: T frames, C latent channels, H and W latent cells, D channels of the picture's embedding.
 """
 
 from __future__ import annotations
@@ -14,13 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..sampling import denoisers
-from ..sampling.schedules import NUM_TIMESTEPS, RHO, SIGMA_MAX, SIGMA_MIN, zero_snr_alphas
+from ...sampling.schedules import RHO, SIGMA_MAX, SIGMA_MIN
 
 CONTRAST = 1.01  # the published script trains towards latents this much stronger
 
 Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # SVDUNet's call: x, timestep, context, ids
-Transformer = Callable[[Tensor, Tensor, Tensor], Tensor]  # CogVideoXTransformer's call: x, timestep, context
 
 
 def svd_loss(
@@ -76,31 +75,6 @@ def svd_denoised(
     return scaled_TCHW.float() / total - v_TCHW.float() * (sigma / total), total
 
 
-def cogvideox_loss(
-    transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
-) -> Tensor:
-    """Mean squared error of v, which is also diffusers' error of x0 times 1 / (1 - alpha).
-
-    Args:
-        transformer: the network.
-        latents_BCTHW: clean, of unit variance.
-        context: the text's embedding, [B, L, D].
-        timestep: 0 to 999, a scalar, [1] or [B].
-        noise: unit, shaped like the latents.
-    """
-    return velocity_errors(transformer, latents_BCTHW, context, timestep, noise).mean()
-
-
-def velocity_errors(
-    transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
-) -> Tensor:
-    """Squared errors of v, float32, shaped like the latents; arguments as `cogvideox_loss`'s."""
-    alpha = zero_snr_alphas().to(latents_BCTHW.device)[timestep.long()].view(-1, 1, 1, 1, 1)
-    v_BCTHW = transformer(denoisers.add_noise(latents_BCTHW, noise, alpha), timestep, context)
-    target_BCTHW = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents_BCTHW
-    return (v_BCTHW.float() - target_BCTHW.float()).square()
-
-
 def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     """Latents at a noise level, of unit variance, and the root of 1 + sigma^2 they were divided by."""
     total = torch.sqrt(sigma**2 + 1)
@@ -124,9 +98,3 @@ def lognormal_sigmas(count: int, mean: float, std: float, generator: torch.Gener
     """Noise levels whose logarithm is normal (arXiv:2206.00364, section 5), within the sampler's range."""
     sigmas = torch.exp(mean + std * torch.randn(count, generator=generator))
     return sigmas.clamp(SIGMA_MIN, SIGMA_MAX)
-
-
-def noisy_timesteps(count: int, noisiness: float, generator: torch.Generator) -> Tensor:
-    """Timesteps of CogVideoX, [count] int64: all alike at `noisiness` 1, the higher ones more often above."""
-    shares = 1 - torch.rand(count, generator=generator, dtype=torch.float64) ** noisiness
-    return (NUM_TIMESTEPS * shares).long().clamp(max=NUM_TIMESTEPS - 1)

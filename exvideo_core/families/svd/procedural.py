@@ -1,29 +1,24 @@
-"""Moving pictures that are drawn as they are needed: what the demo models are about, and enough to try training.
+"""A camera that pushes into drawn pictures: clips for the demo model, and for training without videos.
 
-Shapes: N pictures, T frames (of latents), C channels, H and W pixels or latent cells, D channels of an embedding.
+Shapes: N pictures, T frames, C channels, H and W pixels or latent cells, D channels of an embedding.
 """
 
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from ...families.cogvideox.text_encoder import TextEncoder
-from ...families.cogvideox.vae import SCALING_FACTOR as COGVIDEOX_SCALING_FACTOR
-from ...families.cogvideox.vae import TEMPORAL_FACTOR
-from ...families.svd.image_encoder import ImageEncoder
-from ...families.svd.vae import SCALING_FACTOR, VAE
-from ..clips import CogVideoXClip, SVDClip
-from ..randomness import chance, generator_of
-from . import shapes
-from .pictures import Pictures
-from .push_in import FULL_BUCKET, FULL_RATE, LAST_FRAME, progress, push_in
+from ...training.procedural.pictures import Pictures
+from ...training.procedural.push_in import FULL_BUCKET, FULL_RATE, LAST_FRAME, progress, push_in
+from ...training.randomness import chance, generator_of
+from .clips import SVDClip
+from .image_encoder import ImageEncoder
+from .vae import SCALING_FACTOR, VAE
 
 SIDE = 128  # pixels, of the pictures
-SLOWEST = 6  # frames a second, of clips that go in larger steps
+SLOWEST = 6  # frames a second, of clips that move in larger steps
 
 
 class Gallery:
@@ -96,38 +91,3 @@ class PushIns:
             fps=fps,
             motion_bucket_id=bucket,
         )
-
-
-class MovingShapes:
-    """Flat shapes that move on flat grounds, and sentences that say so; `clips.Source` of CogVideoX.
-
-    Their latents are the small pictures that the demo's encoder makes; combinations of words that are never trained
-    are held out.
-    """
-
-    def __init__(self, text_encoder: TextEncoder, num_frames: int, held_out: int) -> None:
-        self.text_encoder, self.num_held_out = text_encoder, held_out
-        self.num_latent_frames = (num_frames - 1) // TEMPORAL_FACTOR + 1
-        self._held_out = [words for words in shapes.all_words() if words.is_held_out]
-        self._embedded = cache(self._embed)
-
-    def training(self, _position: int, generator: torch.Generator) -> CogVideoXClip:
-        """Any trained combination; the demo's own sentence half of the time."""
-        words = shapes.TRAINED[int(torch.randint(0, len(shapes.TRAINED), (), generator=generator))]
-        kind = int(torch.randint(0, len(shapes.SENTENCES), (), generator=generator))
-        sentence = shapes.SENTENCES[0 if chance(0.5, generator) else kind]
-        return self._clip(shapes.Scenes.draw((words,), generator), words.prompt(sentence))
-
-    def held_out(self, index: int) -> CogVideoXClip:
-        """Its size and place at their means."""
-        words = self._held_out[index]
-        return self._clip(shapes.Scenes.typical((words,)), words.prompt())
-
-    def _clip(self, scene: shapes.Scenes, caption: str) -> CogVideoXClip:
-        newest_1T = TEMPORAL_FACTOR * torch.arange(self.num_latent_frames)[None]
-        latents = shapes.cells(scene.frames(newest_1T), scene.frames((newest_1T - 2).clamp(min=0)))[0]
-        return CogVideoXClip(latents_CTHW=latents / COGVIDEOX_SCALING_FACTOR, context_LD=self._embedded(caption), fps=8)
-
-    @torch.no_grad()
-    def _embed(self, caption: str) -> Tensor:
-        return self.text_encoder([caption])[0]
