@@ -1,7 +1,6 @@
 """A third model in ComfyUI: one line in the list of adapters, and the shared nodes work with it."""
 
 import base64
-import importlib
 import io
 import sys
 from types import SimpleNamespace
@@ -21,8 +20,7 @@ def adapter(pack, monkeypatch):
     from toy_family.nodes import adapter_for
 
     families = sys.modules[pack.sampler.families.__name__]
-    speed = importlib.import_module(f"{pack.errors.__package__}.estimate.speed")
-    toy = adapter_for(SimpleNamespace(comfy_bridge=pack.comfy_bridge, work_of=speed.work_of))
+    toy = adapter_for(pack)
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, TOY))  # the one line of the core
     monkeypatch.setattr(families, "ADAPTERS", (*families.ADAPTERS, toy))  # and of the nodes
     return toy

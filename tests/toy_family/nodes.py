@@ -18,7 +18,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .network import GEOMETRY, METHODS, ToyConfig, ToyNetwork, read_toy
-from .pipeline import count_call
+from .pipeline import ESTIMATES, count_call
 
 
 def adapter_for(pack: Any) -> Any:
@@ -36,7 +36,7 @@ def adapter_for(pack: Any) -> Any:
         title = "Toy"
 
         def forward_pass(
-            self, x: Tensor, timesteps: Tensor, _context: Any, _options: Any, **_others: Any
+            self, x: Tensor, timesteps: Tensor, *_conditions: Any, **_others: Any
         ) -> tuple[Any, Mapping[str, Tensor]]:
             return partial(ToyNetwork.forward, self, x, timesteps), {"the noise": x}
 
@@ -47,19 +47,13 @@ def adapter_for(pack: Any) -> Any:
 
     class ToyModel(bridge.model.HostedModel):
         config_class, sizes_class, network_class = ToyModelConfig, ToyConfig, HostedToy
-        prediction = model_base.ModelType.FLOW
+        estimates, prediction = ESTIMATES, model_base.ModelType.FLOW
 
         def extra_conds(self, **_conditions: Any) -> dict[str, Any]:
             return {}
 
-        def _counts(self, shape: Sequence[int]) -> Any:
+        def count_call(self, shape: Sequence[int], _options: Any = MappingProxyType({})) -> Any:
             return count_call(self.sizes, (shape[0], *shape[-2:]), torch.float32)
-
-        def activation_bytes(self, shape: Sequence[int], _options: Any = MappingProxyType({})) -> float:
-            return self._counts(shape).peak
-
-        def call_work(self, shape: Sequence[int]) -> Any:
-            return pack.work_of(self._counts(shape))
 
     def plan(model: Any, latents: Tensor, settings: Any) -> Any:
         GEOMETRY.check_size(latents.shape[-1], latents.shape[-2])
