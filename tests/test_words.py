@@ -9,17 +9,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Files and folders whose words are not revised yet.
 NOT_YET = {
-    "README.md", "docs", "web/docs", "tools", "nodes",
+    "README.md", "docs", "web/docs", "nodes",
     "exvideo_core/__init__.py", "exvideo_core/cli", "exvideo_core/demo_models", "exvideo_core/errors.py",
-    "exvideo_core/estimate", "exvideo_core/evaluation", "exvideo_core/family.py", "exvideo_core/files.py",
+    "exvideo_core/estimate", "exvideo_core/family.py", "exvideo_core/files.py",
     "exvideo_core/hub", "exvideo_core/lora", "exvideo_core/nn", "exvideo_core/registry.py", "exvideo_core/runtime",
-    "exvideo_core/sampling", "exvideo_core/terminal", "exvideo_core/training", "exvideo_core/video",
+    "exvideo_core/sampling", "exvideo_core/terminal", "exvideo_core/video",
     "exvideo_core/weights",
     *(f"exvideo_core/families/{family}/{file}.py"
       for family in ("svd", "cogvideox")
       for file in (
-          "clips", "command", "conditioning", "detect", "estimate", "files", "geometry", "inspect", "lora_keys",
-          "methods", "objective", "pipeline", "procedural", "training", "training_config",
+          "command", "conditioning", "detect", "estimate", "files", "geometry", "inspect", "lora_keys",
+          "methods", "pipeline", 
       )),
 }  # fmt: skip
 # What to write instead, and the private terms it replaces. Upper and lower case differ: "picture to video" is a value

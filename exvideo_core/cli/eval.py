@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
-    """What each file is; raises whatever can be known before anything is measured."""
+    """Facts of each file; raises every error that can be known before measuring."""
     if arguments.chunk < 2:
         raise ExVideoError(f"--chunk {arguments.chunk} is too short: a chunk has at least 2 frames.")
     if arguments.plot is not None:

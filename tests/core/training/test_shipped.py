@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
-from exvideo_core.evaluation.measures import correlation, is_monotone, measure, motion_levels
-from exvideo_core.training.procedural.pictures import from_file
-from exvideo_core.training.procedural.push_in import ladder
+from exvideo_core.evaluation.measures import measure
 from tools.demo_models.cogvideox.measure import PROMPTS, look_at
+from tools.demo_models.svd.measure import correlation, from_file, is_monotone, ladder, motion_levels
 
 PICTURE = Path(__file__).parents[3] / "samples" / "astronaut.png"
 FILES = (demo_models.SVD, demo_models.SVD_EXTENSION)
