@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..exvideo_core.errors import CheckpointError
-from ..exvideo_core.weights.detect import UNKNOWN, identify
+from ..exvideo_core.weights.detect import UNKNOWN
 from ..exvideo_core.weights.safetensors_files import open_weights
 from . import families
 from .comfy_bridge.file_lists import FileList
@@ -49,7 +49,7 @@ def _describe(path: Path) -> str:
         return re.split(r"[;:,(]", str(error).removeprefix(f"{path.name} ").removeprefix("is "))[0].strip(". ")
     formats = [str(dtype).removeprefix("torch.") for name, dtype in file.dtypes.items() if len(file.shapes[name]) > 1]
     usual = max(set(formats), key=formats.count) if formats else ""
-    found = identify(file.shapes)
+    found = file.identity
     what = re.sub(r"^an? ", "", found.what).partition(" (")[0]
     return what if found.kind is UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
 

@@ -103,7 +103,7 @@ class WeightFile(Mapping[str, Tensor]):
         return self.path.name
 
     @cached_property
-    def kind(self) -> FileKind:
+    def identity(self) -> FileKind:
         """What this file is."""
         return identify(self.shapes)
 
