@@ -12,13 +12,11 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import latent_preview
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...exvideo_core import sampling as core
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.sampling import normalize_frames
-from ...exvideo_core.sampling.inputs import check_finite
 from ...exvideo_core.sampling.methods import Method
 from . import nan_check
 from .low_memory import explained_sampling
@@ -146,15 +144,6 @@ def method_named(name: str, methods: Mapping[str, Method], title: str) -> Method
 
 def finish(default: Finish, latent: dict[str, Any], is_normalized: bool | None, contrast: float) -> dict[str, Any]:
     """Normalize the frames and raise the contrast; None and 0 choose the default."""
-    latents = latent["samples"].float()
-    if default.normalize if is_normalized is None else is_normalized:
-        latents = _normalized(latents)
-    latents = latents * (contrast or default.contrast)
-    check_finite(latents)
+    normalize = default.normalize if is_normalized is None else is_normalized
+    latents = core.finish(latent["samples"].float(), normalize=normalize, contrast=contrast or default.contrast)
     return {**latent, "samples": latents}
-
-
-def _normalized(latents: Tensor) -> Tensor:
-    if latents.ndim == 4:
-        return normalize_frames(latents)
-    return torch.stack([normalize_frames(clip_CTHW.transpose(0, 1)).transpose(0, 1) for clip_CTHW in latents])
