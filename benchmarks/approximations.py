@@ -23,7 +23,9 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image
 
-from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
+from exvideo_core import apply_lora, load_cogvideox, load_svd
+from exvideo_core.families.cogvideox.files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from exvideo_core.nn.fp8 import FP8
 from exvideo_core.nn.step_cache import Reuse
 
@@ -33,7 +35,7 @@ Clip = Callable[..., Any]
 
 def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
     """24 frames from the example image; the demo model was trained for sampling without guidance."""
-    pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION, device="cpu")
+    pipeline = load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION, device="cpu")
     if fp8:
         FP8[fp8](pipeline.unet)
     scales = {"min_guidance_scale": guidance, "max_guidance_scale": guidance}
@@ -44,9 +46,9 @@ def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
 
 def cogvideox(fp8: str | None = None) -> Clip:
     """33 frames of one prompt, with guidance 3."""
-    networks = {"text_encoder": demo_models.COGVIDEOX_TEXT_ENCODER, "vae": demo_models.COGVIDEOX_VAE}
-    pipeline = load_cogvideox(demo_models.COGVIDEOX_TRANSFORMER, device="cpu", **networks)
-    apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
+    networks = {"text_encoder": DEMO_TEXT_ENCODER, "vae": DEMO_VAE}
+    pipeline = load_cogvideox(DEMO_TRANSFORMER, device="cpu", **networks)
+    apply_lora(pipeline, DEMO_LORA)
     if fp8:
         FP8[fp8](pipeline.transformer)
     size = {"num_frames": 33, "height": 96, "width": 96, "guidance_scale": 3.0}

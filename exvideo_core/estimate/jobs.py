@@ -101,7 +101,7 @@ class Estimates:
 
 def on_meta(build: Callable[[], Network], dtype: torch.dtype) -> Network:
     """A network without memory, to be counted."""
-    with torch.device("meta"):
+    with torch.inference_mode(False), torch.device("meta"):
         return build().to(dtype)
 
 

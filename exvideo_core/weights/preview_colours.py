@@ -19,7 +19,7 @@ _LONGEST = 10_000  # characters; 16 channels take 500
 
 @dataclass(frozen=True)
 class Colours:
-    """Of latents: what they are multiplied by to red, green and blue in [-1, 1], and what is added."""
+    """Latents times `factors` plus `bias` are red, green and blue in [-1, 1]."""
 
     factors: list[list[float]]
     bias: list[float]

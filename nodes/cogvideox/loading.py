@@ -9,7 +9,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
-from ...exvideo_core.families.cogvideox.estimate import ESTIMATES
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip import make_clip
 from .model import CogVideoXLatents, CogVideoXModel
@@ -28,7 +27,7 @@ def load_cogvideox(
         CheckpointError: a file is damaged, or in the wrong slot.
     """
     model = _load_model(transformer, dtype)
-    log_estimate(ESTIMATES, model)
+    log_estimate(model)
     clip = _load_clip(text_encoder)
     clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
     part = read_vae(vae)

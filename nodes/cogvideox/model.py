@@ -18,20 +18,15 @@ from comfy import model_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.estimate import Work, work_of
+from ...exvideo_core.estimate.counting import Counts
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
-from ...exvideo_core.families.cogvideox.estimate import count_call
+from ...exvideo_core.families.cogvideox.estimate import ESTIMATES
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
-from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from ..comfy_bridge import low_memory
 from ..comfy_bridge.model import HostedModel, HostedModelConfig
 from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
-
-# Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
-# that is worked on (counted on the meta device, tests/nodes/test_memory.py: 0.95 GB for 33x60x90 latent cells).
-_LIVE_ELEMENTS = 2.6
 
 _PURE_NOISE = 2.0**14  # a power of 2, so that multiplication is exact
 
@@ -96,7 +91,13 @@ class HostedTransformer(HostedNetwork, CogVideoXTransformer):
     title = "CogVideoX"
 
     def forward_pass(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None, options: Options, **_others: Any
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        _y: Tensor | None,
+        options: Options,
+        **_others: Any,
     ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
         text = self._checked(context)
         compute = partial(CogVideoXTransformer.forward, self, x, timesteps, text)
@@ -127,6 +128,7 @@ class CogVideoXModel(HostedModel):
 
     config_class, sizes_class, network_class = CogVideoXModelConfig, TransformerConfig, HostedTransformer
     prediction = model_base.ModelType.V_PREDICTION
+    estimates = ESTIMATES
 
     def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
         super().__init__(config, device)
@@ -137,16 +139,12 @@ class CogVideoXModel(HostedModel):
         text = conditions.get("cross_attn")
         return {} if text is None else {"c_crossattn": comfy.conds.CONDCrossAttn(text)}
 
-    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """Peak bytes of activations."""
-        cells = shape[-3] * shape[-2] * shape[-1]
-        tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
-        live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
-        return live + low_memory.chunk_bytes(options)
-
-    def call_work(self, shape: Sequence[int]) -> Work:
-        """Work of one call of the transformer."""
-        return work_of(count_call(self.sizes, tuple(shape[-3:]), self.get_dtype_inference())) * shape[0]
+    def count_call(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> Counts:
+        """Work and memory of a call of the transformer on a batch of clips."""
+        patch, (frames, *sides) = self.sizes.patch, shape[-3:]
+        height, width = (-(-side // patch) * patch for side in sides)  # others are refused later, in `check_latents`
+        settings = {"chunk_bytes": low_memory.chunk_bytes(options), "clips": shape[0]}
+        return ESTIMATES.call(self.sizes, (frames, height, width), self.get_dtype_inference(), **settings)
 
     def state_dict_for_saving(
         self,

@@ -7,17 +7,19 @@ import time
 from comfy import model_management
 from torch import Tensor
 
-from ...exvideo_core.estimate import Work, probe, seconds
+from ...exvideo_core.estimate import probe, seconds, work_of
+from ...exvideo_core.estimate.counting import Counts
 from ...exvideo_core.estimate.jobs import gigabytes, of_time
 from .. import host
 from . import low_memory, step_reuse
 from .model import HostedModel
+from .network import Options
 from .sampling import Plan
 
 _INTERVAL = 1.0  # seconds between two updates of the text
 
 
-class Progress:
+class ProgressText:
     """Text about a run on its node.
 
     Args:
@@ -67,7 +69,7 @@ def duration(plan: Plan, latents: Tensor) -> str:
         return ""
     steps, branches = len(plan.levels) - 1, 1 if is_unguided(plan) else 2
     try:
-        estimate = of_time(seconds(call * (steps * branches), probe(device, network.get_dtype_inference())))
+        estimate = of_time(seconds(work_of(call) * (steps * branches), probe(device, network.get_dtype_inference())))
     except RuntimeError:  # no memory for the measurement, or no kernels
         return ""
     most = "at most about" if step_reuse.settings_of(plan.model) else "about"
@@ -81,24 +83,28 @@ def is_unguided(plan: Plan) -> bool:
 
 def room(plan: Plan, latents: Tensor) -> str:
     """Peak memory of the run, and what to lower if the device has less; empty if unknown."""
-    network, device = plan.model.model, plan.model.load_device
-    if _call(plan, latents) is None:
+    device, call = plan.model.load_device, _call(plan, latents)
+    if call is None:
         return ""
-    options = plan.model.model_options["transformer_options"]
-    needed, weights = network.activation_bytes(list(latents.shape), options), plan.model.model_size()
+    needed, weights = call.peak, plan.model.model_size()
     text = f"{gigabytes(needed)} beside {gigabytes(weights)} of weights"
     there = model_management.get_total_memory(device) - model_management.extra_reserved_memory()
     if model_management.is_device_cpu(device):
         there -= weights  # on a GPU they may be offloaded to main memory
     if needed <= there:
         return text
-    first = "" if low_memory.is_saving(options) else "choose the preset low memory, then "
+    first = "" if low_memory.is_saving(_options(plan)) else "choose the preset low memory, then "
     return f"{text}, and {gigabytes(max(0, there))} are available: {first}lower width and height, then frames"
 
 
-def _call(plan: Plan, latents: Tensor) -> Work | None:
-    """Work of one call of the network; None for other models, and with context windows, whose number is unknown."""
+def _call(plan: Plan, latents: Tensor) -> Counts | None:
+    """Counts of one call of the network; None for other models, and with context windows, whose number is unknown."""
     network = plan.model.model
     if "context_handler" in plan.model.model_options or not isinstance(network, HostedModel):
         return None
-    return network.call_work(list(latents.shape))
+    return network.count_call(list(latents.shape), _options(plan))
+
+
+def _options(plan: Plan) -> Options:
+    options: Options = plan.model.model_options["transformer_options"]
+    return options

@@ -12,7 +12,7 @@ from comfy import latent_formats, model_management, model_patcher
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...exvideo_core.estimate import Estimates, usual_line
+from ...exvideo_core.estimate import usual_line
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
 from ...exvideo_core.weights.formats import STORED
@@ -99,12 +99,12 @@ def preview_latents(
     return default if colours is None else latents_class(colours.factors, colours.bias)
 
 
-def log_estimate(estimates: Estimates, patcher: ModelPatcher) -> None:
-    """Log the time and memory of the most common clip; `estimates` are those of the model's family."""
-    network = patcher.model
+def log_estimate(patcher: ModelPatcher) -> None:
+    """Log time and memory of the most common clip."""
+    network: HostedModel = patcher.model
     dtype, weights = network.get_dtype_inference(), patcher.model_size()
     try:
-        text = usual_line(estimates, network.sizes, dtype, patcher.load_device, weights)
+        text = usual_line(network.estimates, network.sizes, dtype, patcher.load_device, weights)
     except RuntimeError as error:  # no memory for the measurement, or no kernels
         text = f"no estimate of time and memory ({error})"
     logging.info("ExVideo: %s", text)

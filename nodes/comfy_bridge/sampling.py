@@ -12,13 +12,11 @@ from typing import Any
 import comfy.sample
 import comfy.samplers
 import latent_preview
-import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.sampling import normalize_frames
-from ...exvideo_core.sampling.inputs import check_finite
+from ...exvideo_core.sampling import postprocess
 from ...exvideo_core.sampling.methods import Method
 from . import nan_check
 from .low_memory import explained_sampling
@@ -144,17 +142,10 @@ def method_named(name: str, methods: Mapping[str, Method], title: str) -> Method
     return methods[name]
 
 
-def finish(default: Finish, latent: dict[str, Any], is_normalized: bool | None, contrast: float) -> dict[str, Any]:
-    """Normalize the frames and raise the contrast; None and 0 choose the default."""
-    latents = latent["samples"].float()
-    if default.normalize if is_normalized is None else is_normalized:
-        latents = _normalized(latents)
-    latents = latents * (contrast or default.contrast)
-    check_finite(latents)
-    return {**latent, "samples": latents}
-
-
-def _normalized(latents: Tensor) -> Tensor:
-    if latents.ndim == 4:
-        return normalize_frames(latents)
-    return torch.stack([normalize_frames(clip_CTHW.transpose(0, 1)).transpose(0, 1) for clip_CTHW in latents])
+def finish(default: Finish, latent: dict[str, Any], normalize: bool | None, contrast: float) -> dict[str, Any]:
+    """Finish sampled latents; None and 0 choose the default."""
+    chosen = {
+        "normalize": default.normalize if normalize is None else normalize,
+        "contrast": contrast or default.contrast,
+    }
+    return {**latent, "samples": postprocess.finish(latent["samples"].float(), **chosen)}

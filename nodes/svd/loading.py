@@ -11,7 +11,6 @@ from comfy.model_patcher import ModelPatcher
 
 from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
-from ...exvideo_core.families.svd.estimate import ESTIMATES
 from ...exvideo_core.weights.assign import shapes_of
 from ...exvideo_core.weights.safetensors_files import open_weights
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
@@ -28,7 +27,7 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
     """
     weights = read_weights(checkpoint, extension)
     model = _make_model(weights, checkpoint, extension, dtype)
-    log_estimate(ESTIMATES, model)
+    log_estimate(model)
     if not weights.vae:
         return model, None, None
     return model, make_clip_vision(weights), _make_vae(weights, checkpoint)

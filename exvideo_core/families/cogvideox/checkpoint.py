@@ -31,7 +31,7 @@ class PartWeights:
         source: name of the file, for messages.
         kind: of the file; a transformer is text to video or image to video.
         naming: of the tensors in the file: diffusers, comfyui or transformers.
-        notes: the file's metadata.
+        notes: metadata of the file.
     """
 
     weights: dict[str, Tensor]

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ... import demo_models
 from ...errors import ExVideoError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
@@ -33,6 +32,7 @@ from ...weights.formats import FORMATS
 from .checkpoint import read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
 from .estimate import estimate_cogvideox
+from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
 from .methods import METHODS
 from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
@@ -164,7 +164,7 @@ def estimate(arguments: argparse.Namespace) -> Estimate:
 
 
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
-    """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
+    """Check all that can be checked before gigabytes are read; returns the frames of --init-video."""
     check_output(arguments)
     GEOMETRY.check_size(arguments.width, arguments.height)
     GEOMETRY.check_frames(arguments.frames)
@@ -181,7 +181,7 @@ def make_clip(
     resume: SavedRun | None,
 ) -> None:
     """Run the pipeline with progress bars, and write the file."""
-    with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
+    with Bar("sampling", "step") as sampling, Bar("decoding", "chunk") as decoding:
         result = _clip(
             pipeline,
             init_video,
@@ -235,16 +235,16 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Make the clip of `exvideo demo --model cogvideox`."""
     init_video = check_settings(arguments)
     pipeline = load_cogvideox(
-        demo_models.COGVIDEOX_TRANSFORMER,
-        text_encoder=demo_models.COGVIDEOX_TEXT_ENCODER,
-        vae=demo_models.COGVIDEOX_VAE,
+        DEMO_TRANSFORMER,
+        text_encoder=DEMO_TEXT_ENCODER,
+        vae=DEMO_VAE,
     )
-    apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
+    apply_lora(pipeline, DEMO_LORA)
     make_clip(pipeline, init_video, arguments, saved_run(arguments))
 
 
 def _lora(text: str) -> tuple[LoRA, float]:
-    """A LoRA and its strength; a colon that no number follows is part of the path."""
+    """Parse FILE[:STRENGTH]; a colon without a number after it is part of the path."""
     path, _, number = text.rpartition(":")
     try:
         strength = float(number)

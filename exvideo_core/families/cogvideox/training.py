@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ... import demo_models
 from ...errors import ExVideoError
 from ...lora import LoRA, LoRAPair, apply_lora, attach, fit_lora, new_lora, read_lora, save_lora
 from ...runtime.distributed import World
@@ -29,6 +28,7 @@ from ...weights.formats import FORMATS, converted
 from .block import Block
 from .checkpoint import read_text_encoder, read_transformer
 from .clips import CogVideoXClip, clips_of_videos, embedded
+from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
 from .objective import cogvideox_loss, noisy_timesteps, velocity_errors
 from .pipeline import build_text_encoder, build_transformer, load_cogvideox
@@ -150,9 +150,9 @@ class CogVideoXTarget:
 def paths(model: CogVideoXModel) -> tuple[Path, Path, Path]:
     """Files of transformer, VAE and text encoder."""
     demos = (
-        demo_models.COGVIDEOX_TRANSFORMER,
-        demo_models.COGVIDEOX_VAE,
-        demo_models.COGVIDEOX_TEXT_ENCODER,
+        DEMO_TRANSFORMER,
+        DEMO_VAE,
+        DEMO_TEXT_ENCODER,
     )
     given = (model.transformer, model.vae, model.text_encoder)
     return tuple(  # type: ignore[return-value]  # three
@@ -184,7 +184,7 @@ def starting_lora(config: CogVideoXTraining, transformer: CogVideoXTransformer) 
     """
     model = config.model
     if model.lora:
-        return read_lora(demo_models.COGVIDEOX_LORA if model.lora == "demo" else model.lora)
+        return read_lora(DEMO_LORA if model.lora == "demo" else model.lora)
     try:
         return new_lora(
             transformer, model.targets, rank=model.rank, alpha=model.alpha, generator=generator_of(config.run.seed, 0)

@@ -50,7 +50,7 @@ class SVDWeights:
     Attributes:
         extension_frames: rows of ExVideo's position table; None is the base model.
         sources: names of the files, for messages.
-        notes: the checkpoint's metadata.
+        notes: metadata of the checkpoint.
     """
 
     unet: dict[str, Tensor]
@@ -71,10 +71,7 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     Raises:
         CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
     """
-    if isinstance(checkpoint, Path) and checkpoint.is_dir():
-        base = _read_folder(checkpoint)
-    else:
-        base = _read_file(open_weights(checkpoint))
+    base = _read(checkpoint)
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
@@ -85,6 +82,12 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
         extension_frames=_table_length(new, extension.name),
         sources=(*base.sources, extension.name),
     )
+
+
+def _read(checkpoint: Path | WeightFile) -> SVDWeights:
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        return _read_folder(checkpoint)
+    return _read_file(open_weights(checkpoint))
 
 
 def _read_file(file: WeightFile) -> SVDWeights:
@@ -146,13 +149,13 @@ def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> 
     return {new or name: file[name] for name, new in names.items()}
 
 
-def read_extension(extension: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
+def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
     """Read ExVideo's extension and check it against the names and shapes of a UNet.
 
     Returns:
         tensors by the UNet's names: those that replace the base's, and new ones.
     """
-    file = open_weights(extension)
+    file = open_weights(path)
     require(file.name, file.identity, detect.EXTENSION, "an ExVideo extension of SVD")
     names, strangers = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}

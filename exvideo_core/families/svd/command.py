@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ... import demo_models
 from ...errors import ClipError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
@@ -24,6 +23,7 @@ from ...weights.formats import FORMATS
 from .checkpoint import read_svd
 from .config import UNetConfig, VAEConfig
 from .estimate import estimate_svd
+from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from .geometry import GEOMETRY
 from .methods import METHODS
 from .pipeline import PLAIN, SVDPipeline, extended_defaults, load_svd
@@ -126,7 +126,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
     """Make the clip of `exvideo demo --model svd`."""
     check_output(arguments)
     image = read_picture(arguments.image)
-    make_clip(load_svd(demo_models.SVD, demo_models.SVD_EXTENSION), image, arguments)
+    make_clip(load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION), image, arguments)
 
 
 def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:

@@ -9,26 +9,27 @@ from narrow_svd import TINY, noise
 from PIL import Image
 
 from benchmarks import count
-from exvideo_core import demo_models
 from exvideo_core.cli import main
 from exvideo_core.estimate import Clip, Place, Speed, Work, counting, estimate_cogvideox, estimate_svd, probe, seconds
 from exvideo_core.estimate import jobs as estimated
 from exvideo_core.estimate.speed import work_of
 from exvideo_core.families.cogvideox import config as cog
 from exvideo_core.families.cogvideox import estimate as cogvideox_estimate
+from exvideo_core.families.cogvideox.files import DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.cogvideox.pipeline import load_cogvideox
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.svd import estimate as svd_estimate
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from exvideo_core.families.svd.pipeline import load_svd
 from exvideo_core.families.svd.vae import VAE, decode_windows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SPEED = Speed(products=1e12, convolutions=5e11, attention=2e12, moved=1e11, call=1e-5, is_queued=False)
-SVD = ("--checkpoint", demo_models.SVD, "--extension", demo_models.SVD_EXTENSION, "--image", "none.png")
+SVD = ("--checkpoint", DEMO_CHECKPOINT, "--extension", DEMO_EXTENSION, "--image", "none.png")
 COGVIDEOX = (
-    *("--transformer", demo_models.COGVIDEOX_TRANSFORMER, "--vae", demo_models.COGVIDEOX_VAE),
-    *("--text-encoder", demo_models.COGVIDEOX_TEXT_ENCODER, "--prompt", "none"),
+    *("--transformer", DEMO_TRANSFORMER, "--vae", DEMO_VAE),
+    *("--text-encoder", DEMO_TEXT_ENCODER, "--prompt", "none"),
 )
 
 
@@ -171,7 +172,7 @@ def one_thread():
 
 
 def test_svd_s_demo_takes_about_as_long_as_estimated(one_thread):
-    pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION, device=CPU)
+    pipeline = load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION, device=CPU)
     clip = Clip(frames=16, height=128, width=128, steps=6, is_guided=False)
     told = estimate_svd(pipeline.unet.config, pipeline.vae.config, clip, Place(device=CPU, dtype=torch.float32))
 
@@ -184,7 +185,7 @@ def test_svd_s_demo_takes_about_as_long_as_estimated(one_thread):
 
 
 def test_cogvideox_s_demo_takes_about_as_long_as_estimated(one_thread):
-    pipeline = load_cogvideox(demo_models.COGVIDEOX_TRANSFORMER, vae=demo_models.COGVIDEOX_VAE, device=CPU)
+    pipeline = load_cogvideox(DEMO_TRANSFORMER, vae=DEMO_VAE, device=CPU)
     clip = Clip(frames=17, height=96, width=96, steps=8)
     told = estimate_cogvideox(
         pipeline.transformer.config, pipeline.vae.config, clip, Place(device=CPU, dtype=torch.float32)
