@@ -1,4 +1,4 @@
-"""Fetching the published files from inside ComfyUI."""
+"""Download the published files from inside ComfyUI."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SOURCES = {title: source for source, title in SOURCES.items()}
 
 
 class ExVideoDownload(io.ComfyNode):
-    """Published files into the folders of their loaders."""
+    """Downloads published files into the folders of their loaders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,7 +52,7 @@ class ExVideoDownload(io.ComfyNode):
     def fingerprint_inputs(cls, model: str, **_others: object) -> str | float:
         paths = [host.find_published(file) for file in choices()[model]]
         if None in paths:
-            return time.time()  # always another one: what was fetched once may be gone again
+            return time.time()  # never cached: a downloaded file may be deleted later
         return " ".join(map(host.fingerprint, paths))
 
     @classmethod
@@ -68,18 +68,18 @@ class ExVideoDownload(io.ComfyNode):
 
 
 class _Report:
-    """Progress for a person: the node's bar, and on the node how much, how fast and how long. Raises after Cancel."""
+    """Progress of a download: the node's bar, and size, speed and time left on the node. Raises after Cancel."""
 
     def __init__(self, node_id: str | None, bar: Callable[[int, int | None], None]) -> None:
         self.node_id, self.bar = node_id, bar
-        self.begun: tuple[float, int] | None = None  # when, and what was there already
-        self.told = 0.0
+        self.begun: tuple[float, int] | None = None  # time, and bytes of an earlier download
+        self.shown = 0.0  # time of the last text
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now < self.told + 0.25:  # pieces come faster than the page can draw
+        if now < self.shown + 0.25:  # chunks come faster than the page can draw
             return
-        self.told = now
+        self.shown = now
         start, there = self.begun = self.begun or (now, done)
         rate = (done - there) / max(now - start, 1.0)
         left = f", {_minutes((total - done) / rate)} left" if rate > 0 else ""

@@ -1,4 +1,4 @@
-"""Sampling with the reference's defaults; a stock sampler graph gives the same."""
+"""Sampling with the reference's defaults; a stock sampler graph gives the same clip."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import families
 from .comfy_bridge import latent_file, sampling
-from .comfy_bridge.estimates import Progress
+from .comfy_bridge.estimates import ProgressText
 from .comfy_bridge.presets import AS_SET, PRESETS, described, prepared
 from .comfy_bridge.preview import AnimatedPreview, has_colours
 from .comfy_bridge.resume import Run
@@ -22,7 +22,7 @@ _NORMALIZE = {"auto": None, "on": True, "off": False}
 
 
 class ExVideoSampler(io.ComfyNode):
-    """Noise to latents of a clip."""
+    """Samples the latents of a clip."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -30,7 +30,7 @@ class ExVideoSampler(io.ComfyNode):
             node_id="ExVideoSampler",
             display_name="ExVideo Sampler",
             category="ExVideo/sampling",
-            description="Makes the clip as the model's reference does. SVD: Euler steps on Karras noise levels, "
+            description="Samples the clip like the model's reference. SVD: Euler steps on Karras noise levels, "
             "guidance that may rise over the frames, and the finish that ExVideo's clips need. CogVideoX: DDIM.",
             search_aliases=[
                 "ksampler",
@@ -51,7 +51,7 @@ class ExVideoSampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "negative",
-                    tooltip="From ExVideo SVD Conditioning; for CogVideoX what to keep away from, from CLIP Text "
+                    tooltip="From ExVideo SVD Conditioning; for CogVideoX the negative prompt, from CLIP Text "
                     "Encode; it may be empty.",
                 ),
                 io.Latent.Input(
@@ -63,8 +63,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Of the noise that the clip is made from: another number is another clip, the same number "
-                    "the same clip.",
+                    tooltip="Seed of the noise that the clip is made from: another seed gives another clip, the same "
+                    "seed the same clip.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -90,8 +90,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="The same for the last frame; those between rise evenly. 0 chooses: 2 with ExVideo's SVD, "
-                    "3 with plain SVD, 7 with CogVideoX, which has one for all frames.",
+                    tooltip="Guidance of the last frame; frames in between rise linearly. 0 chooses: 2 with ExVideo's "
+                    "SVD, 3 with plain SVD, 7 with CogVideoX, which has one for all frames.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -99,7 +99,7 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of init_video is made anew, from 0 to 1: lower stays closer to it. 1 without "
+                    tooltip="How much of init_video is resampled, from 0 to 1: lower stays closer to it. 1 without "
                     "one; 0.5 suits a larger second pass.",
                 ),
                 io.Combo.Input(
@@ -124,8 +124,8 @@ class ExVideoSampler(io.ComfyNode):
                     options=families.methods(),
                     default=sampling.AUTO,
                     optional=True,
-                    tooltip="Of CogVideoX: ddim is the reference's, ddim trailing diffusers', dpm++ 2m is of second "
-                    "order. auto: ddim, and for SVD its own.",
+                    tooltip="Solver and noise levels. auto: the reference's, ddim for CogVideoX, Euler for SVD. ddim "
+                    "trailing: CogVideoX as in diffusers. dpm++ 2m: second order, both models.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -135,7 +135,7 @@ class ExVideoSampler(io.ComfyNode):
                     optional=True,
                     tooltip="as set: the values above. quality: the reference's 50 steps, all computed, even behind "
                     "ExVideo Speed. fast: 25 steps, and step reuse 0.08; the clip differs a little. low memory: the "
-                    "same clip in smaller pieces, with weights in main memory; slower.",
+                    "same clip in smaller chunks, with weights offloaded to main memory; slower.",
                 ),
                 io.Combo.Input(
                     "preview",
@@ -149,7 +149,7 @@ class ExVideoSampler(io.ComfyNode):
                     "keep_latents",
                     default=False,
                     optional=True,
-                    tooltip="Also writes the finished clip, before it is decoded, as latents/ExVideo_00001_.latent "
+                    tooltip="Also saves the finished latents, before decoding, as latents/ExVideo_00001_.latent "
                     "into the output folder. ComfyUI's Load Latent reads it from the input folder.",
                     advanced=True,
                 ),
@@ -157,8 +157,8 @@ class ExVideoSampler(io.ComfyNode):
                     "resume",
                     default=True,
                     optional=True,
-                    tooltip="A run that was cancelled, failed or was killed goes on after its last saved step when the "
-                    "same is queued again, and gives the same clip. off starts anew, and saves no steps.",
+                    tooltip="A run that was cancelled, failed or was killed resumes after its last saved step when the "
+                    "same graph is queued again, and gives the same clip. off starts over, and saves no steps.",
                     advanced=True,
                 ),
             ],
@@ -215,8 +215,7 @@ class ExVideoSampler(io.ComfyNode):
         )
         finished = sampling.finish(family.finish(model), samples, _NORMALIZE[normalize], contrast)
         if keep_latents:
-            told = latent_file.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
-            show_text(hidden.unique_id, told)
+            show_text(hidden.unique_id, latent_file.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo))
         return io.NodeOutput(finished)
 
 
@@ -237,7 +236,7 @@ class Watching:
     fps: float | None
 
     def __call__(self, plan: sampling.Plan) -> sampling.OnStep:
-        shown: list[sampling.OnStep] = [Progress(self.node_id, plan, self.latents, self.heading)]
+        shown: list[sampling.OnStep] = [ProgressText(self.node_id, plan, self.latents, self.heading)]
         latent_format = plan.model.model.latent_format
         if self.fps is not None and has_colours(latent_format):
             shown.append(AnimatedPreview(self.node_id, latent_format, self.fps, len(plan.levels) - 1))

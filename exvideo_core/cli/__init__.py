@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ExVideoError
-from ..families.svd import command as generate
-from . import demo, download, inspect, train
+from . import demo, download, generate, inspect, train
 from . import eval as evaluation
 
 

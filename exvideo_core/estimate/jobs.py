@@ -101,7 +101,7 @@ class Estimates:
 
 def on_meta(build: Callable[[], Network], dtype: torch.dtype) -> Network:
     """A network without memory, to be counted."""
-    with torch.device("meta"):
+    with torch.inference_mode(False), torch.device("meta"):
         return build().to(dtype)
 
 
@@ -181,7 +181,7 @@ def gigabytes(num_bytes: float) -> str:
 
 def of_time(seconds: float) -> str:
     """A duration for people."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    value, unit = next(
+        ((seconds / n, unit) for unit, n in (("h", 3600), ("min", 60)) if seconds >= 2 * n), (seconds, "s")
+    )
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +19,13 @@ from .effective_weights import Weights, effective_weights
 from .linear import product
 
 _FEW = 8  # times as many output channels as positions (measured: at 4, a convolution of images is as fast)
+
+
+def channels_last_on_gpu(x_BCX: Tensor) -> Tensor:
+    """x [B, C, H, W] or [B, C, T, H, W] in channels-last memory, which is faster on a GPU; unchanged on the CPU."""
+    if x_BCX.device.type == "cpu":
+        return x_BCX
+    return x_BCX.contiguous(memory_format=torch.channels_last if x_BCX.ndim == 4 else torch.channels_last_3d)
 
 
 def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:

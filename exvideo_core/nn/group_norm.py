@@ -5,12 +5,13 @@ Shapes: B items, C channels, G groups; what follows are axes of space and time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .chunks import items_within, spans
 from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
 
@@ -65,6 +66,13 @@ def affine(norm: nn.Module, weights: Weights, pieces: Iterable[Tensor]) -> tuple
     for piece_BCX in pieces:
         statistics.add(piece_BCX)
     return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+
+
+def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
+    """Feature maps [..., H, W] in chunks of rows that fit the budget in float32, for `affine`."""
+    for x in maps:
+        rows = items_within(chunk_bytes, 4 * x[..., 0, :].numel())
+        yield from (x[..., span, :] for span in spans(x.shape[-2], rows))
 
 
 def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_G: Tensor) -> tuple[Tensor, Tensor]:

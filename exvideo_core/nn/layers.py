@@ -43,6 +43,12 @@ def norm_groups(channels: int) -> int:
     return 32 if channels % 32 == 0 else 8
 
 
+def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
+    """A GroupNorm with `norm_groups(channels)` groups."""
+    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=eps)
+    return norm
+
+
 def sinusoid(values: Tensor, channels: int) -> Tensor:
     """Embed numbers as [cos | sin] of geometric frequencies from 1 down to 1/10000.
 

@@ -1,14 +1,15 @@
-"""Averaged weights: what a run has come to, without the noise of its last steps."""
+"""Exponential moving average of weights: the result of a run without the noise of its last steps."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 
-class AveragedWeights:
+class EMA:
     """Exponential moving average of weights, in float32; the first steps count evenly.
 
     Args:
@@ -37,11 +38,20 @@ class AveragedWeights:
             p.copy_(self.weights[name])
             self.weights[name].copy_(kept)
 
+    @contextmanager
+    def swapped_in(self, weights: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, the weights have the values of the average."""
+        self.swap(weights)
+        try:
+            yield
+        finally:
+            self.swap(weights)
+
     def state_dict(self) -> dict[str, object]:
-        """The average and how many updates made it."""
+        """The average and its number of updates."""
         return {"updates": self.updates, "weights": self.weights}
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Take over a saved average."""
+        """Load a saved average."""
         self.updates = int(state["updates"])  # type: ignore[call-overload]  # written by state_dict above
         self.weights = dict(state["weights"])  # type: ignore[call-overload]

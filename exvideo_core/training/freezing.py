@@ -1,4 +1,4 @@
-"""What is frozen and what is trained of a network, in which number format, and what is computed twice."""
+"""Freezing all but the trained modules of a network, their dtypes, and gradient checkpointing."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SAMPLING_STEPS = 25  # of validation videos
 
 
 def freeze(network: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype, device: torch.device) -> None:
-    """Have a network on the device, frozen and in `dtype`, but for the units: those are float32, and train.
+    """Move a network to the device, frozen and in `dtype`, except for the units, which are trained in float32.
 
-    Where `dtype` is another, the units compute in it (by autocast), as in mixed precision everywhere; only their
-    weights, gradients and optimizer are in full precision.
+    With another `dtype` this is mixed precision: the units compute in it (by autocast), while their weights, gradients
+    and optimizer state stay in float32.
     """
     units = list(units)
     trained = [p for unit in units for p in unit.parameters()]
@@ -34,6 +34,6 @@ def freeze(network: nn.Module, units: Iterable[nn.Module], dtype: torch.dtype, d
 
 
 def checkpoint_blocks(blocks: Iterable[nn.Module]) -> None:
-    """Keep only the blocks' inputs for the backward pass, and compute each block again in it."""
+    """Gradient checkpointing: keep only the blocks' inputs, and recompute each block in the backward pass."""
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

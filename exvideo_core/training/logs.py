@@ -1,4 +1,4 @@
-"""What a run writes down about itself: tables that a restart continues, TensorBoard, a progress bar."""
+"""Logs of a run: CSV tables that a resumed run continues, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_BYTES = 500_000_000  # of a table: some million steps
 
 
 class Table:
-    """A CSV file with a row for a step. Opened again at a step, it forgets what comes after.
+    """A CSV file with a row for each step. Opened at a step, it drops the rows after that.
 
     Args:
         path: the file.
@@ -31,7 +31,7 @@ class Table:
             csv.writer(file).writerows([columns, *kept])
 
     def add(self, values: Sequence[float]) -> None:
-        """Write a row, so that it is there if the next moment is the last."""
+        """Append a row and close the file, so that a kill does not lose it."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([_exact(value) for value in values])
 
@@ -40,7 +40,7 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
     """Whole rows; a kill may have cut the last.
 
     Raises:
-        ExVideoError: it is no table of a run.
+        ExVideoError: it is not the table of a run.
     """
     if not path.exists():
         return []
@@ -48,9 +48,9 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
         text = read_small(path, _MOST_BYTES)
         rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ExVideoError(f"{path} cannot be read as a table ({error}): move it away to go on.") from error
+        raise ExVideoError(f"{path} cannot be read as a table ({error}): move it away to resume.") from error
     if strange := [row for row in rows if not row or len(row) > columns or not re.fullmatch(r"[0-9]{1,18}", row[0])]:
-        raise ExVideoError(f"{path} is no table of a run ({quoted(str(strange[0]))}): move it away to go on.")
+        raise ExVideoError(f"{path} is not the table of a run ({quoted(str(strange[0]))}): move it away to resume.")
     return rows
 
 
@@ -73,7 +73,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step."""
+        """Log the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()

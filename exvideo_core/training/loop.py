@@ -1,7 +1,7 @@
-"""A training run: steps, and what happens every so many of them. It can be killed at any moment, and goes on.
+"""The training loop: steps, held-out losses, checkpoints, exports and validation videos.
 
-What a step does is a function of the configuration and its number, so a run that was interrupted, or moved to another
-number of GPUs, is the run it would have been.
+It can be killed at any moment and resumed. A step depends on the configuration and its number alone, so that a run that
+was interrupted, or moved to another number of GPUs, ends as it would have ended.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ log = logging.getLogger(__name__)
 Engine = TorchEngine | DeepSpeedEngine
 
 
-class Show(Protocol):
-    """Is told of each finished step."""
+class OnStep(Protocol):
+    """Called after each step."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None: ...
 
 
 class Run:
-    """One run in its folder.
+    """A run in its folder.
 
     Args:
-        config: of all of it.
-        target: what is trained.
+        config: of the run.
+        target: network, clips and loss.
         world: the processes; all make the same calls.
     """
 
@@ -62,50 +62,50 @@ class Run:
         if newest := self.checkpoints.newest():
             self.step = check_resumable(config, newest)
             self.engine.load(newest)
-            log.info("going on at step %d", self.step)
+            log.info("resuming at step %d", self.step)
         if world.is_first:
             self._open_logs()
 
-    def train(self, show: Show | None = None) -> bool:
-        """Train to the last step; False if a signal ended it before, after a save."""
+    def train(self, on_step: OnStep | None = None) -> bool:
+        """Train to the last step; False if a signal ended the run early, after a checkpoint."""
         run = self.config.run
         with _stoppable() as is_stopped:
             if self.step == 0:
                 self._measure()
             elif self.step % run.save_every == 0 or self.step == run.steps:
-                self._export()  # a kill may have come between the save and this
+                self._export()  # the run may have been killed between checkpoint and export
             first = self.step
             while self.step < run.steps:
                 loss = self._one_step()
                 if self.step == first + 1:
-                    self._tell_memory()
-                if show:
-                    show(self.step, run.steps, loss)
+                    self._log_memory()
+                if on_step:
+                    on_step(self.step, run.steps, loss)
                 self._after_step()
                 if any(self.world.gather(is_stopped())) and self.step < run.steps:
                     self._save()
                     return False
         return True
 
-    def _tell_memory(self) -> None:
+    def _log_memory(self) -> None:
         held = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in self.engine.bytes_held().items())
         frozen = self.target.num_frozen / 1e6
-        log.info("%.1f million numbers are frozen; of what is trained, this process keeps %s", frozen, held)
+        log.info("%.1f million parameters are frozen; for the trained ones this process keeps %s", frozen, held)
 
     def _one_step(self) -> float:
         run, optimizer = self.config.run, self.config.optimizer
         began = time.monotonic()
         rate = learning_rate(self.step, run.steps, optimizer.warmup_steps, optimizer.hold)
         first = self.step * run.batch_size
-        # rank 0 has the first of every round, so that one process adds up in the order of the clips
-        positions = [first + turn * self.world.size + self.world.rank for turn in range(self._per_rank)]
+        # round-robin, so that one process sums in the order of the clips
+        positions = [first + i * self.world.size + self.world.rank for i in range(self._per_rank)]
         losses = self.engine.backward(map(self._loss_of, positions), self._per_rank)
         norm = self.engine.step(rate)
         loss = self.world.total([sum(losses)])[0] / run.batch_size
         if not loss < float("inf"):
             raise ExVideoError(
-                f"the loss is {loss} at step {self.step + 1}: lower optimizer.learning_rate, or look for broken clips. "
-                f"The last checkpoint is from before."
+                f"the loss is NaN or Inf ({loss}) at step {self.step + 1}: lower optimizer.learning_rate, or look for "
+                f"broken clips. The last checkpoint was written before."
             )
         self.step += 1
         if self.world.is_first:
@@ -151,7 +151,7 @@ class Run:
         if self.world.is_first:
             try:
                 plot_training(self._log.path, self._held_out.path, self.folder / "curve.png")
-            except ExVideoError as error:  # the tables are there, and a plot is not worth a run
+            except ExVideoError as error:  # a missing plot must not end a run
                 log.warning("%s", error)
 
     def _save(self) -> None:
@@ -159,7 +159,7 @@ class Run:
         self.checkpoints.save(self.step, self.engine.save, note)
 
     def _export(self) -> None:
-        """As the published file, under the step's name and the newest's; the ones of older checkpoints go."""
+        """Write the published file format, for this step and as the newest; delete exports of deleted checkpoints."""
         with self.engine.averaged():
             weights = self.engine.gathered()
         if not self.world.is_first:
@@ -172,7 +172,7 @@ class Run:
             old.unlink()
 
     def _sample(self) -> None:
-        """A clip by the exported file, as people will use it; on the first process's GPU."""
+        """Make a validation video with an exported file, on the first process's GPU."""
         with self.engine.averaged():
             weights = self.engine.gathered()
         if self.world.is_first:
@@ -194,10 +194,10 @@ class Run:
 
 
 def make_engine(config: Training, target: Target, world: World) -> Engine:
-    """Of the kind that the configuration names.
+    """The engine that the configuration names.
 
     Raises:
-        ExVideoError: the clips of a step cannot be shared out evenly.
+        ExVideoError: the processes cannot share the clips of a step evenly.
     """
     check_batch(config.run, world.size)
     if config.run.engine == "deepspeed":
@@ -207,7 +207,7 @@ def make_engine(config: Training, target: Target, world: World) -> Engine:
 
 
 def check_batch(run: RunConfig, world: int) -> None:
-    """Raise ExVideoError unless every process gets as many clips of a step."""
+    """Raise ExVideoError unless the processes can share the clips of a step evenly."""
     if run.batch_size % world:
         nearest = max(1, round(run.batch_size / world)) * world
         raise ExVideoError(
@@ -216,10 +216,10 @@ def check_batch(run: RunConfig, world: int) -> None:
 
 
 def check_resumable(config: Training, checkpoint: Path) -> int:
-    """The step of a checkpoint, if it is one of this configuration's.
+    """The step of a checkpoint, if it is of this configuration.
 
     Raises:
-        ExVideoError: it is another's; with what differs.
+        ExVideoError: it is of another one; with what differs.
     """
     note = read_note(checkpoint)
     if note.get("fingerprint") == fingerprint(config):
@@ -256,7 +256,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        log.warning("stopping after this step; once more to stop at once")
+        log.warning("stopping after this step; press Ctrl-C again to stop at once")
         signal.signal(number, signal.default_int_handler)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,7 +1,7 @@
-"""Saved states of a run give data, and never code: a folder with a run may come from somebody else.
+"""Loading checkpoints as data, never code: the folder of a run may come from somebody else.
 
-torch.distributed.checkpoint (2.13) reads its list of tensors as a pickle, DeepSpeed (0.19.8) all that it saves, and a
-pickle runs what it names. Here only the names that such files are made of can be looked up.
+torch.distributed.checkpoint (2.13) reads its metadata as a pickle, DeepSpeed (0.19.8) all that it saves, and a pickle
+can call anything. Here only the classes that such files consist of can be looked up.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NAMES = {
 
 @contextmanager
 def safe_load(folder: Path, *classes: type) -> Iterator[None]:
-    """Within it, torch.load takes tensors, plain values and these classes, whatever its callers ask for.
+    """Within it, torch.load accepts tensors, plain values and these classes only, whatever its callers ask for.
 
     Raises:
         ExVideoError: something else is in the files of this folder, or they are damaged.
@@ -61,10 +61,10 @@ def safe_load(folder: Path, *classes: type) -> Iterator[None]:
 
 
 def check_metadata(folder: Path) -> None:
-    """Look through the list of tensors in a folder of torch.distributed.checkpoint.
+    """Check the metadata in a folder of torch.distributed.checkpoint.
 
     Raises:
-        ExVideoError: it names more than such a list does, or is damaged.
+        ExVideoError: it names other classes than such metadata has, or is damaged.
     """
     try:
         with (folder / ".metadata").open("rb") as stream:
@@ -77,11 +77,11 @@ def _sentence(folder: Path, error: BaseException) -> ExVideoError:
     name = _BLOCKED.search(str(error))
     if name:
         return ExVideoError(
-            f"{folder} was not loaded: it asks for {name[1][:100]}, and a checkpoint of exvideo train holds nothing "
-            f"but numbers. Delete the folder unless you know where it comes from."
+            f"{folder} was not loaded: it asks for {name[1][:100]}, and a checkpoint of exvideo train has nothing but "
+            f"tensors. Delete the folder unless you know where it comes from."
         )
     return ExVideoError(
-        f"{folder} is damaged ({type(error).__name__}: {str(error)[:200]}); delete it to go on from the checkpoint "
+        f"{folder} is damaged ({type(error).__name__}: {str(error)[:200]}); delete it to resume from the checkpoint "
         f"before."
     )
 

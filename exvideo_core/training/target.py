@@ -1,4 +1,4 @@
-"""What can be trained: a network with its trainable part, its clips and its loss, behind one interface."""
+"""The interface of a network in training: its trained part, clips and loss."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from torch import Tensor, nn
 
 
 class Target(Protocol):
-    """One model in training. Clips are told apart by position: their number in the run, whatever the ranks."""
+    """A network in training. Clips are known by their position in the run, which does not depend on the processes."""
 
     @property
     def units(self) -> Mapping[str, nn.Module]:
-        """The modules that are trained; see `parts.freeze`."""
+        """The modules that are trained; see `freezing.freeze`."""
 
     @property
     def num_frozen(self) -> int:
-        """Numbers in the frozen part of the network."""
+        """Parameters of the frozen part of the network."""
 
     @property
     def base_frames(self) -> int:
-        """Frames (of latents) that the base was trained on."""
+        """Frames (or latent frames) that the base was trained on."""
 
     @property
     def num_held_out(self) -> int:
         """Items of the held-out grid: clips times noise levels."""
 
     def loss(self, position: int, step: int) -> Tensor:
-        """Of one clip; a function of its arguments and the weights alone."""
+        """Loss of one clip; a function of its arguments and the weights alone."""
 
     def held_out_errors(self, item: int) -> Tensor:
-        """Squared error of v of each frame (of latents), [T]; likewise."""
+        """Squared error of v for each frame (or latent frame) of a held-out clip, [T]; likewise."""
 
     def export(self, weights: Mapping[str, Tensor], path: Path) -> None:
-        """Write the trained part, given by `units` and names within them, as the published file."""
+        """Write the trained weights, named by unit and parameter, in the published file format."""
 
     def sample(self, exported: Path, video: Path) -> None:
-        """Make a clip of a held-out example with an exported file."""
+        """Make a video of a held-out example with an exported file."""

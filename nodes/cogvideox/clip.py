@@ -1,6 +1,7 @@
-"""CogVideoX's text encoder as ComfyUI's CLIP: ComfyUI's own T5 and tokenizer, fed as the model was trained.
+"""CogVideoX's text encoder as ComfyUI's CLIP: ComfyUI's own T5 and tokenizer, with the model's 226 tokens.
 
-That is 226 tokens, padded or cut, all of them attended to. ComfyUI itself can do so since 0.30, for one width only.
+Prompts are padded or cut to that length, and the padding is attended to, like in training. ComfyUI itself supports this
+since 0.30, for one width only.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from ...exvideo_core.nn.nan_check import checked
 from ...exvideo_core.weights.assign import shapes_of
 from ..comfy_bridge.loading import fill
 
-_NAME = "t5xxl"  # by which ComfyUI's LoRA loaders and CLIPSave know a T5
+_NAME = "t5xxl"  # ComfyUI's LoRA loaders and CLIPSave know a T5 by this name
 _TOKENIZER = Path(sd1_clip.__file__).parent / "text_encoders" / "t5_tokenizer"
 _PAD, _END = 0, 1
 
 
 class Tokenizer(sd1_clip.SDTokenizer):
-    """ComfyUI's T5 tokenizer, with its (weights:1.2) and embeddings, cut to 226 tokens as the reference does."""
+    """ComfyUI's T5 tokenizer, with its (weights:1.2) and embeddings, cut to 226 tokens like the reference's."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Mapping[str, Any] | None = None) -> None:
         data = tokenizer_data or {}
@@ -43,7 +44,7 @@ class Tokenizer(sd1_clip.SDTokenizer):
             tokenizer_class=T5TokenizerFast,
             has_start_token=False,
             pad_to_max_length=False,
-            max_length=99_999_999,  # cut here, for ComfyUI would go on in a second batch
+            max_length=99_999_999,  # cut below: ComfyUI would put the rest into a second batch
             min_length=MAX_TOKENS,
             tokenizer_data=data,
         )
@@ -54,7 +55,7 @@ class Tokenizer(sd1_clip.SDTokenizer):
 
 
 class PromptTokenizer(sd1_clip.SD1Tokenizer):
-    """The tokenizer as CLIPTextEncode asks for it."""
+    """The tokenizer in the form that CLIPTextEncode uses."""
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Mapping[str, Any] | None = None) -> None:
         data = tokenizer_data or {}
@@ -62,7 +63,7 @@ class PromptTokenizer(sd1_clip.SD1Tokenizer):
 
 
 class TextModel(sd1_clip.SDClipModel):
-    """ComfyUI's T5 of any width; padding is attended to, and stays in the result."""
+    """ComfyUI's T5 of any width, with attention to the padding, which stays in the result."""
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         options = model_options or {}
@@ -79,7 +80,7 @@ class TextModel(sd1_clip.SDClipModel):
         )
 
     def forward(self, tokens: Any) -> Any:
-        """As ComfyUI's; an embedding that is not all numbers is an error that names the layer."""
+        """Encode tokens; NaN or Inf in the embedding is an error that names the layer."""
         encode = partial(super().forward, tokens)
         encoded = encode()
         checked(encoded[0], self.transformer, lambda: encode()[0], {})
@@ -87,7 +88,7 @@ class TextModel(sd1_clip.SDClipModel):
 
 
 class PromptModel(sd1_clip.SD1ClipModel):
-    """The text model as ComfyUI's CLIP holds it."""
+    """The text model in the form that ComfyUI's CLIP holds."""
 
     def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: Any = None) -> None:
         super().__init__(
@@ -99,9 +100,9 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
     """ComfyUI's CLIP object around the text encoder's weights.
 
     Args:
-        weights: in the names of transformers' T5EncoderModel, the table of words as `shared.weight`.
+        weights: under the names of transformers' T5EncoderModel, with the token embedding as `shared.weight`.
         source: the file, for messages.
-        disable_dynamic: whether to do without dynamic VRAM, which ComfyUI asks for in some clones.
+        disable_dynamic: no dynamic VRAM; ComfyUI asks for it in some clones.
     """
     sizes = TextEncoderConfig.from_shapes(shapes_of(weights))
     clip = comfy.sd.CLIP(
@@ -110,7 +111,7 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
         tokenizer_data={"embedding_size": sizes.width},
         parameters=sum(weight.numel() for weight in weights.values()),
         model_options={
-            "t5_config": _described(sizes),
+            "t5_config": _t5_config(sizes),
             "dtype": comfy.utils.weight_dtype(weights),
             "initial_device": torch.device("meta"),
         },
@@ -120,8 +121,8 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
     return clip
 
 
-def _described(sizes: TextEncoderConfig) -> dict[str, Any]:
-    """The sizes in the words of ComfyUI's T5."""
+def _t5_config(sizes: TextEncoderConfig) -> dict[str, Any]:
+    """ComfyUI's T5 config of these sizes."""
     return {
         "model_type": "t5",
         "num_layers": sizes.layers,

@@ -1,4 +1,4 @@
-"""What CogVideoX starts from, in ComfyUI's terms.
+"""Latents that CogVideoX starts from.
 
 Shapes: F frames, T latent frames, H and W height and width (pixels, or latent cells of 8x8 pixels).
 """
@@ -17,7 +17,7 @@ from .model import CogVideoXLatents
 
 
 def check_clip(width: int | None, height: int | None, frames: int | None) -> None:
-    """Raise ClipError with the nearest valid values; None is not known yet."""
+    """Raise ClipError with the nearest valid values; None is still unknown."""
     if width is not None and height is not None:
         GEOMETRY.check_size(width, height)
     if frames is not None:
@@ -27,13 +27,13 @@ def check_clip(width: int | None, height: int | None, frames: int | None) -> Non
 def start_latents(
     width: int, height: int, frames: int, vae: Any = None, init_video: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Nothing, or a clip to vary: raw latents [1, 16, T, H, W].
+    """Empty latents or those of a given clip: raw, [1, 16, T, H, W].
 
     Args:
         width, height: in pixels.
         frames: F.
-        vae: CogVideoX's, for the clip to vary.
-        init_video: [at least F, H, W, C] in [0, 1]; resized and cut.
+        vae: CogVideoX's, to encode the clip.
+        init_video: [at least F, H, W, C] in [0, 1]; resized and cropped.
     """
     check_clip(width, height, frames)
     if init_video is None:
@@ -47,6 +47,6 @@ def start_latents(
             f"the video to start from has {len(init_video)} frames, and {frames} are asked for. Set frames to {fewer} "
             f"or fewer, or give a longer video."
         )
-    pictures = [cover_crop(picture[..., :3], width, height) for picture in init_video[:frames]]
-    latents_BCTHW: Tensor = vae.encode(torch.stack(pictures))
+    cropped = [cover_crop(frame[..., :3], width, height) for frame in init_video[:frames]]
+    latents_BCTHW: Tensor = vae.encode(torch.stack(cropped))
     return {"samples": latents_BCTHW}

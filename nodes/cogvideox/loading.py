@@ -8,14 +8,13 @@ import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...exvideo_core.estimate import cogvideox_line
 from ...exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip import make_clip
 from .model import CogVideoXLatents, CogVideoXModel
 from .vae import CogVAE
 
-# The second name of the table of words, and what CLIPSave writes of every text model.
+# A second name of the token embedding, and a scalar that CLIPSave writes for every text model.
 _NOT_IN_T5 = ("encoder.embed_tokens.weight", "logit_scale")
 
 
@@ -27,9 +26,8 @@ def load_cogvideox(
     Raises:
         CheckpointError: a file is damaged, or in the wrong slot.
     """
-    # dynamic VRAM and several GPUs need fresh copies of a model, and ask for them in `cached_patcher_init`
     model = _load_model(transformer, dtype)
-    log_estimate(cogvideox_line, model, lambda *size: [1, 16, *size])
+    log_estimate(model)
     clip = _load_clip(text_encoder)
     clip.patcher.cached_patcher_init = (_reload_clip, (text_encoder,))
     part = read_vae(vae)
@@ -38,9 +36,12 @@ def load_cogvideox(
     return model, clip, decoder
 
 
+# Dynamic VRAM and several GPUs need fresh copies of a model: ComfyUI calls what `cached_patcher_init` names.
+
+
 def _load_model(path: Path, dtype: torch.dtype | None, disable_dynamic: bool = False) -> ModelPatcher:
     part = read_transformer(path)
-    latents = preview_latents(CogVideoXLatents, path)
+    latents = preview_latents(CogVideoXLatents, part.notes, part.source)
     model = make_model(
         CogVideoXModel, part.weights, part.source, dtype, latents=latents, disable_dynamic=disable_dynamic
     )

@@ -1,4 +1,4 @@
-"""LoRAs of CogVideoX as ComfyUI's patches: its own patcher adds them, so they cost and offload what any LoRA does."""
+"""LoRAs of CogVideoX as ComfyUI's patches, so that memory and offloading are those of any LoRA."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.lora import LoRAPair, LoRAReport, fit_lora, read_lora
 from ...exvideo_core.nn.out_of_memory import DeviceMemoryError
+from ...exvideo_core.weights.assign import shapes_of
 from .model import CogVideoXModel
 
 _STOCK = getattr(model_base, "CogVideoX", None)  # ComfyUI's own class, since 0.30
@@ -27,7 +28,7 @@ _MISPLACED = (
 
 
 def apply(model: ModelPatcher, path: Path, strength: float) -> tuple[ModelPatcher, str]:
-    """A clone with the LoRA added, and what was done, in words.
+    """A clone with the LoRA added, and a report in words.
 
     Raises:
         ExVideoError: the model is not CogVideoX.
@@ -35,7 +36,7 @@ def apply(model: ModelPatcher, path: Path, strength: float) -> tuple[ModelPatche
     """
     _check_model(model)
     lora = read_lora(path)
-    shapes = {name: tuple(weight.shape) for name, weight in model.model.state_dict().items()}
+    shapes = shapes_of(model.model.state_dict())
     patched = model.clone()
     patched.add_patches(_patches(fit_lora(lora, shapes)), strength)
     report = LoRAReport.of(lora, strength)
@@ -52,18 +53,18 @@ def _check_model(model: ModelPatcher) -> None:
 
 
 def _patches(pairs: dict[str, LoRAPair]) -> dict[str, object]:
-    """What `add_patches` takes, made by ComfyUI from the naming it calls generic."""
+    """Patches for `add_patches`, made by ComfyUI from its generic naming."""
     spelled: dict[str, torch.Tensor] = {}
     for name, pair in pairs.items():
         spelled |= {f"{name}.lora_up.weight": pair.up, f"{name}.lora_down.weight": pair.down}
         if pair.alpha is not None:
             spelled[f"{name}.alpha"] = torch.tensor(pair.alpha)
     made = comfy.lora.load_lora(spelled, {name: name for name in pairs}, log_missing=False)
-    return {name: _Whole(adapter.loaded_keys, adapter.weights) for name, adapter in made.items()}
+    return {name: _StrictAdapter(adapter.loaded_keys, adapter.weights) for name, adapter in made.items()}
 
 
-class _Whole(LoRAAdapter):
-    """ComfyUI's own, but an error: that one logs what fails, and goes on without the LoRA in that weight."""
+class _StrictAdapter(LoRAAdapter):
+    """ComfyUI's adapter, but failing is an error; ComfyUI logs it and leaves the LoRA out of that weight."""
 
     def calculate_weight(
         self,
@@ -78,16 +79,16 @@ class _Whole(LoRAAdapter):
     ) -> Tensor:
         computed = []
 
-        def noted(change: Tensor) -> Tensor:
+        def record(change: Tensor) -> Tensor:
             computed.append(function(change))
-            return change.new_zeros(())  # added below, where an error is one
+            return change.new_zeros(())  # added below, where an error is not caught
 
         patched: Tensor = super().calculate_weight(
-            weight, key, strength, strength_model, offset, noted, *others, **named
+            weight, key, strength, strength_model, offset, record, *others, **named
         )
         if not computed:
             raise DeviceMemoryError(
-                f"memory ended while the LoRA was added to {key}. Choose ExVideo Sampler's preset low memory; then "
+                f"out of memory while adding the LoRA to {key}. Choose ExVideo Sampler's preset low memory; then "
                 f"lower width and height, then frames."
             )
         return patched.add_(computed[0])

@@ -1,4 +1,4 @@
-"""The core's CogVideoX transformer as ComfyUI's MODEL, with the positions that CogVideoX-5B 1.0 was trained with.
+"""CogVideoX's transformer as ComfyUI's MODEL, with the positions that CogVideoX-5B 1.0 was trained with.
 
 Shapes: B clips, C channels, T latent frames, H and W latent height and width, L text tokens, D their channels.
 """
@@ -18,21 +18,17 @@ from comfy import model_base
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
-from ...exvideo_core.estimate import Work, cogvideox_call
+from ...exvideo_core.estimate.counting import Counts
 from ...exvideo_core.families.cogvideox.config import TransformerConfig
+from ...exvideo_core.families.cogvideox.estimate import ESTIMATES
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
-from ...exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from ...exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from ...exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from ..comfy_bridge import low_memory
 from ..comfy_bridge.model import HostedModel, HostedModelConfig
 from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
 
-# Elements that live at the peak of a forward pass, for each token and channel of the transformer, besides the piece
-# that is worked on (counted on the meta device, tests/nodes/test_memory.py: 0.95 GB for 33x60x90 latent cells).
-_LIVE_ELEMENTS = 2.6
-
-_PURE_NOISE = 2.0**14  # a power of 2, so that multiplying by it loses nothing
+_PURE_NOISE = 2.0**14  # a power of 2, so that multiplication is exact
 
 # Latents as the transformer sees them to red, green and blue in [-1, 1], found by eye, not by a fit
 # (kijai's ComfyUI-CogVideoXWrapper, latent_preview.py, rounded).
@@ -60,8 +56,8 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
     """Latents of CogVideoX-5B's VAE; ComfyUI's own format has the scale of the 2B model, and no colours.
 
     Args:
-        rgb_factors: what previews multiply the 16 channels by; None is for the published VAE.
-        rgb_bias: what they add.
+        rgb_factors: [16][3], from latent channels to preview colours; None is for the published VAE.
+        rgb_bias: [3], added to them.
     """
 
     scale_factor = SCALING_FACTOR
@@ -75,11 +71,11 @@ class CogVideoXLatents(comfy.latent_formats.LatentFormat):
 
 
 class CogVideoXSampling(comfy.model_sampling.ModelSamplingDiscrete, comfy.model_sampling.V_PREDICTION):
-    """Noise levels of the thousand trained timesteps, and none between them.
+    """Noise levels of the thousand trained timesteps, without interpolation between them.
 
-    So the scheduler `normal` is the reference's grid: 999, 979, 958, ... 20, 0 in 50 steps. Timestep 999 is pure noise,
-    which no sigma can say. ComfyUI takes 4519, we 16384: still exact enough in float32, and results are four times
-    nearer to the reference's (1e-4 instead of 4e-4 on random weights).
+    The scheduler `normal` then gives the reference's timesteps: 999, 979, 958, ... 20, 0 in 50 steps. Timestep 999 is
+    pure noise, which has no finite sigma. ComfyUI uses 4519, we use 16384: float32 is still exact enough, and results
+    are four times closer to the reference's (1e-4 instead of 4e-4 on random weights).
     """
 
     def set_sigmas(self, sigmas: Tensor) -> None:
@@ -95,7 +91,13 @@ class HostedTransformer(HostedNetwork, CogVideoXTransformer):
     title = "CogVideoX"
 
     def forward_pass(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None, options: Options, **_others: Any
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        _y: Tensor | None,
+        options: Options,
+        **_others: Any,
     ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
         text = self._checked(context)
         compute = partial(CogVideoXTransformer.forward, self, x, timesteps, text)
@@ -126,6 +128,7 @@ class CogVideoXModel(HostedModel):
 
     config_class, sizes_class, network_class = CogVideoXModelConfig, TransformerConfig, HostedTransformer
     prediction = model_base.ModelType.V_PREDICTION
+    estimates = ESTIMATES
 
     def __init__(self, config: CogVideoXModelConfig, device: Any = None) -> None:
         super().__init__(config, device)
@@ -136,16 +139,12 @@ class CogVideoXModel(HostedModel):
         text = conditions.get("cross_attn")
         return {} if text is None else {"c_crossattn": comfy.conds.CONDCrossAttn(text)}
 
-    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """Peak bytes of activations."""
-        cells = shape[-3] * shape[-2] * shape[-1]
-        tokens = shape[0] * (cells // self.sizes.patch**2 + MAX_TOKENS)
-        live = tokens * self.sizes.width * _LIVE_ELEMENTS * self.get_dtype_inference().itemsize
-        return live + low_memory.chunk_bytes(options)
-
-    def call_work(self, shape: Sequence[int]) -> Work:
-        """Work of one call of the transformer."""
-        return cogvideox_call(self.sizes, *shape[-3:], self.get_dtype_inference().itemsize) * shape[0]
+    def count_call(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> Counts:
+        """Work and memory of a call of the transformer on a batch of clips."""
+        patch, (frames, *sides) = self.sizes.patch, shape[-3:]
+        height, width = (-(-side // patch) * patch for side in sides)  # others are refused later, in `check_latents`
+        settings = {"chunk_bytes": low_memory.chunk_bytes(options), "clips": shape[0]}
+        return ESTIMATES.call(self.sizes, (frames, height, width), self.get_dtype_inference(), **settings)
 
     def state_dict_for_saving(
         self,
@@ -154,20 +153,20 @@ class CogVideoXModel(HostedModel):
         vae_state_dict: Any = None,
         clip_vision_state_dict: Any = None,
     ) -> dict[str, Tensor]:
-        """What ModelSave writes: the names of the published file."""
+        """Weights for ModelSave, under the names of the published file."""
         if any(part is not None for part in (clip_state_dict, vae_state_dict, clip_vision_state_dict)):
             raise ExVideoError(
-                "CogVideoX is kept in three files, and nothing reads it from one. Save the model with ModelSave "
+                "CogVideoX consists of three files, and nothing reads it from one. Save the model with ModelSave "
                 "instead of CheckpointSave; text encoder and VAE have not changed."
             )
         return dict(unet_state_dict)
 
 
 def check_latents(sizes: TransformerConfig, latents: Tensor) -> None:
-    """Refuse latents that this transformer cannot denoise."""
+    """Raise ExVideoError or ClipError for latents that this transformer cannot denoise."""
     if sizes.in_channels != sizes.out_channels:
         raise ExVideoError(
-            "this is an image-to-video transformer, which needs a picture beside the noise; ExVideo makes videos from "
+            "this is an image-to-video transformer, which needs an image beside the noise; ExVideo makes videos from "
             "text. Load the transformer of THUDM/CogVideoX-5b."
         )
     if latents.ndim != 5 or latents.shape[1] != sizes.out_channels:

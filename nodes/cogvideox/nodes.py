@@ -20,7 +20,7 @@ from .loading import load_cogvideox
 
 
 class ExVideoCogVideoXLoader(io.ComfyNode):
-    """Files to MODEL, CLIP and VAE."""
+    """Loads MODEL, CLIP and VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -65,9 +65,9 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(tooltip="To Apply ExVideo LoRA for 129 frames; as it is for 49."),
-                io.Clip.Output(tooltip="To two CLIP Text Encode nodes: the prompt, and what to keep away from."),
-                io.Vae.Output(tooltip="To VAE Decode; to ExVideo CogVideoX Latent when there is a clip to vary."),
+                io.Model.Output(tooltip="To Apply ExVideo LoRA for 129 frames; without a LoRA for 49."),
+                io.Clip.Output(tooltip="To two CLIP Text Encode nodes: the prompt and the negative prompt."),
+                io.Vae.Output(tooltip="To VAE Decode; to ExVideo CogVideoX Latent if there is an init_video."),
             ],
         )
 
@@ -99,7 +99,7 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
 
 
 class ExVideoCogVideoXLatent(io.ComfyNode):
-    """Size and length of a clip to the latents to start from."""
+    """Makes the latents to start from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -142,7 +142,7 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
                     max=4097,
                     step=8,
                     tooltip="Length of the clip, a multiple of 8 plus 1: 129 with ExVideo's LoRA (16 seconds at 8 a "
-                    "second), 49 without. Fewer are quicker.",
+                    "second), 49 without. Fewer are faster.",
                 ),
                 io.Vae.Input(
                     "vae",
@@ -152,11 +152,11 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
                 io.Image.Input(
                     "init_video",
                     optional=True,
-                    tooltip="Clip to vary, of at least so many frames; resized and cut to width x height. Set denoise "
-                    "in the sampler below 1: lower stays closer to it.",
+                    tooltip="Clip to vary, of at least so many frames; resized and cropped to width x height. Set "
+                    "denoise in the sampler below 1: lower stays closer to it.",
                 ),
             ],
-            outputs=[io.Latent.Output(tooltip="What a sampler starts from: size and length, or the clip to vary.")],
+            outputs=[io.Latent.Output(tooltip="Latents to start from: of this size, empty or of init_video.")],
         )
 
     @classmethod
@@ -177,7 +177,7 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
 
 
 class ExVideoLoRAApply(io.ComfyNode):
-    """A MODEL with a LoRA, and what of it was applied."""
+    """Applies a LoRA to a MODEL, and reports what was applied."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -185,8 +185,8 @@ class ExVideoLoRAApply(io.ComfyNode):
             node_id="ExVideoLoRAApply",
             display_name="Apply ExVideo LoRA",
             category="ExVideo/loaders",
-            description="Extends CogVideoX-5B to 129 frames. Takes LoRAs of CogVideoX in every naming, and says what "
-            "was applied; one that does not fit is an error.",
+            description="Extends CogVideoX-5B to 129 frames. Takes LoRAs of CogVideoX with any key names, and reports "
+            "what was applied; one that does not fit is an error.",
             search_aliases=["lora", "load lora", "cogvideox lora", "129 frames", "exvideo lora", "加载LoRA", "长视频"],
             inputs=[
                 io.Model.Input("model", tooltip="From Load ExVideo CogVideoX, or another LoRA node."),
@@ -201,13 +201,13 @@ class ExVideoLoRAApply(io.ComfyNode):
                     min=-10.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Factor on the LoRA. ExVideo's was made for 1; 0 is without it. Lower weakens the style of "
-                    "other LoRAs, negative turns it round.",
+                    tooltip="Factor on the LoRA. ExVideo's was made for 1; 0 is off. Lower weakens the style of other "
+                    "LoRAs, negative inverts it.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
             outputs=[
-                io.Model.Output(tooltip="The model with the LoRA; what came in stays as it was."),
+                io.Model.Output(tooltip="The model with the LoRA; the input model is not changed."),
                 io.String.Output(
                     display_name="report", tooltip="How many tensors of the file were applied, and where."
                 ),

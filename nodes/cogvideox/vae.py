@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.families.cogvideox.config import Shapes, VAEConfig
+from ...exvideo_core.families.cogvideox.estimate import count_decoding, count_encoding
 from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_tiles
@@ -20,11 +21,6 @@ from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
 from ..comfy_bridge.vae import CoreVAE, Placed, decoding
-
-# Frames on the finest level that live at the peak, beside half of what a piece may take (counted on the meta device,
-# tests/nodes/test_memory.py: 4.8 and 3.5 GB in 16 bits at 480x720). The convolutions remember 32 of them in decoding.
-_LIVE_DECODING = 55
-_LIVE_ENCODING = 40
 
 
 class HostedVAE(Placed, CogVideoXVAE):
@@ -83,14 +79,10 @@ class CogVAE(CoreVAE):
         return latents_BCTHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return self._live(shape[-2] * shape[-1] * SPATIAL_FACTOR * SPATIAL_FACTOR * _LIVE_DECODING, dtype)
+        return count_decoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return self._live(shape[-2] * shape[-1] * _LIVE_ENCODING, dtype)
-
-    def _live(self, pixels: int, dtype: torch.dtype) -> float:
-        network = self.first_stage_model
-        return pixels * network.config.widths[0] * dtype.itemsize + network.chunk_bytes / 2
+        return count_encoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak
 
 
 def _check(latents: Tensor, channels: int) -> None:

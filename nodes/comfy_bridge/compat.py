@@ -1,4 +1,4 @@
-"""What differs between the ComfyUI versions this pack runs on; the oldest and the newest are tested."""
+"""Differences between the supported ComfyUI versions; the oldest and the newest are tested."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from typing import Any
 
 import torch
 
-# Weights narrower than this are for storage only: sums, norms and positions need more.
+# 8-bit weights are for storage only: norms and position tables need more bits.
 _NARROW = 1  # bytes
 
 
 def layers(operations: Any, dtype: torch.dtype, compute_dtype: torch.dtype, device: Any) -> SimpleNamespace:
-    """ComfyUI's layer classes as the core's `Ops`, with type and device filled in, and `effective_weights`.
+    """ComfyUI's layer classes as the core's `Ops`, with dtype and device filled in, and `effective_weights`.
 
     Args:
-        operations: `comfy.ops.disable_weight_init` or one of its children.
-        dtype: of weights; with 8-bit weights, norms and tables are kept in `compute_dtype`.
+        operations: `comfy.ops.disable_weight_init` or one of its subclasses.
+        dtype: of the weights; with 8-bit weights, norms and tables are kept in `compute_dtype`.
         compute_dtype: of the activations.
-        device: where the layers are made.
+        device: of the new layers.
     """
-    from .live_layers import live
+    from .effective_layers import with_effective_weights
 
     fine = compute_dtype if dtype.itemsize == _NARROW else dtype
     types = {"Linear": dtype, "Conv2d": dtype, "Conv3d": dtype, "GroupNorm": fine, "LayerNorm": fine, "Embedding": fine}
+    classes = {name: with_effective_weights(operations, name) for name in types}
     return SimpleNamespace(
-        **{name: partial(live(operations, name), dtype=kind, device=device) for name, kind in types.items()}
+        **{name: partial(layer, dtype=types[name], device=device) for name, layer in classes.items()}
     )
 
 
 def clip_vision_model(config: Mapping[str, Any]) -> Any:
-    """ComfyUI's CLIP_VISION object of these sizes; versions before 0.30 take a file only."""
+    """ComfyUI's CLIP_VISION object with this config; versions before 0.30 take only a file."""
     from comfy.clip_vision import ClipVisionModel
 
     with tempfile.TemporaryDirectory() as folder:
@@ -47,7 +48,7 @@ def clip_vision_model(config: Mapping[str, Any]) -> Any:
 
 
 def intermediate_dtype() -> torch.dtype:
-    """Type of images and latents between nodes; float32 before it became an option."""
+    """Dtype of images and latents between nodes; older versions have no option, and use float32."""
     from comfy import model_management
 
     choose = getattr(model_management, "intermediate_dtype", None)
@@ -57,7 +58,7 @@ def intermediate_dtype() -> torch.dtype:
 
 @contextmanager
 def without_warning(start: str) -> Iterator[None]:
-    """Keep one of ComfyUI's warnings, known by its first words, out of the log."""
+    """Keep a warning of ComfyUI's out of the log, by its first words."""
 
     def differs(record: logging.LogRecord) -> bool:
         return not record.getMessage().startswith(start)

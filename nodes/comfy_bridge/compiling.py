@@ -1,7 +1,7 @@
-"""ComfyUI's Torch Compile node on networks that compute in pieces.
+"""ComfyUI's Torch Compile node on networks that compute in chunks.
 
-Compiled as a whole they would be unrolled piece by piece, and again for every size of clip: minutes, for nothing. What
-there is to gain is in the chains between the matrix products, so those are compiled where somebody asks for it.
+Compiling the whole network would unroll every chunk, and compile again for every clip size: minutes without any gain.
+The gain is in the chains of pointwise operations between matrix products, so only those are compiled.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import Any
 
 from ...exvideo_core.nn.fused import fusing
 
-_told: set[str] = set()  # once for each kind of model is enough
+_logged: set[str] = set()  # network classes: one line of log for each
 
 
 @contextmanager
 def chains_instead(model: Any) -> Iterator[None]:
-    """Around a call of `model.diffusion_model`: where that stands compiled, the network itself with compiled chains."""
+    """Around a call of `model.diffusion_model`: replace a compiled network by the network with compiled chains."""
     compiled = model.diffusion_model
-    network = getattr(compiled, "_orig_mod", None)  # as torch.compile names what it wraps
+    network = getattr(compiled, "_orig_mod", None)  # torch.compile's name for the wrapped module
     if network is None:
         yield
         return
     kind = type(network).__name__
-    if kind not in _told:
-        _told.add(kind)
+    if kind not in _logged:
+        _logged.add(kind)
         logging.info("ExVideo: torch.compile is used for chains of small operations, not for the whole network")
     model.diffusion_model = network
     try:

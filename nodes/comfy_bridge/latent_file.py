@@ -1,4 +1,4 @@
-"""Finished latents as a file that ComfyUI's own Load Latent reads: hours of sampling, before anything is decoded."""
+"""Save finished latents, before they are decoded, as a file that ComfyUI's Load Latent reads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _PREFIX = "latents/ExVideo"  # ComfyUI's Save Latent begins with the same folder
 
 
 def keep(samples: Tensor, prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> str:
-    """Write a .latent file into the output folder; what happened, in words: the run goes on in any case."""
-    # without the second, Load Latent would take them for those of an old version, and scale them
+    """Write a .latent file into the output folder; return a sentence about it. A failure does not stop the run."""
+    # without the second tensor, Load Latent would treat the first as an old format and rescale it
     tensors = {"latent_tensor": samples, "latent_format_version_0": torch.tensor([])}
     try:
         output = host.new_output(_PREFIX, 0, 0)
@@ -26,5 +26,5 @@ def keep(samples: Tensor, prompt: Any, extra_pnginfo: Mapping[str, Any] | None) 
             write_weights(finished, tensors, host.graph_tags(prompt, extra_pnginfo))
             [path] = output.take_in([finished])
     except (CheckpointError, VideoError, OSError) as error:
-        return f"the latents could not be kept: {error} The clip is made all the same."
-    return f"latents kept: {output.subfolder}/{path.name} in the output folder"
+        return f"the latents could not be saved: {error} The clip is not affected."
+    return f"latents saved: {output.subfolder}/{path.name} in the output folder"

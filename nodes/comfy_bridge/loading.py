@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import comfy.utils
@@ -13,19 +12,15 @@ from comfy import latent_formats, model_management, model_patcher
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
+from ...exvideo_core.estimate import usual_line
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
+from ...exvideo_core.weights.formats import STORED
 from ...exvideo_core.weights.preview_colours import read_colours
 from .model import HostedModel
 
 # Saved in workflows, so the names stay.
-WEIGHT_TYPES = {
-    "default": None,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp8_e4m3fn": torch.float8_e4m3fn,
-}
+WEIGHT_TYPES = {"default": None, **STORED}
 
 
 def make_model(
@@ -89,35 +84,27 @@ def _declared_types(module: nn.Module) -> dict[str, torch.dtype | None]:
     }
 
 
-def preview_latents(latents_class: Callable[..., latent_formats.LatentFormat], path: Path) -> Any:
+def preview_latents(
+    latents_class: Callable[..., latent_formats.LatentFormat], notes: Mapping[str, str], source: str
+) -> Any:
     """A family's latent format with the preview colours in the file's metadata, else with those of the published VAE.
 
     Args:
         latents_class: takes the factors and the bias.
-        path: of the network's file.
+        notes: the metadata of the network's file.
+        source: the file, for messages.
     """
     default = latents_class()
-    colours = read_colours(path, default.latent_channels)
+    colours = read_colours(notes, source, default.latent_channels)
     return default if colours is None else latents_class(colours.factors, colours.bias)
 
 
-def log_estimate(line: Callable[..., str], patcher: ModelPatcher, shape: Callable[[int, int, int], list[int]]) -> None:
-    """Log the time and memory of the most common clip.
-
-    Args:
-        line: makes the sentence.
-        patcher: the model.
-        shape: of its latents, from frames, height and width.
-    """
-    network = patcher.model
+def log_estimate(patcher: ModelPatcher) -> None:
+    """Log time and memory of the most common clip."""
+    network: HostedModel = patcher.model
+    dtype, weights = network.get_dtype_inference(), patcher.model_size()
     try:
-        text = line(
-            network.sizes,
-            network.get_dtype_inference(),
-            patcher.load_device,
-            weights=patcher.model_size(),
-            activations=lambda *size: network.memory_required(shape(*size)),
-        )
+        text = usual_line(network.estimates, network.sizes, dtype, patcher.load_device, weights)
     except RuntimeError as error:  # no memory for the measurement, or no kernels
         text = f"no estimate of time and memory ({error})"
     logging.info("ExVideo: %s", text)

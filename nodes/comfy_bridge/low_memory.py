@@ -1,4 +1,4 @@
-"""A run that needs as little of the graphics card as it can: the same clip, more slowly."""
+"""Low-memory runs: smaller chunks and offloaded weights. The same clip, more slowly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...exvideo_core.nn.out_of_memory import Chunked, explained, retry_with_smal
 SMALL_CHUNK_BYTES = CHUNK_BYTES // 4
 _NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
 
-# Runs in which memory has ended, known by their noise levels, and the pieces that then found room.
+# Runs that were out of memory, by the tensor of their noise levels, and the chunk size that then fitted.
 _lowered: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
 
 explained_sampling = explained(
@@ -26,7 +26,7 @@ explained_sampling = explained(
 
 
 def saving(model: ModelPatcher) -> ModelPatcher:
-    """A clone whose runs compute in smaller pieces while weights and skips wait in main memory."""
+    """A clone whose runs compute in smaller chunks, with weights and skips offloaded to main memory."""
     clone = model.clone()
     clone.model_options["transformer_options"][_NAME] = True
     clone.remove_wrappers_with_key(WrappersMP.PREPARE_SAMPLING, _NAME)
@@ -35,23 +35,23 @@ def saving(model: ModelPatcher) -> ModelPatcher:
 
 
 def is_saving(options: Mapping[str, Any]) -> bool:
-    """Whether this is such a run, by its `transformer_options`."""
+    """Whether a run with these `transformer_options` is a low-memory run."""
     return bool(options.get(_NAME))
 
 
 def chunk_bytes(options: Mapping[str, Any]) -> int:
-    """What the temporary tensors of a piece of work may take in this run."""
+    """Budget for the temporary tensors of one chunk in a run with these `transformer_options`."""
     return SMALL_CHUNK_BYTES if is_saving(options) else CHUNK_BYTES
 
 
 @explained_sampling
-def within(network: Chunked, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-    """A forward pass, in the pieces of this run; in smaller ones from where memory ends on, for the rest of the run.
+def in_chunks(network: Chunked, options: Mapping[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """Run a forward pass in the chunks of this run. Out of memory, use smaller ones, for the rest of the run, too.
 
     Args:
-        network: computes in pieces.
+        network: computes in chunks.
         options: `transformer_options` of the forward pass.
-        compute: calls the network, and changes nothing that it needs again.
+        compute: calls the network; it may be called several times.
     """
     levels = options.get("sample_sigmas")
     given = network.chunk_bytes = chunk_bytes(options) if levels is None else _lowered.get(levels, chunk_bytes(options))
@@ -64,6 +64,6 @@ def within(network: Chunked, options: Mapping[str, Any], compute: Callable[[], T
 
 
 def _without_weights(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Around the loading of models: ComfyUI is asked for all memory, so it brings weights only as they are used."""
+    """Wrap the loading of models: asked for all memory, ComfyUI loads weights only when they are used."""
     kwargs["force_offload"] = True
     return executor(*args, **kwargs)

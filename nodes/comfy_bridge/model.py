@@ -11,7 +11,8 @@ import torch
 from comfy import model_base, supported_models_base
 from torch import Tensor
 
-from ...exvideo_core.estimate.speed import Work
+from ...exvideo_core.estimate.counting import Counts
+from ...exvideo_core.estimate.jobs import Estimates
 from .compiling import chains_instead
 from .network import HostedNetwork, Options
 
@@ -40,6 +41,7 @@ class HostedModel(model_base.BaseModel):
         sizes_class: the core's configuration of the network, with `from_shapes`.
         network_class: the family's `HostedNetwork`.
         prediction: ComfyUI's type of the noise levels.
+        estimates: the core's for this family.
         sizes: of this network.
     """
 
@@ -47,6 +49,7 @@ class HostedModel(model_base.BaseModel):
     sizes_class: ClassVar[Any]
     network_class: ClassVar[type[HostedNetwork]]
     prediction: ClassVar[model_base.ModelType]
+    estimates: ClassVar[Estimates]
 
     def __init__(self, config: HostedModelConfig, device: Any = None) -> None:
         super().__init__(config, self.prediction, device=device, unet_model=self.network_class)
@@ -58,12 +61,8 @@ class HostedModel(model_base.BaseModel):
 
     def memory_required(self, input_shape: Sequence[int], cond_shapes: Any = None) -> float:
         """Bytes of activations, by which ComfyUI decides how much to load and whether to batch cond and uncond."""
-        return self.activation_bytes(input_shape)
+        return self.count_call(input_shape).peak
 
     @abstractmethod
-    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """Peak bytes of activations in a forward pass over latents of this shape, with these `transformer_options`."""
-
-    @abstractmethod
-    def call_work(self, shape: Sequence[int]) -> Work:
-        """Work of one forward pass over latents of this shape."""
+    def count_call(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> Counts:
+        """Work and memory of a forward pass over latents of this shape, with these `transformer_options`."""

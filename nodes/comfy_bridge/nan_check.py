@@ -1,4 +1,4 @@
-"""Forward passes whose results are numbers, in whatever sampler of ComfyUI; else an error that names step and layer."""
+"""Check forward passes for NaN and Inf in any sampler of ComfyUI; the error names step and layer."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from . import low_memory, step_reuse
 def computed(
     network: Any, options: Mapping[str, Any], compute: Callable[..., Tensor], given: Mapping[str, Tensor]
 ) -> Tensor:
-    """A forward pass, in the pieces that there is memory for and with step reuse, as the run asks.
+    """Run a forward pass in chunks that fit in memory, with step reuse if the run has it.
 
     Args:
-        network: computes in pieces.
+        network: computes in chunks.
         options: `transformer_options` of the forward pass.
-        compute: calls the network; takes the memory of step reuse as `memory`.
-        given: what goes in, by what people call it.
+        compute: calls the network; takes the step cache of one branch as `memory`.
+        given: the inputs, by their names for people.
 
     Raises:
-        NumberError: the result is not all numbers.
+        NumberError: the result has NaN or Inf.
     """
-    reuse = step_reuse.memory_of(options)
-    result = low_memory.within(network, options, lambda: compute(memory=reuse))
+    reuse = step_reuse.branch_of(options)
+    result = low_memory.in_chunks(network, options, lambda: compute(memory=reuse))
     try:
-        return checked(result, network, lambda: low_memory.within(network, options, compute), given)
+        return checked(result, network, lambda: low_memory.in_chunks(network, options, compute), given)
     except NumberError as error:
         raise error.at(_step(options)) from error
 
 
 def check_inputs(positive: Any, negative: Any, latent: Mapping[str, Any]) -> None:
-    """Raise NumberError, with the input's name, if a sampler is given something that is not all numbers."""
+    """Raise NumberError, with the input's name, if an input of a sampler has NaN or Inf."""
     given = {"the latent": latent["samples"]}
     for name, conditioning in (("positive", positive), ("negative", negative)):
-        for embedding, told in conditioning:
+        for embedding, settings in conditioning:
             given[f"the {name} conditioning"] = embedding
-            given |= {f"{key} of the {name} conditioning": x for key, x in told.items() if isinstance(x, Tensor)}
+            given |= {f"{key} of the {name} conditioning": x for key, x in settings.items() if isinstance(x, Tensor)}
             check_given(given)
 
 
 def _step(options: Mapping[str, Any]) -> str:
-    """Which step it is, where a sampler of ComfyUI says so."""
+    """The step in words, if the sampler tells its noise levels."""
     levels, now = options.get("sample_sigmas"), options.get("sigmas")
     if levels is None or now is None:
         return "sampling"

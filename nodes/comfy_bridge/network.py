@@ -84,7 +84,13 @@ class HostedNetwork(ReusesSteps):
 
     @abstractmethod
     def forward_pass(
-        self, x: Tensor, timesteps: Tensor, context: Tensor | None, options: Options, **conditions: Any
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        options: Options,
+        **conditions: Any,
     ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
         """The forward pass, ready to be called, and its inputs by the names that NaN errors give them."""
 
@@ -93,15 +99,19 @@ class HostedNetwork(ReusesSteps):
         x: Tensor,
         timesteps: Tensor,
         context: Tensor | None = None,
+        y: Tensor | None = None,
         control: Any = None,
         transformer_options: Options | None = None,
         **conditions: Any,
     ) -> Tensor:
-        """Run the network inside the wrappers that other nodes have added: caching, compilation and the like."""
+        """Run the network inside the wrappers that other nodes have added: caching, compilation and the like.
+
+        The arguments are those of ComfyUI's own UNet.
+        """
         options = {} if transformer_options is None else transformer_options
         wrappers = patcher_extension.get_all_wrappers(patcher_extension.WrappersMP.DIFFUSION_MODEL, options)
         executor = patcher_extension.WrapperExecutor.new_class_executor(self._run, self, wrappers)
-        result: Tensor = executor.execute(x, timesteps, context, control, options, **conditions)
+        result: Tensor = executor.execute(x, timesteps, context, y, control, options, **conditions)
         return result
 
     def _run(
@@ -109,6 +119,7 @@ class HostedNetwork(ReusesSteps):
         x: Tensor,
         timesteps: Tensor,
         context: Tensor | None = None,
+        y: Tensor | None = None,
         control: Any = None,
         transformer_options: Options | None = None,
         **conditions: Any,
@@ -116,6 +127,6 @@ class HostedNetwork(ReusesSteps):
         if control is not None:
             raise ExVideoError(f"ControlNet does not work with {self.title}. Remove it from this model's conditioning.")
         options = transformer_options or {}
-        compute, inputs = self.forward_pass(x, timesteps, context, options, **conditions)
+        compute, inputs = self.forward_pass(x, timesteps, context, y, options, **conditions)
         with running_with(options):
             return nan_check.computed(self, options, compute, inputs)

@@ -1,4 +1,4 @@
-"""What the presets of ExVideo Sampler set. A preset wins over the widgets it sets, and the node says so."""
+"""Presets of ExVideo Sampler. A preset overrides the widgets that it sets, and the node says so."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ AS_SET = "as set"
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What is set; None leaves a widget as it is.
+    """Values of a preset; None leaves a widget as it is.
 
     Attributes:
         steps, method: the widgets.
-        reuse: step reuse for a MODEL that does not bring its own from ExVideo Speed, which somebody chose with care.
-        is_exact: takes step reuse away.
-        is_saving: computes in smaller pieces, and lets weights and skips wait in main memory.
+        reuse: step reuse for a MODEL without ExVideo Speed, whose settings win.
+        is_exact: turns step reuse off.
+        is_saving: smaller chunks, and weights and skips offloaded to main memory.
     """
 
     steps: int | None = None
@@ -30,7 +30,7 @@ class Preset:
     is_saving: bool = False
 
 
-# Saved in people's workflows, so the spelling stays. Times and differences: docs/approximations.md.
+# Saved in workflows, so the names stay. Times and differences: docs/approximations.md.
 PRESETS = {
     AS_SET: Preset(),
     "quality": Preset(steps=50, method="auto", is_exact=True),
@@ -40,7 +40,7 @@ PRESETS = {
 
 
 def prepared(model: ModelPatcher, preset: Preset) -> ModelPatcher:
-    """The MODEL, or a clone that computes as the preset says."""
+    """The MODEL with a preset applied: itself or a clone."""
     if preset.is_exact:
         model = step_reuse.without_step_reuse(model)
     if preset.reuse and step_reuse.settings_of(model) is None:
@@ -49,7 +49,7 @@ def prepared(model: ModelPatcher, preset: Preset) -> ModelPatcher:
 
 
 def described(name: str, preset: Preset, model: ModelPatcher) -> str:
-    """In words what a preset does with this MODEL; nothing where it sets nothing."""
+    """The effect of a preset on this MODEL in words; empty if it sets nothing."""
     if preset == Preset():
         return ""
     own = step_reuse.settings_of(model)
@@ -62,5 +62,5 @@ def described(name: str, preset: Preset, model: ModelPatcher) -> str:
         kept = own or preset.reuse
         parts.append(f"step reuse {kept.threshold:g}" + (" as ExVideo Speed has it" if own else ""))
     if preset.is_saving:
-        parts.append("small pieces; weights wait in main memory")
+        parts.append("small chunks, weights offloaded to main memory")
     return f"preset {name}: {', '.join(parts)}"

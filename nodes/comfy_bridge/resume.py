@@ -1,7 +1,7 @@
-"""Runs of ExVideo Sampler that go on where they were cut off: by ComfyUI's own solvers, with the same bits.
+"""Resume interrupted runs of ExVideo Sampler, with ComfyUI's own solvers and bit for bit the same result.
 
-The states lie in the output folder, for ComfyUI empties its temp folder when it starts. Each is named by what the run
-is, so nothing else is ever gone on with.
+States are kept in the output folder, because ComfyUI empties its temp folder at start. A state's name is the
+fingerprint of its run, so only the same run resumes from it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from . import step_reuse
 from .sampling import Plan
 
 _NODES = Path(__file__).resolve().parents[1]
-_MOST = 4  # states in the folder
-_DEAD = 60  # seconds: nobody who is alive leaves a half written file alone for so long
-_AFTER = frozenset(("normalize", "contrast", "preview", "keep_latents", "resume"))  # inputs that steps do not depend on
-_WITH_MEMORY = ("easycache", "lazycache")  # wrappers of ComfyUI's that remember steps, and cannot be asked what
-_LOOKING_BACK = ("dpmpp_2m",)  # solvers that need the step before
+_MOST = 4  # states kept in the folder
+_ABANDONED = 60  # seconds after which a partly written file belongs to no living process
+_AFTER = frozenset(("normalize", "contrast", "preview", "keep_latents", "resume"))  # inputs without effect on the steps
+_CACHES = ("easycache", "lazycache")  # ComfyUI's wrappers with a cache of steps that cannot be saved
+_MULTISTEP = ("dpmpp_2m",)  # solvers that need the previous step
 
 Link = tuple[str, int]
 Solver = Callable[..., Tensor]  # a function of comfy.k_diffusion.sampling
@@ -45,9 +45,9 @@ class Run:
     """A run of the sampler, as it was queued.
 
     Attributes:
-        prompt: the graph in API form; None where the node was called in another way.
+        prompt: the graph in API form; None if the node was called without one.
         node_id: of the sampler in it.
-        given: what else the result depends on.
+        given: other values that the result depends on.
     """
 
     prompt: Mapping[str, Any] | None
@@ -55,15 +55,15 @@ class Run:
     given: Mapping[str, Any]
 
     def __call__(self, plan: Plan) -> Any:
-        """ComfyUI's sampler of a plan; where the run can be told from others, one that keeps its state."""
+        """ComfyUI's sampler of a plan; one that saves its state, if the run can be identified."""
         stock = comfy.samplers.sampler_object(plan.solver)
         graph = above(self.prompt, self.node_id)
         if graph is None:
             return stock
-        if _remembers(plan.model):
-            host.show_text(None, "EasyCache's memory cannot be saved: if this run is cut off, it starts anew")
+        if _has_cache(plan.model):
+            host.show_text(None, "cannot save EasyCache's cache: if this run is interrupted, it starts over")
             return stock
-        what = fingerprint(graph=graph, given=self.given, plan=_described(plan))
+        what = fingerprint(graph=graph, given=self.given, plan=_facts(plan))
         path = host.unfinished_folder() / f"{what}.safetensors"
         make_room(path)
         notes = {"prompt": fingerprint(prompt=self.prompt)}
@@ -72,7 +72,7 @@ class Run:
         def solve(model: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, **options: Any) -> Tensor:
             memory = step_reuse.running(extra_args["model_options"]["transformer_options"])
             recording = run.begin(what, x, len(sigmas) - 1, {"reuse": memory})
-            walk = _Walk(model, recording, callback, looks_back=plan.solver in _LOOKING_BACK)
+            walk = _Walk(model, recording, callback, looks_back=plan.solver in _MULTISTEP)
             result = walk.to_the_end(stock.sampler_function, x, sigmas, extra_args=extra_args, **options)
             forget_others(path, notes)
             return result
@@ -81,17 +81,16 @@ class Run:
 
 
 class _Walk:
-    """A model as a stock solver calls it, which starts in the middle and is watched.
+    """Wraps the model for a stock solver, so that the solver starts at a saved step and its states are saved.
 
-    The solvers keep what they know in variables of their own. So one that is to go on starts a step early: there its
-    question is answered with what the model has said before, and the latents it makes of that, which it looks at no
-    more, are replaced by those that were saved.
+    Solvers keep their history in local variables. A resumed one therefore starts a step early: its model call there
+    returns the saved denoised latents, and the latents that it computes from them are replaced by the saved ones.
     """
 
     def __init__(self, model: Any, recording: Recording, callback: Any, *, looks_back: bool) -> None:
         self._model, self._recording, self._callback, self._looks_back = model, recording, callback, looks_back
         self._start = recording.start
-        self._first = self._start.step - 1 if self._start else 0  # step that the solver counts as 0
+        self._first = self._start.step - 1 if self._start else 0  # the solver's step 0
         self._done = self._first
         self._denoised: Tensor | None = None
         self._stopped: BaseException | None = None
@@ -120,7 +119,7 @@ class _Walk:
             self._keep(x)
         try:
             denoised = self._model(x, sigma, **options)
-        except BaseException:  # Cancel, which ComfyUI also looks for here, or no memory
+        except BaseException:  # Cancel, which ComfyUI also checks here, or out of memory
             self._recording.stop(self._point(x), in_step=True)
             raise
         self._denoised = denoised
@@ -128,7 +127,7 @@ class _Walk:
         return denoised
 
     def _report(self, step: Mapping[str, Any]) -> None:
-        """In the midst of a step; Cancel waits until its end, so that it is not lost."""
+        """Call the callback within a step; a Cancel that it raises waits until the step is finished and saved."""
         if self._denoised is None:
             return
         try:
@@ -146,11 +145,11 @@ class _Walk:
         return Point(self._done, x, self._denoised if self._looks_back else None)
 
 
-# what a run is
+# fingerprint of a run
 
 
 def above(prompt: Mapping[str, Any] | None, node_id: str | None) -> str | None:
-    """Hash of a node's inputs and of all nodes above it, whatever their ids; None where the graph is not known."""
+    """Hash of a node's inputs and of all nodes above it, without their ids; None if the graph is unknown."""
     known: dict[str, str] = {}
 
     def hashed(node: str) -> str:
@@ -168,7 +167,7 @@ def above(prompt: Mapping[str, Any] | None, node_id: str | None) -> str | None:
         return None
     try:
         return hashed(node_id)
-    except (KeyError, TypeError, RecursionError):  # a node that others made while the graph ran
+    except (KeyError, TypeError, RecursionError):  # a node that was added while the graph ran
         return None
 
 
@@ -176,8 +175,8 @@ def _is_link(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
 
 
-def _described(plan: Plan) -> dict[str, object]:
-    """What the graph does not say: what is in the files, and how it is computed."""
+def _facts(plan: Plan) -> dict[str, object]:
+    """Facts that the graph does not hold: content of the files, and how the run is computed."""
     network = plan.model.model
     return {
         "levels": plan.levels,
@@ -196,7 +195,7 @@ def _described(plan: Plan) -> dict[str, object]:
 
 
 def _weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
-    """Of the network, without what LoRAs have made of those that are loaded."""
+    """Weights of the network by name, without LoRAs that are merged into loaded ones."""
     network = model.model
     for name, weight in (*network.named_parameters(), *network.named_buffers()):
         kept = model.backup.get(name)
@@ -204,7 +203,7 @@ def _weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
 
 
 def _patches(patches: Any, name: str = "") -> Iterator[object]:
-    """What LoRAs add, with a few values of each tensor."""
+    """Patches of LoRAs, with a few values of each tensor."""
     if isinstance(patches, Tensor):
         yield sampled([(name, patches)])
     elif isinstance(patches, Mapping):
@@ -220,27 +219,27 @@ def _patches(patches: Any, name: str = "") -> Iterator[object]:
         yield name, patches
 
 
-def _remembers(model: ModelPatcher) -> bool:
-    return any(key in _WITH_MEMORY for kind in model.wrappers.values() for key in kind)
+def _has_cache(model: ModelPatcher) -> bool:
+    return any(key in _CACHES for kind in model.wrappers.values() for key in kind)
 
 
-# the folder, which other servers may use as well
+# the folder of states, which other servers may use, too
 
 
 def make_room(path: Path) -> None:
-    """Delete the oldest states, but never this one, and what a killed process was writing."""
+    """Delete the oldest states, except this one, and files that a killed process was writing."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
     others = sorted(_others(path), key=_age)
     for old in others[_MOST - 1 :]:
         _delete(old)
     for half in path.parent.glob(".*.part"):
-        if _age(half) > _DEAD:
+        if _age(half) > _ABANDONED:
             _delete(half)
 
 
 def forget_others(path: Path, notes: Mapping[str, str]) -> None:
-    """When a run is finished, delete what other prompts have finished: their videos are there."""
+    """After a run, delete the finished states of other prompts, whose videos are saved."""
     for other in _others(path):
         with suppress(CheckpointError, OSError):
             theirs = open_file(other).notes
@@ -253,10 +252,10 @@ def _others(path: Path) -> list[Path]:
 
 
 def _age(path: Path) -> float:
-    """Seconds from its last change to now, or the other way round where the clock was changed."""
+    """Seconds between a file's last change and now, also if the clock was set back."""
     try:
         return abs(time.time() - path.stat().st_mtime)
-    except OSError:  # another server has deleted it
+    except OSError:  # deleted by another server
         return 0
 
 

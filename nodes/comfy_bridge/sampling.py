@@ -15,8 +15,8 @@ import latent_preview
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...exvideo_core import sampling as core
 from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.sampling import postprocess
 from ...exvideo_core.sampling.methods import Method
 from . import nan_check
 from .low_memory import explained_sampling
@@ -142,8 +142,10 @@ def method_named(name: str, methods: Mapping[str, Method], title: str) -> Method
     return methods[name]
 
 
-def finish(default: Finish, latent: dict[str, Any], is_normalized: bool | None, contrast: float) -> dict[str, Any]:
-    """Normalize the frames and raise the contrast; None and 0 choose the default."""
-    normalize = default.normalize if is_normalized is None else is_normalized
-    latents = core.finish(latent["samples"].float(), normalize=normalize, contrast=contrast or default.contrast)
-    return {**latent, "samples": latents}
+def finish(default: Finish, latent: dict[str, Any], normalize: bool | None, contrast: float) -> dict[str, Any]:
+    """Finish sampled latents; None and 0 choose the default."""
+    chosen = {
+        "normalize": default.normalize if normalize is None else normalize,
+        "contrast": contrast or default.contrast,
+    }
+    return {**latent, "samples": postprocess.finish(latent["samples"].float(), **chosen)}

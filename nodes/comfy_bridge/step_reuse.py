@@ -1,4 +1,4 @@
-"""Step reuse (the core's step_cache) on ComfyUI's MODEL: settings in a clone's options, a memory for each run."""
+"""Step reuse (the core's step_cache) on ComfyUI's MODEL: settings in a clone's options, a cache per run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.nn.step_cache import Branch, Reuse, StepCache
 from . import low_memory
 
-_NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its memory
-_NAMES = "exvideo_prompt_names"  # likewise, during a run: of its prompts by ComfyUI's ids, which are new in each run
+_NAME = "exvideo_step_cache"  # in `transformer_options`: the settings, and during a run its cache
+_NAMES = "exvideo_prompt_names"  # likewise, during a run: names of its prompts by ComfyUI's ids, which change
 
 
 class ReusesSteps:
@@ -37,13 +37,13 @@ def with_step_reuse(model: ModelPatcher, reuse: Reuse) -> ModelPatcher:
         )
     clone = model.clone()
     clone.model_options["transformer_options"][_NAME] = reuse
-    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)  # of a node before this one
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _NAME, _run_with_memory)
+    clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, _NAME)  # of an earlier ExVideo Speed
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, _NAME, _run_with_cache)
     return clone
 
 
 def settings_of(model: ModelPatcher) -> Reuse | None:
-    """What a node before this one has set."""
+    """Settings from ExVideo Speed; None without it."""
     settings: Reuse | None = model.model_options.get("transformer_options", {}).get(_NAME)
     return settings
 
@@ -58,8 +58,8 @@ def without_step_reuse(model: ModelPatcher) -> ModelPatcher:
     return clone
 
 
-def memory_of(options: Mapping[str, Any]) -> Branch | None:
-    """The memory for one call of the network; None where nothing is reused.
+def branch_of(options: Mapping[str, Any]) -> Branch | None:
+    """The branch of the step cache for one call of the network; None without step reuse.
 
     Args:
         options: `transformer_options` of the forward pass.
@@ -70,24 +70,24 @@ def memory_of(options: Mapping[str, Any]) -> Branch | None:
     cache.begin(step_of(options["sample_sigmas"], options["sigmas"]))
     window = options.get("context_window")
     names = options.get(_NAMES, {})
-    # whether both prompts go together depends on the free memory
+    # free memory decides whether cond and uncond run in one batch
     prompts = (names.get(prompt, prompt) for prompt in options["uuids"])
     return cache.branch((*prompts, None if window is None else tuple(window.index_list)))
 
 
 def running(options: Mapping[str, Any]) -> StepCache | None:
-    """The memory of the run that is going on."""
+    """The step cache of the current run."""
     cache = options.get(_NAME)
     return cache if isinstance(cache, StepCache) else None
 
 
 def step_of(levels: Tensor, now: Tensor) -> int:
-    """Number of the step, from 0, that a noise level belongs to; solvers also look between the levels."""
+    """Number of the step, from 0, that a noise level belongs to; solvers also evaluate between the levels."""
     return int((levels.to(now.device) >= now.max() * (1 - 1e-5)).sum()) - 1
 
 
-def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Around a sampling run, whose fourth argument is the noise levels."""
+def _run_with_cache(executor: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Wrap a sampling run, whose fourth argument is the noise levels."""
     guider = executor.class_obj  # type: ignore[attr-defined]
     given, guider.model_options = guider.model_options, create_model_options_clone(guider.model_options)
     options = guider.model_options["transformer_options"]
@@ -106,5 +106,5 @@ def _run_with_memory(executor: Callable[..., Any], *args: Any, **kwargs: Any) ->
 
 
 def _no_memory(_device: torch.device) -> float:
-    """Of the device, so that all that is remembered goes to main memory."""
+    """Free bytes that keep the whole cache in main memory."""
     return 0

@@ -1,4 +1,4 @@
-"""The picture's encoder as ComfyUI's CLIP_VISION, and SVD's own way of feeding it."""
+"""SVD's image encoder as ComfyUI's CLIP_VISION, with the preprocessing that SVD was trained with."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from ...exvideo_core.families.svd.checkpoint import SVDWeights
 from ...exvideo_core.families.svd.config import ImageEncoderConfig
 from ...exvideo_core.families.svd.image_encoder import clip_pixels
 from ...exvideo_core.nn.nan_check import checked
+from ...exvideo_core.weights.assign import misfit, shapes_of
 from ..comfy_bridge import compat
 
 
 def make_clip_vision(weights: SVDWeights) -> Any:
     """ComfyUI's CLIP_VISION object around the image encoder's weights."""
-    sizes = ImageEncoderConfig.from_shapes(
-        {name: tuple(weight.shape) for name, weight in weights.image_encoder.items()}
-    )
+    sizes = ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder))
     clip_vision = compat.clip_vision_model(
         {
             "model_type": "clip_vision_model",
@@ -36,20 +35,19 @@ def make_clip_vision(weights: SVDWeights) -> Any:
             "projection_dim": sizes.embedding_dim,
         }
     )
-    if clip_vision.load_device.type == "cpu":  # ComfyUI rounds to float16 even there, though it computes in float32
+    if clip_vision.load_device.type == "cpu":  # ComfyUI stores float16 on the CPU, too, but computes in float32
         clip_vision.dtype = torch.float32
         clip_vision.model.float()
     missing, unknown = clip_vision.load_sd(weights.image_encoder)
     if missing or unknown:
         raise CheckpointError(
-            f"{' + '.join(weights.sources)} does not fit CLIP's image encoder: {len(missing)} weights missing "
-            f"(first: {missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]})."
+            f"{' + '.join(weights.sources)} does not fit CLIP's image encoder: {misfit(missing, unknown, {})}."
         )
     return clip_vision
 
 
 def embed_picture(clip_vision: Any, image_BCHW: Tensor) -> Tensor:
-    """Embedding of pictures in [-1, 1], [B, D]; resized as SVD was trained, not as `CLIPVisionEncode` does."""
+    """Embeddings [B, D] of images in [-1, 1]; resized as in SVD's training, which `CLIPVisionEncode` does not do."""
     model_management.load_models_gpu([clip_vision.patcher])
     pixels_BCHW = clip_pixels(image_BCHW.to(clip_vision.load_device), clip_vision.image_size)
 

@@ -1,7 +1,7 @@
-"""SVD's conditioning in ComfyUI's terms, computed as the reference does (DiffSynth-Studio 1.1.9, svd_video.py).
+"""SVD's conditioning for ComfyUI, computed like the reference (DiffSynth-Studio 1.1.9, svd_video.py).
 
-ComfyUI's own SVD node differs: it crops and does not blur the picture for CLIP, and its noise is twice as strong.
-Shapes: T frames, B pictures, H and W height and width (pixels, or latent cells of 8x8 pixels).
+ComfyUI's own SVD node differs: it crops the image for CLIP and does not blur it, and its noise is twice as strong.
+Shapes: T frames, B images, H and W height and width (pixels, or latent cells of 8x8 pixels).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Conditioning = list[list[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSize:
-    """Pixels and frames of the clip that is made."""
+    """Size of the clip, in pixels and frames."""
 
     width: int
     height: int
@@ -42,12 +42,12 @@ class ClipSize:
         return frames, 4, height, width
 
     def pixels(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, H, W, 3 or 4] in [0, 1], resized and cut to this size, as [B, 3, H, W] in [-1, 1]."""
+        """Images [B, H, W, 3 or 4] in [0, 1], resized and cropped to this size, as [B, 3, H, W] in [-1, 1]."""
         return torch.stack([to_pixels(cover_crop(picture[..., :3], self.width, self.height)) for picture in pictures])
 
 
 def check_parts(clip_vision: Any, vae: Any) -> None:
-    """Say it in words when the checkpoint was only a UNet."""
+    """Raise ExVideoError if the checkpoint was only a UNet."""
     if clip_vision is None or vae is None:
         raise ExVideoError(
             "the checkpoint holds no image encoder and no VAE: ModelSave writes the model alone. Take CLIP_VISION and "
@@ -70,11 +70,11 @@ def condition(
     """Positive and negative conditioning, with the keys that ComfyUI's own SVD nodes use.
 
     Args:
-        image: [B, H, W, C] in [0, 1]; the first is taken.
-        noise: strength of the noise on the picture, in [-1, 1] pixels.
+        image: [B, H, W, C] in [0, 1]; only the first is used.
+        noise: strength of the noise on the image, in [-1, 1] pixels.
         seed: of that noise; the reference draws it from the same seed as the latents' noise.
     """
-    told = {"fps": fps, "motion_bucket_id": motion_bucket_id, "augmentation_level": noise}
+    settings = {"fps": fps, "motion_bucket_id": motion_bucket_id, "augmentation_level": noise}
     on = conditioning_of(
         size.pixels(image[:1])[0],
         partial(encode_pixels, vae),
@@ -85,8 +85,8 @@ def condition(
         image_noise=draw_noise((1, 3, size.height, size.width), seed),
     )
     context_B1D, latents_BCHW = on.embedding[:, None], on.image_latents
-    positive = [[context_B1D, {**told, "concat_latent_image": latents_BCHW}]]
-    negative = [[torch.zeros_like(context_B1D), {**told, "concat_latent_image": torch.zeros_like(latents_BCHW)}]]
+    positive = [[context_B1D, {**settings, "concat_latent_image": latents_BCHW}]]
+    negative = [[torch.zeros_like(context_B1D), {**settings, "concat_latent_image": torch.zeros_like(latents_BCHW)}]]
     return positive, negative
 
 
@@ -97,12 +97,12 @@ def start_latents(
     keyframes: dict[int, Tensor] | None = None,
     encode_scale: float = SCALING_FACTOR,
 ) -> dict[str, Tensor]:
-    """What sampling starts from: nothing, or a clip to vary, and pictures that stay where they are.
+    """Latents that sampling starts from: empty or of a given clip, with keyframes that stay fixed.
 
     Args:
         init_video: [at least T, H, W, C] in [0, 1].
-        keyframes: pictures [H, W, C] by frame.
-        encode_scale: what encoded pictures are multiplied by; 0.13025 is the reference's (see the design notes).
+        keyframes: images [H, W, C] by frame.
+        encode_scale: factor on encoded frames; 0.13025 is the reference's (see the design notes).
     """
     latents_TCHW = torch.zeros(size.latent_shape)
     rescale = encode_scale / SCALING_FACTOR  # ComfyUI's samplers multiply by SCALING_FACTOR
@@ -122,15 +122,15 @@ def start_latents(
     return {"samples": latents_TCHW, "noise_mask": mask_T1HW}
 
 
-def go_on(
+def continue_clip(
     positive: Conditioning, latent: dict[str, Tensor], before_TCHW: Tensor, shared: int
 ) -> tuple[Conditioning, dict[str, Tensor]]:
-    """Start on the last frames of another clip: they are this one's first, and the first of them is its picture.
+    """Continue another clip: its last frames are the first of this one, and the first of them is its image.
 
-    Its latents are taken as they are. Decoded and encoded again they would be others, and the clip would jump there.
+    The latents are copied. Decoding and encoding them again would change them, and the clip would jump there.
 
     Args:
-        before_TCHW: what a sampler made.
+        before_TCHW: sampled latents.
         shared: frames, at least 1.
     """
     start_TCHW, mask_T1HW = latent["samples"].clone(), latent.get("noise_mask")
@@ -147,12 +147,12 @@ def go_on(
     mask_T1HW = torch.ones_like(start_TCHW[:, :1]) if mask_T1HW is None else mask_T1HW.clone()
     start_TCHW[:shared] = before_TCHW[-shared:]
     mask_T1HW[:shared] = 0
-    told = {**positive[0][1], "concat_latent_image": before_TCHW[-shared][None].clone()}
-    return [[positive[0][0], told]], {**latent, "samples": start_TCHW, "noise_mask": mask_T1HW}
+    settings = {**positive[0][1], "concat_latent_image": before_TCHW[-shared][None].clone()}
+    return [[positive[0][0], settings]], {**latent, "samples": start_TCHW, "noise_mask": mask_T1HW}
 
 
 def join(first_TCHW: Tensor, second_TCHW: Tensor, shared: int) -> Tensor:
-    """A clip and the new frames of the one that goes on from it."""
+    """Join a clip and the new frames of its continuation."""
     if first_TCHW.ndim != 4 or first_TCHW.shape[1:] != second_TCHW.shape[1:]:
         raise ClipError(
             f"latents of shape {tuple(first_TCHW.shape)} and {tuple(second_TCHW.shape)} cannot be joined. Connect two "
@@ -175,10 +175,10 @@ def parse_indices(text: str) -> list[int]:
 
 
 def place_keyframes(pictures: Tensor | None, indices: list[int], frames: int) -> dict[int, Tensor]:
-    """Pictures by frame.
+    """Images by frame.
 
     Raises:
-        ClipError: there are not as many pictures as numbers, or a number is not a frame of the clip or there twice.
+        ClipError: the numbers of images and indices differ, or an index is outside the clip or there twice.
     """
     count = 0 if pictures is None else len(pictures)
     if count != len(indices):

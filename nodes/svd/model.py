@@ -1,4 +1,4 @@
-"""The core's UNet as ComfyUI's MODEL.
+"""SVD's UNet as ComfyUI's MODEL.
 
 Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width.
 """
@@ -6,6 +6,7 @@ Shapes: N clips x T frames (B = N T), C channels, H and W latent height and widt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -18,22 +19,17 @@ from comfy import model_base, model_management
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError, ExVideoError
-from ...exvideo_core.estimate import Work, svd_call
+from ...exvideo_core.estimate.counting import Counts
 from ...exvideo_core.families.svd.config import UNetConfig
+from ...exvideo_core.families.svd.estimate import ESTIMATES
 from ...exvideo_core.families.svd.lazy_frames import HostTensor, keep
 from ...exvideo_core.families.svd.save import published_layout
 from ...exvideo_core.families.svd.unet import SVDUNet
-from ...exvideo_core.nn.chunks import CHUNK_BYTES
 from ...exvideo_core.nn.layers import sinusoid
 from ...exvideo_core.sampling.schedules import SIGMA_MAX, SIGMA_MIN
 from ..comfy_bridge import low_memory
 from ..comfy_bridge.model import HostedModel, HostedModelConfig
 from ..comfy_bridge.network import ForwardPass, HostedNetwork, Options
-
-# Elements that live at the peak of a forward pass, for each latent cell and channel of the first level, besides the
-# piece that is worked on (counted on the meta device, tests/nodes/test_memory.py).
-_LIVE_ELEMENTS = 5.8  # 2.1 GB in 16 bits for 128 frames of 64x64 cells
-_LIVE_WITHOUT_SKIPS = 3.2  # 1.3 GB
 
 
 class HostedUNet(HostedNetwork, SVDUNet):
@@ -47,9 +43,9 @@ class HostedUNet(HostedNetwork, SVDUNet):
         x: Tensor,
         timesteps: Tensor,
         context: Tensor | None,
+        y: Tensor | None,
         options: Options,
         *,
-        y: Tensor | None = None,
         num_video_frames: int | None = None,
         **_others: Any,
     ) -> tuple[ForwardPass, Mapping[str, Tensor]]:
@@ -58,8 +54,9 @@ class HostedUNet(HostedNetwork, SVDUNet):
                 "this conditioning is not for SVD: make it with ExVideo's or ComfyUI's SVD conditioning."
             )
         ids = window_frame_ids(options, self.config.extension_frames)
-        cells = len(x) * x.shape[-2] * x.shape[-1]
-        self.offload_skip = HostTensor if skips_wait(self.config, cells, x.dtype, x.device, options) else keep
+        latent_shape = (len(x), *x.shape[-2:])
+        is_offloaded = offloads_skips(self.config, latent_shape, x.dtype, x.device, options)
+        self.offload_skip = HostTensor if is_offloaded else keep
         compute = partial(self.denoise, x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
         return compute, {
             "the noisy latents": x[:, :4],
@@ -68,29 +65,36 @@ class HostedUNet(HostedNetwork, SVDUNet):
         }
 
 
-def live_bytes(
-    sizes: UNetConfig, cells: int, dtype: torch.dtype, live_elements: float, chunk_bytes: int = CHUNK_BYTES
-) -> float:
-    """Activations of a forward pass over so many latent cells of all frames."""
-    return cells * sizes.widths[0] * live_elements * dtype.itemsize + chunk_bytes
-
-
-def skips_wait(
-    sizes: UNetConfig, cells: int, dtype: torch.dtype, device: torch.device, options: Options = MappingProxyType({})
+def offloads_skips(
+    sizes: UNetConfig,
+    latent_shape: tuple[int, int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    options: Options = MappingProxyType({}),
 ) -> bool:
-    """Whether skips wait in the host's memory: where the run asks, or activations would take more than half a card."""
+    """Whether to offload skips: in low-memory runs, and if activations would need more than half of the GPU.
+
+    Args:
+        latent_shape: frames of all clips, height and width.
+    """
     if model_management.is_device_cpu(device):
         return False
     if low_memory.is_saving(options):
         return True
-    return live_bytes(sizes, cells, dtype, _LIVE_ELEMENTS) > model_management.get_total_memory(device) / 2
+    return _count_call(sizes, latent_shape, dtype).peak > model_management.get_total_memory(device) / 2
+
+
+def _count_call(sizes: UNetConfig, latent_shape: tuple[int, int, int], dtype: torch.dtype, **settings: Any) -> Counts:
+    if sizes.extension_frames is not None:  # clips of a batch are counted as one, which may be longer than the table
+        sizes = replace(sizes, extension_frames=max(sizes.extension_frames, latent_shape[0]))
+    return ESTIMATES.call(sizes, latent_shape, dtype, **settings)
 
 
 def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
-    """Places in the whole clip of the frames of ComfyUI's current context window; None without one.
+    """Positions in the clip of the frames of ComfyUI's current context window; None without one.
 
     A window that reaches past the position table is moved back to the table's end, so clips may be longer than the
-    table. The base model has no table: its positions start anew in each window, as in ComfyUI's own SVD.
+    table. The base model has no table: its positions start at 0 in each window, like in ComfyUI's own SVD.
 
     Args:
         options: `transformer_options` of the forward pass.
@@ -100,7 +104,7 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
     if window is None or window.dim != 0:
         return None
     places = list(window.index_list)
-    anchor = getattr(window, "causal_anchor_index", None)  # one frame before the window, dropped from the result
+    anchor = getattr(window, "causal_anchor_index", None)  # a frame before the window, dropped from the result
     is_anchored = anchor is not None and anchor >= 0
     if is_anchored:
         places.insert(0, anchor)
@@ -119,18 +123,18 @@ def window_frame_ids(options: Options, table: int | None) -> list[int] | None:
 
 
 class SVDLatents(comfy.latent_formats.SD15):
-    """Latents of SVD's VAE, which has Stable Diffusion's.
+    """Latents of SVD's VAE, which are Stable Diffusion's.
 
     Args:
-        rgb_factors: what previews multiply the 4 channels by; None is for the published VAE.
-        rgb_bias: what they add.
+        rgb_factors: [4][3], from latent channels to preview colours; None is for the published VAE.
+        rgb_bias: [3], added to them.
     """
 
     def __init__(self, rgb_factors: list[list[float]] | None = None, rgb_bias: list[float] | None = None) -> None:
         super().__init__()
         if rgb_factors is not None:
             self.latent_rgb_factors, self.latent_rgb_factors_bias = rgb_factors, rgb_bias
-            self.taesd_decoder_name = None  # made for the published VAE, too
+            self.taesd_decoder_name = None  # is for the published VAE
 
 
 class SVDModelConfig(HostedModelConfig):
@@ -159,10 +163,11 @@ class SVDModelConfig(HostedModelConfig):
 
 
 class SVDModel(HostedModel):
-    """Noise levels and conditioning of SVD. The conditioning's keys are those of ComfyUI's own SVD nodes."""
+    """Noise levels and conditioning of SVD. The keys of the conditioning are those of ComfyUI's own SVD nodes."""
 
     config_class, sizes_class, network_class = SVDModelConfig, UNetConfig, HostedUNet
     prediction = model_base.ModelType.V_PREDICTION_EDM
+    estimates = ESTIMATES
 
     def encode_adm(self, **conditions: Any) -> Tensor:
         """The sinusoids of fps - 1, motion bucket and noise augmentation, [1, 3 x id_dim]."""
@@ -175,29 +180,25 @@ class SVDModel(HostedModel):
 
     def extra_conds(self, **conditions: Any) -> dict[str, Any]:
         noise = conditions["noise"]
-        picture = conditions.get("concat_latent_image")
-        picture = torch.zeros_like(noise) if picture is None else picture
-        if picture.shape[1:] != noise.shape[1:]:
-            picture = comfy.utils.common_upscale(picture, noise.shape[-1], noise.shape[-2], "bilinear", "center")
+        image = conditions.get("concat_latent_image")
+        image = torch.zeros_like(noise) if image is None else image
+        if image.shape[1:] != noise.shape[1:]:
+            image = comfy.utils.common_upscale(image, noise.shape[-1], noise.shape[-2], "bilinear", "center")
         result = {
             "y": comfy.conds.CONDRegular(self.encode_adm(**conditions)),
-            "c_concat": comfy.conds.CONDNoiseShape(comfy.utils.resize_to_batch_size(picture, noise.shape[0])),
+            "c_concat": comfy.conds.CONDNoiseShape(comfy.utils.resize_to_batch_size(image, noise.shape[0])),
             "num_video_frames": comfy.conds.CONDConstant(noise.shape[0]),
         }
         if conditions.get("cross_attn") is not None:
             result["c_crossattn"] = comfy.conds.CONDCrossAttn(conditions["cross_attn"])
         return result
 
-    def activation_bytes(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> float:
-        """Peak bytes of activations; skips in host memory do not count."""
-        cells, dtype = shape[0] * shape[-2] * shape[-1], self.get_dtype_inference()
-        waits = skips_wait(self.sizes, cells, dtype, model_management.get_torch_device(), options)
-        live = _LIVE_WITHOUT_SKIPS if waits else _LIVE_ELEMENTS
-        return live_bytes(self.sizes, cells, dtype, live, low_memory.chunk_bytes(options))
-
-    def call_work(self, shape: Sequence[int]) -> Work:
-        """Work of one call of the UNet."""
-        return svd_call(self.sizes, shape[0], *shape[-2:], self.get_dtype_inference().itemsize)
+    def count_call(self, shape: Sequence[int], options: Options = MappingProxyType({})) -> Counts:
+        """Work and memory of a call of the UNet; offloaded skips do not count."""
+        latent_shape, dtype = (shape[0], *shape[-2:]), self.get_dtype_inference()
+        device, chunk_bytes = model_management.get_torch_device(), low_memory.chunk_bytes(options)
+        is_offloaded = offloads_skips(self.sizes, latent_shape, dtype, device, options)
+        return _count_call(self.sizes, latent_shape, dtype, chunk_bytes=chunk_bytes, offload_skips=is_offloaded)
 
     def state_dict_for_saving(
         self,
@@ -206,5 +207,5 @@ class SVDModel(HostedModel):
         vae_state_dict: Mapping[str, Tensor] | None = None,
         clip_vision_state_dict: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """What ModelSave and ImageOnlyCheckpointSave write: the layout of svd_xt.safetensors."""
+        """Weights for ModelSave and ImageOnlyCheckpointSave, in the layout of svd_xt.safetensors."""
         return published_layout(unet_state_dict, vae_state_dict or {}, clip_vision_state_dict or {})

@@ -18,7 +18,7 @@ from .loading import load_svd
 
 
 class ExVideoSVDLoader(io.ComfyNode):
-    """Files to MODEL, CLIP_VISION and VAE."""
+    """Loads MODEL, CLIP_VISION and VAE."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -42,7 +42,7 @@ class ExVideoSVDLoader(io.ComfyNode):
                 CHECKPOINTS.combo(
                     "checkpoint",
                     tooltip="Stable Video Diffusion: svd_xt.safetensors (9.6 GB), in models/checkpoints. demo svd is "
-                    "a small model inside of this pack, for a first try at 128x128.",
+                    "a small model in this pack, for a first try at 128x128.",
                 ),
                 EXTENSIONS.combo(
                     "extension",
@@ -62,9 +62,9 @@ class ExVideoSVDLoader(io.ComfyNode):
                 io.Model.Output(
                     tooltip="To ExVideo Sampler or KSampler. LoRAs, ExVideo Speed and context windows go in between."
                 ),
-                io.ClipVision.Output(tooltip="Looks at the picture: for ExVideo SVD Conditioning."),
+                io.ClipVision.Output(tooltip="Image encoder, for ExVideo SVD Conditioning."),
                 io.Vae.Output(
-                    tooltip="Turns pictures into latents and back: for ExVideo SVD Conditioning and VAE Decode."
+                    tooltip="Turns frames into latents and back: for ExVideo SVD Conditioning and VAE Decode."
                 ),
             ],
         )
@@ -85,7 +85,7 @@ class ExVideoSVDLoader(io.ComfyNode):
 
 
 class ExVideoSVDConditioning(io.ComfyNode):
-    """A picture to what SVD is told, and the latents to start from."""
+    """Makes SVD's conditioning of an image, and the latents to start from."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -93,7 +93,7 @@ class ExVideoSVDConditioning(io.ComfyNode):
             node_id="ExVideoSVDConditioning",
             display_name="ExVideo SVD Conditioning",
             category="ExVideo/conditioning",
-            description="The picture to set in motion, size and length of the clip, and how much should move.",
+            description="The image to animate, size and length of the clip, and the amount of motion.",
             search_aliases=[
                 "SVD_img2vid_Conditioning",
                 "img2vid",
@@ -108,12 +108,12 @@ class ExVideoSVDConditioning(io.ComfyNode):
             ],
             inputs=[
                 io.ClipVision.Input(
-                    "clip_vision", tooltip="From Load ExVideo SVD; tells the model what is in the picture."
+                    "clip_vision", tooltip="From Load ExVideo SVD; tells the model what is in the image."
                 ),
-                io.Vae.Input("vae", tooltip="From Load ExVideo SVD; encodes the picture."),
+                io.Vae.Input("vae", tooltip="From Load ExVideo SVD; encodes the image."),
                 io.Image.Input(
                     "image",
-                    tooltip="First frame of the clip; of several pictures the first. Resized to cover width x height, "
+                    tooltip="First frame of the clip; of several images the first. Resized to cover width x height, "
                     "and cut at its edges.",
                 ),
                 io.Int.Input(
@@ -154,8 +154,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     default=127,
                     min=0,
                     max=1023,
-                    tooltip="How much moves, without a unit: 30 is calm, 127 usual, 200 lively. Above 255 nothing was "
-                    "trained.",
+                    tooltip="Amount of motion, without a unit: 30 is calm, 127 usual, 200 lively. Values above 255 "
+                    "were not trained.",
                 ),
                 io.Float.Input(
                     "noise_augmentation",
@@ -163,7 +163,7 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Strength of noise on the picture; 1 is half its range of brightness. More lets the clip "
+                    tooltip="Strength of noise on the image; 1 is half its range of brightness. More lets the clip "
                     "differ from it; 0.02 keeps it.",
                     advanced=True,
                 ),
@@ -173,21 +173,21 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=False,  # else the page changes a seed after each run
-                    tooltip="Of that noise alone, hardly visible; the sampler's seed varies the clip. The same in "
-                    "both gives what the Python interface gives.",
+                    tooltip="Seed of that noise only, hardly visible; the sampler's seed varies the clip. With the "
+                    "same seed in both, the Python interface gives the same clip.",
                     advanced=True,
                 ),
                 io.Image.Input(
                     "init_video",
                     optional=True,
-                    tooltip="Clip to vary, of at least so many frames; resized and cut like the picture. Set denoise "
+                    tooltip="Clip to vary, of at least so many frames; resized and cropped like the image. Set denoise "
                     "in the sampler below 1: lower stays closer to it.",
                 ),
                 io.Image.Input(
                     "keyframes",
                     optional=True,
-                    tooltip="Pictures that appear in the clip as they are, one or several as a batch; "
-                    "keyframe_indices says where.",
+                    tooltip="Images that appear unchanged in the clip, one or several as a batch; keyframe_indices "
+                    "says where.",
                 ),
                 io.String.Input(
                     "keyframe_indices",
@@ -211,9 +211,9 @@ class ExVideoSVDConditioning(io.ComfyNode):
                 io.Latent.Input(
                     "continue_from",
                     optional=True,
-                    tooltip="A clip from a sampler that this one goes on from, of the same width and height: it "
-                    "starts on that clip's last frames, without the loss of decoding and encoding them. image then "
-                    "only tells what is shown.",
+                    tooltip="A sampler's latents that this clip continues, of the same width and height: it starts "
+                    "with their last frames, without the loss of decoding and encoding them. image then only "
+                    "describes the content.",
                 ),
                 io.Int.Input(
                     "shared_frames",
@@ -221,19 +221,19 @@ class ExVideoSVDConditioning(io.ComfyNode):
                     min=1,
                     max=4095,
                     optional=True,
-                    tooltip="How many last frames of continue_from are the first of this clip; leave them out when "
-                    "you join the two. More keep a movement's speed, and leave fewer new frames.",
+                    tooltip="How many last frames of continue_from are the first of this clip; drop them when you join "
+                    "the two. More keep the speed of a movement, and leave fewer new frames.",
                     advanced=True,
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="The picture and its settings, for a sampler."),
+                io.Conditioning.Output(display_name="positive", tooltip="The image and its settings, for a sampler."),
                 io.Conditioning.Output(
-                    display_name="negative", tooltip="The same settings without the picture, for a sampler's guidance."
+                    display_name="negative", tooltip="These settings without the image, for a sampler's guidance."
                 ),
                 io.Latent.Output(
                     display_name="latent",
-                    tooltip="What a sampler starts from: size and length, and the clip to vary and keyframes if given.",
+                    tooltip="Latents to start from: size and length, with init_video and keyframes if given.",
                 ),
             ],
         )
@@ -273,16 +273,16 @@ class ExVideoSVDConditioning(io.ComfyNode):
         conditioning.check_parts(clip_vision, vae)
         size = conditioning.ClipSize(width=width, height=height, frames=frames)
         pinned = conditioning.place_keyframes(keyframes, conditioning.parse_indices(keyframe_indices), frames)
-        told = {"fps": fps, "motion_bucket_id": motion_bucket_id, "noise": noise_augmentation, "seed": seed}
-        positive, negative = conditioning.condition(clip_vision, vae, image, size, **told)
+        settings = {"fps": fps, "motion_bucket_id": motion_bucket_id, "noise": noise_augmentation, "seed": seed}
+        positive, negative = conditioning.condition(clip_vision, vae, image, size, **settings)
         latent = conditioning.start_latents(vae, size, init_video, pinned, encode_scale)
         if continue_from is not None:
-            positive, latent = conditioning.go_on(positive, latent, continue_from["samples"], shared_frames)
+            positive, latent = conditioning.continue_clip(positive, latent, continue_from["samples"], shared_frames)
         return io.NodeOutput(positive, negative, latent)
 
 
 class ExVideoSVDJoin(io.ComfyNode):
-    """Two clips to one, in latents: decoded together they have no seam."""
+    """Joins two clips in latent space: decoded together they have no seam."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -290,8 +290,8 @@ class ExVideoSVDJoin(io.ComfyNode):
             node_id="ExVideoSVDJoin",
             display_name="Join ExVideo SVD Clips",
             category="ExVideo/latent",
-            description="A clip and one that goes on from it, as one longer clip. Decode the result, not the parts: "
-            "frames that are decoded apart show a jump.",
+            description="Joins a clip and its continuation to one longer clip. Decode the result, not the parts: "
+            "frames that are decoded separately show a jump.",
             search_aliases=["concat clips", "extend video", "longer video", "join latents", "拼接片段", "延长视频"],
             inputs=[
                 io.Latent.Input("first", tooltip="From a sampler, or from another node like this."),
@@ -301,11 +301,11 @@ class ExVideoSVDJoin(io.ComfyNode):
                     default=1,
                     min=0,
                     max=4095,
-                    tooltip="How many of second's first frames are left out, because first ends with them: the same "
-                    "as in the conditioning of second.",
+                    tooltip="How many first frames of second are dropped, because first ends with them: the value in "
+                    "the conditioning of second.",
                 ),
             ],
-            outputs=[io.Latent.Output(tooltip="All frames of first, and the new ones of second.")],
+            outputs=[io.Latent.Output(tooltip="All frames of first, then the new ones of second.")],
         )
 
     @classmethod

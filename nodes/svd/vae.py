@@ -12,19 +12,14 @@ import torch
 from torch import Tensor
 
 from ...exvideo_core.families.svd.config import Shapes, VAEConfig
-from ...exvideo_core.families.svd.vae import FRAMES_AT_ONCE, LARGEST_TILE, SPATIAL_FACTOR, VAE
+from ...exvideo_core.families.svd.estimate import count_decoding, count_encoding
+from ...exvideo_core.families.svd.vae import LARGEST_TILE, VAE
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import retry_with_smaller_tiles
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
 from ..comfy_bridge.vae import CoreVAE, Placed, decoding
-
-# Counted on the meta device (tests/nodes/test_memory.py: 1.2 GB in 16 bits for 8 frames of 512x512 pixels, 3.5 GB of
-# 1024x1024): a map is one frame on the finest level.
-_BESIDE_WINDOW = 1.5  # maps
-_KEPT_CHUNKS = 4  # of a second window; what is more is computed again
-_ENCODING, _WHOLE_ENCODING = 2.5, 1.5  # maps, and more as long as they are within a piece
 
 
 class HostedVAE(Placed, VAE):
@@ -63,14 +58,8 @@ class SVDVAE(CoreVAE):
         return latents_TCHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        frame = self._map(min(shape[-2] * shape[-1], LARGEST_TILE**2) * SPATIAL_FACTOR * SPATIAL_FACTOR, dtype)
-        piece, window = self.first_stage_model.chunk_bytes, FRAMES_AT_ONCE * frame
-        return window + _BESIDE_WINDOW * frame + min(window, _KEPT_CHUNKS * piece) + piece
+        height, width = (min(side, LARGEST_TILE) for side in shape[-2:])
+        return count_decoding(self.first_stage_model.config, (height, width), dtype).peak
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        frame = self._map(shape[-2] * shape[-1], dtype)
-        return _ENCODING * frame + min(_WHOLE_ENCODING * frame, self.first_stage_model.chunk_bytes)
-
-    def _map(self, pixels: int, dtype: torch.dtype) -> float:
-        """Bytes of one frame on the finest level."""
-        return pixels * self.first_stage_model.config.widths[0] * dtype.itemsize
+        return count_encoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak

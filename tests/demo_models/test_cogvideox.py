@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from exvideo_core import demo_models as files
 from exvideo_core import load_cogvideox
+from exvideo_core.families.cogvideox.files import DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.cogvideox.text_encoder import MAX_TOKENS
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
@@ -234,11 +234,11 @@ def test_short_training_leaves_files_that_load(tmp_path):
     assert main(["--out", str(tmp_path), "--steps", "1"]) == 0
 
     pipeline = load_cogvideox(
-        tmp_path / files.COGVIDEOX_TRANSFORMER.name,
-        vae=tmp_path / files.COGVIDEOX_VAE.name,
-        text_encoder=tmp_path / files.COGVIDEOX_TEXT_ENCODER.name,
+        tmp_path / DEMO_TRANSFORMER.name,
+        vae=tmp_path / DEMO_VAE.name,
+        text_encoder=tmp_path / DEMO_TEXT_ENCODER.name,
     )
-    with safe_open(tmp_path / files.COGVIDEOX_TRANSFORMER.name, "pt") as file:
+    with safe_open(tmp_path / DEMO_TRANSFORMER.name, "pt") as file:
         notes = file.metadata()
     result = pipeline(WORDS.prompt(), num_frames=9, height=32, width=32, num_inference_steps=1, guidance_scale=1.0)
 

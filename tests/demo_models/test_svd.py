@@ -63,7 +63,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_uninterrupted_one(tmp_path):
 
     for name, weight in whole.module.state_dict().items():
         assert torch.equal(weight, resumed.module.state_dict()[name])
-        assert torch.equal(whole.average.weights[name], resumed.average.weights[name])
+        assert torch.equal(whole.ema.weights[name], resumed.ema.weights[name])
 
 
 def test_training_lowers_the_loss(tmp_path):

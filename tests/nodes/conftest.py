@@ -5,6 +5,7 @@ source tree to use instead of the newest one.
 """
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import os
@@ -113,6 +114,20 @@ def cog_loaded(pack, cog_files):
 def cog(pack, cog_loaded):
     """Everything a sampler needs for a clip of 17 frames."""
     return CogRun(pack, *cog_loaded)
+
+
+@pytest.fixture(scope="session")
+def in_float64(pack, files, cog_files):
+    """A run like the given one, whose network computes in float64."""
+    svd = pack.svd.loading.load_svd(*files, torch.float64)[0]
+    cogvideox = pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float64)[0]
+
+    def twin(run):
+        double = copy.copy(run)
+        double.model = cogvideox if isinstance(run, CogRun) else svd
+        return double
+
+    return twin
 
 
 # published files

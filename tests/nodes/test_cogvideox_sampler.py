@@ -1,12 +1,10 @@
 """ExVideoSampler with CogVideoX is a short way to write a stock graph, and makes the Python interface's clip."""
 
-import copy
-
 import pytest
 import torch
 from in_comfyui import PROMPTS, finished, relative
 
-from exvideo_core.families.cogvideox.pipeline import CogVideoXPipeline, load_cogvideox
+from exvideo_core.families.cogvideox.pipeline import load_cogvideox
 from exvideo_core.sampling import linspace_timesteps, trailing_timesteps
 
 
@@ -14,14 +12,6 @@ from exvideo_core.sampling import linspace_timesteps, trailing_timesteps
 def core(cog_files):
     transformer, text_encoder, vae = cog_files
     return load_cogvideox(transformer, text_encoder=text_encoder, vae=vae, dtype=torch.float32, device="cpu")
-
-
-def rounding(run, core, **settings):
-    """How far float32 is from float64 in the same clip."""
-    size = {"num_frames": run.frames, "height": run.height, "width": run.width}
-    double = CogVideoXPipeline(copy.deepcopy(core.transformer).double(), core.vae, core.text_encoder)
-    found, exact = (pipe(PROMPTS[0], **size, seed=3, **settings).latents for pipe in (core, double))
-    return relative(found, exact)
 
 
 def clip_of(run):
@@ -34,10 +24,12 @@ def latents_of(run, clip):
 
 
 @pytest.mark.parametrize("steps", [1, 4, 7])
-def test_equals_the_ksampler_graph(cog, core, steps):
-    # levels of noise are looked up here and interpolated there, so they differ in the last digit
-    near = 3 * rounding(cog, core, num_inference_steps=steps)
-    assert relative(cog.sample(steps=steps), cog.ksampler(steps=steps)) <= near
+def test_equals_the_ksampler_graph(cog, in_float64, steps):
+    wanted = cog.ksampler(steps=steps)
+    rounding = relative(wanted, in_float64(cog).ksampler(steps=steps))
+
+    # noise levels are looked up here and interpolated there, so they differ in the last digit
+    assert relative(cog.sample(steps=steps), wanted) <= rounding
 
 
 @pytest.mark.parametrize(("method", "sampler"), [("ddim trailing", "euler"), ("dpm++ 2m", "dpmpp_2m")])

@@ -135,7 +135,7 @@ def test_videos_too_short_to_start_from_are_refused(run, pack):
 def test_clip_goes_on_from_the_latents_of_another(run, pack):
     before = run.sample(steps=2)
 
-    positive, latent = pack.svd.conditioning.go_on(run.positive, run.latent, before, 2)
+    positive, latent = pack.svd.conditioning.continue_clip(run.positive, run.latent, before, 2)
     changed = {"positive": positive, "latent": latent}
     result = sampled(run, seed=4, changed=changed, steps=2, guidance=(2.0, 2.0), denoise=1.0)
 
@@ -150,7 +150,7 @@ def test_keyframes_stay_in_a_clip_that_goes_on(run, pack):
     keyframe = {5: torch.rand(128, 128, 3)}
     latent = pack.svd.conditioning.start_latents(run.vae, run.size, keyframes=keyframe)
 
-    _, latent = pack.svd.conditioning.go_on(run.positive, latent, torch.ones(6, 4, 16, 16), 1)
+    _, latent = pack.svd.conditioning.continue_clip(run.positive, latent, torch.ones(6, 4, 16, 16), 1)
 
     assert latent["noise_mask"][:, 0, 0, 0].tolist() == [0, 1, 1, 1, 1, 0]
 
@@ -166,7 +166,7 @@ def test_keyframes_stay_in_a_clip_that_goes_on(run, pack):
 )
 def test_clips_that_cannot_be_continued_are_refused(run, pack, shape, shared, message):
     with pytest.raises(pack.errors.ClipError, match=message):
-        pack.svd.conditioning.go_on(run.positive, run.latent, torch.zeros(shape), shared)
+        pack.svd.conditioning.continue_clip(run.positive, run.latent, torch.zeros(shape), shared)
 
 
 def test_clips_are_joined_without_the_frames_they_share(pack):

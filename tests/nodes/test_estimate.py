@@ -24,11 +24,12 @@ def test_a_loader_says_what_a_clip_takes(load, fixture, clip, pack, request, cap
     assert line.endswith("beside them")
 
 
-def test_a_device_that_cannot_be_measured_is_no_reason_to_fail(pack, loaded, caplog):
+def test_a_device_that_cannot_be_measured_is_no_reason_to_fail(pack, loaded, caplog, monkeypatch):
     def line(*_, **__):
         raise torch.OutOfMemoryError("no room")
 
+    monkeypatch.setattr(pack.comfy_bridge.loading, "usual_line", line)
     with caplog.at_level(logging.INFO):
-        pack.comfy_bridge.loading.log_estimate(line, loaded[0], lambda *size: [*size])
+        pack.comfy_bridge.loading.log_estimate(loaded[0])
 
     assert "no estimate of time and memory (no room)" in caplog.text

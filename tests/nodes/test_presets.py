@@ -137,9 +137,9 @@ def test_low_memory_lowers_svds_peak_and_knows_it(pack, on_a_card):
         unet.offload_skip, unet.chunk_bytes = Elsewhere, pack.comfy_bridge.low_memory.chunk_bytes(options)
         least = count(lambda: unet(*inputs)).peak
 
-    assert pack.svd.model.skips_wait(sizes, 128 * 64 * 64, torch.float16, torch.device("meta"), options)
-    assert least < 0.6 * model.activation_bytes([128, 4, 64, 64])
-    assert 0.95 * least <= model.activation_bytes([128, 4, 64, 64], options) <= 1.3 * least
+    assert pack.svd.model.offloads_skips(sizes, (128, 64, 64), torch.float16, torch.device("meta"), options)
+    assert least < 0.6 * model.count_call([128, 4, 64, 64]).peak
+    assert 0.95 * least <= model.count_call([128, 4, 64, 64], options).peak <= 1.3 * least
 
 
 def test_low_memory_lowers_cogvideox_peak_and_knows_it(pack):
@@ -154,7 +154,7 @@ def test_low_memory_lowers_cogvideox_peak_and_knows_it(pack):
         least = count(lambda: transformer(*inputs)).peak
 
     assert least < 0.85 * whole
-    assert 0.95 * least <= model.activation_bytes([1, 16, 33, 60, 90], options) <= 1.3 * least
+    assert 0.95 * least <= model.count_call([1, 16, 33, 60, 90], options).peak <= 1.3 * least
 
 
 def test_pieces_of_one_run_are_not_those_of_the_next(either, presets):

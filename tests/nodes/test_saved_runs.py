@@ -343,7 +343,7 @@ def test_kept_latents_are_what_the_stock_node_loads(pack, run, cog):
         told = pack.comfy_bridge.latent_file.keep(
             samples, {"1": {"class_type": "A", "inputs": {}}}, {"workflow": {"nodes": []}}
         )
-        name = told.removeprefix("latents kept: ").removesuffix(" in the output folder")
+        name = told.removeprefix("latents saved: ").removesuffix(" in the output folder")
         loaded = LoadLatent().load(f"{name} [output]")[0]["samples"]
 
         assert torch.equal(loaded, samples)
@@ -356,6 +356,6 @@ def test_latents_that_cannot_be_kept_do_not_end_the_run(pack, monkeypatch):
 
     monkeypatch.setattr(pack.comfy_bridge.latent_file, "write_weights", refuse)
 
-    assert "could not be kept: [Errno 28] No space left" in pack.comfy_bridge.latent_file.keep(
+    assert "could not be saved: [Errno 28] No space left" in pack.comfy_bridge.latent_file.keep(
         torch.zeros(1), None, None
     )

@@ -123,7 +123,7 @@ def diffsynth_scheduler(steps: int, denoise: float = 1.0) -> Any:
 
 
 def diffusers_transformer(
-    ours: Weights, config: TransformerConfig, words: int = 226, sample: tuple[int, int, int] = (13, 60, 90)
+    ours: Weights, config: TransformerConfig, text_tokens: int = 226, sample: tuple[int, int, int] = (13, 60, 90)
 ) -> Any:
     """diffusers' transformer; with learned positions, for a clip of exactly `sample` latent frames, rows, columns."""
     from diffusers import CogVideoXTransformer3DModel
@@ -137,7 +137,7 @@ def diffusers_transformer(
         time_embed_dim=config.time_dim,
         text_embed_dim=config.text_dim,
         num_layers=config.layers,
-        max_text_seq_length=words,
+        max_text_seq_length=text_tokens,
         sample_frames=4 * (frames - 1) + 1,
         sample_height=height,
         sample_width=width,

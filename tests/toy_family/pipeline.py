@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,13 @@ from exvideo_core.estimate.counting import Counts, count
 from exvideo_core.estimate.jobs import Estimates, on_meta, total
 from exvideo_core.family import Command, Inspection
 from exvideo_core.lora import apply_lora, read_lora
-from exvideo_core.runtime.pipeline_resume import Resume, begin
-from exvideo_core.sampling.inputs import draw_noise, named
+from exvideo_core.nn.nan_check import checked
+from exvideo_core.nn.step_cache import StepCache
+from exvideo_core.runtime.guidance_branches import Branches
+from exvideo_core.runtime.pipeline_resume import Resume
+from exvideo_core.sampling.denoisers import Denoiser
+from exvideo_core.sampling.inputs import SeededNoise, named
+from exvideo_core.sampling.run import sample
 from exvideo_core.sampling.samplers import Callback
 from exvideo_core.terminal.output_options import add_output, check_output, saved_run, write_output
 from exvideo_core.terminal.progress import Bar
@@ -50,13 +56,27 @@ class ToyPipeline:
         GEOMETRY.check_frames(num_frames)
         way = named("method", method, METHODS)
         frames, rows, columns = GEOMETRY.latent_shape(num_frames, height, width)
-        levels = levels_of(way.schedule(num_inference_steps, 1.0))
-        x_TCHW = levels.start(draw_noise((frames, 3, rows, columns), seed))
-        recording = begin(resume, self.transformer, x_TCHW, levels.values, {}, method=method)
-        return pixels_to_frames(way.solve(self._denoised, x_TCHW, levels, callback, recording))
+        levels, draw = levels_of(way.schedule(num_inference_steps, 1.0)), SeededNoise((frames, 3, rows, columns), seed)
+        result = sample(
+            self.transformer,
+            way,
+            levels.start(draw()),
+            levels,
+            _denoiser,
+            devices=[torch.device("cpu")],
+            resume=resume,
+            callback=callback,
+            draw=draw,
+            settings={"seed": seed},
+        )
+        return pixels_to_frames(result)
 
-    def _denoised(self, x_TCHW: Tensor, level: Tensor) -> Tensor:
-        return x_TCHW - level * self.transformer(x_TCHW, level)
+
+def _denoiser(networks: Branches, _cache: StepCache | None) -> Denoiser:
+    def velocity(network: ToyNetwork, x_TCHW: Tensor, level: Tensor) -> Tensor:
+        return checked(network(x_TCHW, level), network, partial(network, x_TCHW, level), {"the noise": x_TCHW})
+
+    return lambda x_TCHW, level: x_TCHW - level * networks.one(velocity, (x_TCHW, level))
 
 
 def load_toy(path: str | Path) -> ToyPipeline:

@@ -26,16 +26,22 @@ _HELD_OUT = 10**6  # clips from this number on are never trained on
 
 
 class ToyModel(ModelConfig):
+    """The network, and the length of its clips."""
+
     num_frames: int = Field(default=6, description="length of the clips")
     base_frames: int = Field(default=4, description="length of the base's clips")
     weights: str = Field(default="toy.safetensors", description="the toy's file")
 
 
 class ToyObjective(Section):
+    """The loss."""
+
     level: float = Field(default=0.5, ge=0, le=1, description="noise level of the held-out loss")
 
 
 class ToyTraining(Training):
+    """Train the toy."""
+
     geometry: ClassVar[Geometry] = GEOMETRY
 
     target: Literal["toy"] = Field(default="toy", description="toy: noise to video")

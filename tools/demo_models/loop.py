@@ -1,4 +1,4 @@
-"""The loop every stage of the demo's training runs in: it can be killed at any time and goes on bit for bit."""
+"""The training loop of every stage of the demo models: it can be killed at any time and resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exvideo_core.training.ema import AveragedWeights
+from exvideo_core.training.ema import EMA
 from exvideo_core.training.optimizers import learning_rate, muon_and_adamw
 from exvideo_core.training.randomness import generator_of
 
@@ -21,12 +21,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """One stage's course."""
+    """Settings of one stage."""
 
     steps: int
     muon_lr: float = 0.012
     adam_lr: float = 1.5e-3
-    average: float = 0.99  # decay of the averaged weights
+    average: float = 0.99  # decay of the EMA
     warmup: int = 20  # steps
     hold: float = 0.3  # share of the steps at the full rate
     save_every: int = 50  # steps
@@ -34,13 +34,13 @@ class LoopConfig:
 
 
 class Run:
-    """A network in training: its optimizers, its averaged weights and the file that all of it is kept in."""
+    """A network in training: its optimizers, its EMA and the file that all of it is kept in."""
 
     def __init__(self, module: nn.Module, config: LoopConfig, file: Path) -> None:
         self.module, self.config, self.file = module, config, file
         self.params = [p for p in module.parameters() if p.requires_grad]
         self.optimizers = muon_and_adamw(self.params, config.muon_lr, config.adam_lr)
-        self.average = AveragedWeights(module.state_dict(), config.average)
+        self.ema = EMA(module.state_dict(), config.average)
         self.step = 0
         if file.exists():
             self._resume()
@@ -55,7 +55,7 @@ class Run:
             loss.backward()
             nn.utils.clip_grad_norm_(self.params, 1.0)
             self.optimizers.step(learning_rate(self.step, config.steps, config.warmup, config.hold))
-            self.average.update(self.module.state_dict())
+            self.ema.update(self.module.state_dict())
             self.step += 1
             shown = loss.item() if self.step == 1 else 0.95 * shown + 0.05 * loss.item()
             if self.step % 20 == 0 or self.step == end:
@@ -72,7 +72,7 @@ class Run:
                 "step": self.step,
                 "module": self.module.state_dict(),
                 "optimizers": self.optimizers.state_dict(),
-                "average": self.average.state_dict(),
+                "average": self.ema.state_dict(),
             },
             partial,
         )
@@ -83,5 +83,5 @@ class Run:
         self.step = state["step"]
         self.module.load_state_dict(state["module"])
         self.optimizers.load_state_dict(state["optimizers"])
-        self.average.load_state_dict(state["average"])
-        log.info("%s: going on at step %d", self.file.stem, self.step)
+        self.ema.load_state_dict(state["average"])
+        log.info("%s: resuming at step %d", self.file.stem, self.step)

@@ -1,7 +1,7 @@
-"""A block of CogVideoX's transformer (arXiv:2408.06072), computed in pieces where no gradients are wanted.
+"""A block of CogVideoX's transformer (arXiv:2408.06072), computed in chunks where no gradients are needed.
 
 Shapes: L tokens, first the text's, then the video's; B clips, C channels, N heads, D channels of a head, E channels of
-the time embedding. Tokens are the first axis, so that some of them are one piece of memory.
+the time embedding. Tokens are the first axis, so that a chunk of them is contiguous.
 """
 
 from __future__ import annotations
@@ -26,85 +26,82 @@ from .rope import apply_rope
 
 T = TypeVar("T")
 Layer = Callable[[Tensor], Tensor]
-Rows = Callable[[slice], Tensor]  # some of the tokens
+Rows = Callable[[slice], Tensor]  # computes a span of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
-    """What all blocks are told in one call.
+class TransformerArgs:
+    """Inputs of one forward pass that all blocks share.
 
     Attributes:
-        tokens: of text and video, or of the process with most of them; decides how many heads are computed at a time.
-        words: those of the text.
-        time_BE: embedded timesteps, activated.
-        freqs_cis: complex factors of the rotary positions, [L, 1 or B, 1, D / 2].
-        chunk_bytes: for the temporary tensors of one piece.
+        tokens: L; with sequence parallelism the largest share of a process. Decides how many heads make a chunk.
+        text_tokens: the first of them, of the text.
+        time_BE: SiLU of the embedded timesteps.
+        freqs_cis: complex rotary factors, [L, 1 or B, 1, D / 2].
+        chunk_bytes: for the temporary tensors of one chunk.
     """
 
     tokens: int
-    words: int
+    text_tokens: int
     time_BE: Tensor
     freqs_cis: Tensor
     chunk_bytes: int
 
 
-Run = Callable[[Sequence[nn.Module], Tensor, Conditions, int], Tensor]
+RunBlocks = Callable[[Sequence[nn.Module], Tensor, TransformerArgs, int], Tensor]
 
 
-def in_turn(blocks: Sequence[nn.Module], x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
-    """What blocks make of tokens, one after the other; of the last one's, those from `first` on."""
+def run_blocks(blocks: Sequence[nn.Module], x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+    """Run blocks one after the other; the last returns only the tokens from `first` args."""
     for block in blocks[:-1]:
-        x_LBC = block(x_LBC, on)
+        x_LBC = block(x_LBC, args)
     for block in blocks[-1:]:
-        x_LBC = block(x_LBC, on, first)
+        x_LBC = block(x_LBC, args, first)
     return x_LBC
 
 
 class Block(nn.Module):
-    """Attention over text and video together, then a feed-forward; both gated by the timestep."""
+    """Joint attention over text and video, then a feed-forward, both with adaLN-Zero modulation by the timestep."""
 
     def __init__(self, config: TransformerConfig, ops: Ops, attention: Attention) -> None:
         super().__init__()
-        self.norm1 = GatedNorm(config.width, config.time_dim, ops)
+        self.norm1 = AdaLNZero(config.width, config.time_dim, ops)
         self.attn1 = JointAttention(config.width, config.head_dim, ops, attention)
-        self.norm2 = GatedNorm(config.width, config.time_dim, ops)
+        self.norm2 = AdaLNZero(config.width, config.time_dim, ops)
         self.ff = FeedForward(config.width, config.hidden, ops)
 
-    def forward(self, x_LBC: Tensor, on: Conditions, first: int = 0) -> Tensor:
-        """New tokens from `first` on, which without gradients are written over the old ones.
+    def forward(self, x_LBC: Tensor, args: TransformerArgs, first: int = 0) -> Tensor:
+        """Updated tokens from `first` on, in place unless gradients are enabled; earlier ones are only attended to."""
+        x_LBC = self._attention(x_LBC, args, first)
+        return self._feed_forward(x_LBC, args, first)
 
-        Those before are only attended to: nothing asks for what becomes of them.
-        """
-        x_LBC = self._attended(x_LBC, on, first)
-        return self._fed(x_LBC, on, first)
-
-    def _attended(self, x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
-        norm = self.norm1(x_LBC, on)
-        out_LBC = self.attn1(lambda rows: norm.shifted(x_LBC[rows], rows.start), len(x_LBC), on, first)
+    def _attention(self, x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+        norm = self.norm1(x_LBC, args)
+        out_LBC = self.attn1(lambda rows: norm.modulate(x_LBC[rows], rows.start), len(x_LBC), args, first)
         project = bind(self.attn1.to_out[0], x_LBC)
-        asked_LBC = x_LBC[first:]
+        kept_LBC = x_LBC[first:]
 
-        def part(rows: slice) -> Tensor:
-            return norm.gated(asked_LBC[rows], project(out_LBC[rows]), first + rows.start)
+        def chunk(rows: slice) -> Tensor:
+            return norm.add_gated(kept_LBC[rows], project(out_LBC[rows]), first + rows.start)
 
-        size = items_within(on.chunk_bytes, 3 * x_LBC[0].nbytes)
-        return map_chunks(part, len(asked_LBC), size, asked_LBC)
+        size = items_within(args.chunk_bytes, 3 * x_LBC[0].nbytes)
+        return map_chunks(chunk, len(kept_LBC), size, kept_LBC)
 
-    def _fed(self, x_LBC: Tensor, on: Conditions, first: int) -> Tensor:
-        norm, feed = self.norm2(x_LBC, on), self.ff.bind(x_LBC)
+    def _feed_forward(self, x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+        norm, feed = self.norm2(x_LBC, args), self.ff.bind(x_LBC)
 
-        def part(rows: slice) -> Tensor:
+        def chunk(rows: slice) -> Tensor:
             start = first + rows.start
-            return norm.gated(x_LBC[rows], feed(norm.shifted(x_LBC[rows], start)), start)
+            return norm.add_gated(x_LBC[rows], feed(norm.modulate(x_LBC[rows], start)), start)
 
-        hidden = 2 * self.ff.hidden * x_LBC.itemsize * x_LBC.shape[1]
-        size = items_within(on.chunk_bytes, hidden + 3 * x_LBC[0].nbytes)
-        return map_chunks(part, len(x_LBC), size, x_LBC)
+        hidden_bytes = 2 * self.ff.hidden * x_LBC.itemsize * x_LBC.shape[1]
+        size = items_within(args.chunk_bytes, hidden_bytes + 3 * x_LBC[0].nbytes)
+        return map_chunks(chunk, len(x_LBC), size, x_LBC)
 
 
 @dataclass(frozen=True)
 class Modulation:
-    """Of one kind of token, each [B, C]."""
+    """Shift, 1 + scale and gate of the text's or the video's tokens, each [B, C]."""
 
     shift: Tensor
     scale: Tensor
@@ -112,71 +109,71 @@ class Modulation:
 
 
 @dataclass(frozen=True)
-class Modulated:
-    """A norm and the modulations of one call."""
+class ModulatedNorm:
+    """A layer norm and its modulation in one forward pass; `start` is the number of the first token given."""
 
     norm: Layer
-    words: int
+    text_tokens: int
     text: Modulation
     video: Modulation
 
-    def shifted(self, x_LBC: Tensor, start: int) -> Tensor:
-        """Normed tokens, scaled and shifted; the first is token number `start`."""
+    def modulate(self, x_LBC: Tensor, start: int) -> Tensor:
+        """norm(x) * scale + shift."""
         x_LBC = self.norm(x_LBC)
-        return _joined(torch.addcmul(kind.shift, x_LBC[rows], kind.scale) for rows, kind in self._kinds(x_LBC, start))
+        return _cat(torch.addcmul(kind.shift, x_LBC[rows], kind.scale) for rows, kind in self._segments(x_LBC, start))
 
-    def gated(self, x_LBC: Tensor, y_LBC: Tensor, start: int) -> Tensor:
+    def add_gated(self, x_LBC: Tensor, y_LBC: Tensor, start: int) -> Tensor:
         """x + gate * y."""
-        return _joined(torch.addcmul(x_LBC[rows], kind.gate, y_LBC[rows]) for rows, kind in self._kinds(x_LBC, start))
+        return _cat(torch.addcmul(x_LBC[rows], kind.gate, y_LBC[rows]) for rows, kind in self._segments(x_LBC, start))
 
-    def _kinds(self, x_LBC: Tensor, start: int) -> Iterator[tuple[slice, Modulation]]:
-        """Which of these tokens are text, and which are video, as far as there are any."""
+    def _segments(self, x_LBC: Tensor, start: int) -> Iterator[tuple[slice, Modulation]]:
+        """Spans of text and of video tokens, without empty ones."""
         count = len(x_LBC)
-        words = min(max(self.words - start, 0), count)
-        if words:
-            yield slice(0, words), self.text
-        if words < count:
-            yield slice(words, count), self.video
+        text = min(max(self.text_tokens - start, 0), count)
+        if text:
+            yield slice(0, text), self.text
+        if text < count:
+            yield slice(text, count), self.video
 
 
-def _joined(parts: Iterator[Tensor]) -> Tensor:
-    first, *others = parts
+def _cat(tensors: Iterator[Tensor]) -> Tensor:
+    first, *others = tensors
     return torch.cat([first, *others]) if others else first
 
 
-class GatedNorm(nn.Module):
-    """One norm for text and video, with shift, scale and gate of each from the timestep."""
+class AdaLNZero(nn.Module):
+    """Adaptive layer norm (adaLN-Zero, arXiv:2212.09748): shift, scale and gate of text and video by the timestep."""
 
     def __init__(self, width: int, time_dim: int, ops: Ops) -> None:
         super().__init__()
         self.linear = ops.Linear(time_dim, 6 * width)
         self.norm = ops.LayerNorm(width, eps=1e-5)
 
-    def forward(self, x_LBC: Tensor, on: Conditions) -> Modulated:
-        """For pieces of x."""
-        video_shift, video_scale, video_gate, text_shift, text_scale, text_gate = self.linear(on.time_BE).chunk(
+    def forward(self, x_LBC: Tensor, args: TransformerArgs) -> ModulatedNorm:
+        """Bind the norm and its modulation to chunks of x."""
+        video_shift, video_scale, video_gate, text_shift, text_scale, text_gate = self.linear(args.time_BE).chunk(
             6, dim=1
         )
-        return Modulated(
+        return ModulatedNorm(
             norm=bind(self.norm, x_LBC),
-            words=on.words,
+            text_tokens=args.text_tokens,
             text=Modulation(text_shift, 1 + text_scale, text_gate),
             video=Modulation(video_shift, 1 + video_scale, video_gate),
         )
 
 
 class JointAttention(nn.Module):
-    """Attention of all tokens to all, some heads at a time; only tokens of the video have positions.
+    """Attention over text and video tokens, in chunks of heads; only video tokens have rotary positions.
 
     Attributes:
         attention: see `exvideo_core.nn.attention`.
-        heads_step: heads are taken in multiples of so many.
+        head_multiple: the heads of a chunk are a multiple of this, so that processes can share them equally.
     """
 
     def __init__(self, width: int, head_dim: int, ops: Ops, attention: Attention) -> None:
         super().__init__()
         self.heads, self.head_dim = width // head_dim, head_dim
-        self.attention, self.heads_step = attention, 1
+        self.attention, self.head_multiple = attention, 1
         self.to_q = ops.Linear(width, width)
         self.to_k = ops.Linear(width, width)
         self.to_v = ops.Linear(width, width)
@@ -184,71 +181,71 @@ class JointAttention(nn.Module):
         self.norm_k = ops.LayerNorm(head_dim, eps=1e-6)
         self.to_out = nn.Sequential(ops.Linear(width, width))
 
-    def forward(self, tokens: Rows, length: int, on: Conditions, first: int) -> Tensor:
-        """What tokens from `first` on gather from all, [L - first, B, C], before `to_out`.
+    def forward(self, normed: Rows, length: int, args: TransformerArgs, first: int) -> Tensor:
+        """Attention of the tokens from `first` on to all tokens, [L - first, B, C], before `to_out`.
 
         Args:
-            tokens: gives them, normed; asked for each of them once for every group of heads.
-            length: how many there are.
-            on: see `Conditions`.
-            first: number of a token.
+            normed: computes normed tokens [rows, B, C]; called for all tokens once per chunk of heads.
+            length: L.
+            args: see `TransformerArgs`.
+            first: number of the first query token.
         """
-        norms = bind(self.norm_q, on.time_BE), bind(self.norm_k, on.time_BE)
-        token_bytes = len(on.time_BE) * self.head_dim * on.time_BE.itemsize  # of one head
-        groups = list(self._groups(on, items_within(on.chunk_bytes, 4 * on.tokens * token_bytes)))
+        norms = bind(self.norm_q, args.time_BE), bind(self.norm_k, args.time_BE)
+        token_bytes = len(args.time_BE) * self.head_dim * args.time_BE.itemsize  # of one head
+        groups = list(self._head_groups(args, items_within(args.chunk_bytes, 4 * args.tokens * token_bytes)))
 
-        def part(layers: Sequence[Layer]) -> Tensor:
-            def placed(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-                x_LBC = tokens(rows)
+        def attend(layers: Sequence[Layer]) -> Tensor:
+            def project(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+                x_LBC = normed(rows)
                 q, k, v = (rearrange(layer(x_LBC), "L B (N D) -> L B N D", D=self.head_dim) for layer in layers)
-                q, k = (apply_rope(norm(x), on.freqs_cis[rows]) for norm, x in zip(norms, (q, k), strict=True))
+                q, k = (apply_rope(norm(x), args.freqs_cis[rows]) for norm, x in zip(norms, (q, k), strict=True))
                 return q, k, v
 
             row_bytes = (2 + 8 / len(groups)) * self.heads * token_bytes
-            q, k, v = _whole(placed, length, items_within(on.chunk_bytes, row_bytes))
+            q, k, v = _map_qkv_chunks(project, length, items_within(args.chunk_bytes, row_bytes))
             q, k, v = (rearrange(x, "L B N D -> B N L D") for x in (q[first:], k, v))
             return rearrange(self.attention(q, k, v), "B N L D -> L B (N D)")
 
-        return part(groups[0]) if len(groups) == 1 else _side_by_side(part, groups, self.heads * self.head_dim)
+        return attend(groups[0]) if len(groups) == 1 else _cat_channels(attend, groups, self.heads * self.head_dim)
 
-    def _groups(self, on: Conditions, size: int) -> Iterator[Sequence[Layer]]:
-        """The layers to queries, keys and values of about `size` heads after others, if they can be cut."""
+    def _head_groups(self, args: TransformerArgs, size: int) -> Iterator[Sequence[Layer]]:
+        """The q, k and v projections of about `size` heads at a time; all heads if the layers' weights are hidden."""
         layers = self.to_q, self.to_k, self.to_v
-        weights = [effective_weights(layer, on.time_BE) for layer in layers]
+        weights = [effective_weights(layer, args.time_BE) for layer in layers]
         if None in weights:
             yield layers
             return
-        step = self.heads_step * self.head_dim
-        for steps in spans(self.heads // self.heads_step, max(1, size // self.heads_step)):
+        step = self.head_multiple * self.head_dim
+        for steps in spans(self.heads // self.head_multiple, max(1, size // self.head_multiple)):
             channels = slice(steps.start * step, steps.stop * step)
             yield [partial(product, outputs(pair, channels)) for pair in weights if pair]
 
 
-def _whole(part: Callable[[slice], Sequence[Tensor]], length: int, size: int) -> Sequence[Tensor]:
-    """Tensors of all tokens, of which `part` gives some."""
+def _map_qkv_chunks(project: Callable[[slice], Sequence[Tensor]], length: int, size: int) -> Sequence[Tensor]:
+    """q, k and v of all tokens, computed in chunks of `size` tokens."""
     if size >= length or torch.is_grad_enabled():
-        return part(slice(0, length))
-    wholes: list[Tensor] = []
+        return project(slice(0, length))
+    out: list[Tensor] = []
     for rows in spans(length, size):
-        results = part(rows)
-        wholes = wholes or [result.new_empty(length, *result.shape[1:]) for result in results]
-        for whole, result in zip(wholes, results, strict=True):
-            whole[rows] = result
-        del results, result  # else they would live on while the next are computed
-    return wholes
+        chunks = project(rows)
+        out = out or [chunk.new_empty(length, *chunk.shape[1:]) for chunk in chunks]
+        for whole, chunk in zip(out, chunks, strict=True):
+            whole[rows] = chunk
+        del chunks, chunk  # free them before the next are computed
+    return out
 
 
-def _side_by_side(part: Callable[[T], Tensor], items: Sequence[T], channels: int) -> Tensor:
-    """What `part` gives for every item, one beside the other in the last axis."""
-    whole, done = None, 0
+def _cat_channels(compute: Callable[[T], Tensor], items: Sequence[T], channels: int) -> Tensor:
+    """Concatenate the result for each item along the last axis, holding one result at a time."""
+    out, done = None, 0
     for item in items:
-        result = part(item)
-        whole = result.new_empty(*result.shape[:-1], channels) if whole is None else whole
-        whole[..., done : done + result.shape[-1]] = result
-        done += result.shape[-1]
-        del result
-    assert whole is not None
-    return whole
+        chunk = compute(item)
+        out = chunk.new_empty(*chunk.shape[:-1], channels) if out is None else out
+        out[..., done : done + chunk.shape[-1]] = chunk
+        done += chunk.shape[-1]
+        del chunk
+    assert out is not None
+    return out
 
 
 class FeedForward(nn.Module):
@@ -257,17 +254,17 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, ops: Ops) -> None:
         super().__init__()
         self.hidden = hidden
-        # index 1 was a dropout in the published code, so the names go on with 2
+        # index 1 was a dropout in the published code, so the second layer is number 2
         self.net = nn.Sequential(Projection(width, hidden, ops), nn.Identity(), ops.Linear(hidden, width))
 
     def bind(self, like: Tensor) -> Layer:
-        """As a function that is called for many pieces."""
-        into, out = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
-        return lambda x_LBC: out(F.gelu(into(x_LBC), approximate="tanh"))
+        """The feed-forward as a function of chunks of tokens."""
+        first, last = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
+        return lambda x_LBC: last(F.gelu(first(x_LBC), approximate="tanh"))
 
 
 class Projection(nn.Module):
-    """Only a name around a layer."""
+    """A linear layer named `proj`, as in the published files."""
 
     def __init__(self, width: int, hidden: int, ops: Ops) -> None:
         super().__init__()

@@ -14,27 +14,33 @@ import torch
 from torch import Tensor
 
 from ...errors import ExVideoError
-from ...lora import LoRA, merge, read_lora
+from ...estimate import Clip, Estimate
+from ...family import Command, Demo
+from ...lora import LoRA, apply_lora, merge, read_lora
+from ...progress import Progress
 from ...runtime.distributed import init_world
 from ...sampling import SavedRun, rising_guidance
 from ...sampling.inputs import check_init_video
 from ...sampling.samplers import Callback
-from ...terminal import estimate_option as estimate
+from ...terminal.estimate_option import place_of
 from ...terminal.model_options import add_loading, add_reuse, make_faster
 from ...terminal.output_options import add_output, check_output, saved_run, write_output
 from ...terminal.progress import Bar, say
 from ...video import load_frames
+from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS
+from .checkpoint import read_transformer, read_vae
+from .config import TransformerConfig, VAEConfig
+from .estimate import estimate_cogvideox
+from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
 from .methods import METHODS
 from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
 from .sequence_parallel import share_tokens
-from .vae import Progress
 
 
-def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the model to `exvideo generate`."""
-    parser = models.add_parser("cogvideox", help="from one sentence, with CogVideoX-5B")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `exvideo generate cogvideox`."""
     anywhere = "a file, its shards' folder, or the diffusers folder of the whole model"
     parser.add_argument("--transformer", type=Path, required=True, help=f"of CogVideoX-5B: {anywhere}")
     parser.add_argument("--text-encoder", type=Path, required=True, help=f"T5 v1.1 XXL: {anywhere}")
@@ -45,12 +51,10 @@ def add_parser(models: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_loading(parser, "bf16 on CUDA, else fp32")
     parser.add_argument("--prompt", required=True, help="what to show")
     add_settings(parser)
-    estimate.add_estimate(parser)
-    parser.set_defaults(run=_run)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Options that any clip has, whichever the model files."""
+    """Add the options of every clip, whatever model files it is made with."""
     parser.add_argument("--negative", default="", help="what to keep away from")
     add_output(parser)
     parser.add_argument("--frames", type=int, default=129, help="length, 8 k + 1 (%(default)s)")
@@ -81,44 +85,43 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.estimate:
-        print(estimate.of_cogvideox(arguments))
-        return 0
+def run(arguments: argparse.Namespace) -> None:
+    """Make the clip of `exvideo generate cogvideox`."""
     init_video = check_settings(arguments)
     loras = [_lora(text) for text in arguments.lora]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return _run_shared(init_video, loras, arguments)
-    pipeline, told = _loaded(arguments, arguments.device, loras)
-    sys.stderr.write(told)
+        _run_shared(init_video, loras, arguments)
+        return
+    pipeline, reports = _loaded(arguments, arguments.device, loras)
+    sys.stderr.write(reports)
     make_clip(pipeline, init_video, arguments, saved_run(arguments))
-    return 0
 
 
-def _run_shared(init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]], arguments: argparse.Namespace) -> int:
-    """As one of the processes that torchrun started: all denoise together, the first one talks, decodes and writes."""
+def _run_shared(
+    init_video: list[Tensor] | None, loras: list[tuple[LoRA, float]], arguments: argparse.Namespace
+) -> None:
+    """In the processes that torchrun started: all denoise together, and the first reports, decodes and writes."""
     if "," in (arguments.device or ""):
         raise ExVideoError(
             f"--device {arguments.device} is for one process; torchrun's have a GPU each: leave it out, or give cpu."
         )
     with init_world(arguments.device) as world:
-        pipeline, told = _loaded(arguments, world.device, loras)
+        pipeline, reports = _loaded(arguments, world.device, loras)
         share_tokens(pipeline.transformer)
         if world.is_first:
-            sys.stderr.write(told)
-            # each process remembers a part of its own, and all would have to find the same step
-            say("several processes save no steps: if this run is cut off, it starts anew.")
+            sys.stderr.write(reports)
+            # each process would save its own part, and all would have to resume at one step
+            say("several processes save no steps: if this run is interrupted, it starts over.")
             make_clip(pipeline, init_video, arguments, resume=None)
         else:
             with suppress(_Denoised):
                 _clip(pipeline, init_video, arguments, callback=_leave_after_the_last_step)
-    return 0
 
 
 def _loaded(
     arguments: argparse.Namespace, device: str | torch.device | None, loras: list[tuple[LoRA, float]]
 ) -> tuple[CogVideoXPipeline, str]:
-    """The pipeline with its LoRAs, and what there is to say about them."""
+    """The pipeline with its LoRAs, and a report on each."""
     pipeline = load_cogvideox(
         arguments.transformer,
         text_encoder=arguments.text_encoder,
@@ -128,13 +131,13 @@ def _loaded(
         attention=arguments.attention,
         stream=arguments.stream,
     )
-    told = "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
+    reports = "".join(f"{merge(pipeline.transformer, lora, strength)}\n" for lora, strength in loras)
     make_faster(pipeline.transformer, arguments)
-    return pipeline, told
+    return pipeline, reports
 
 
 class _Denoised(Exception):  # noqa: N818  nothing went wrong
-    """What follows is another process's work."""
+    """Raised after the last step in a process that neither decodes nor writes."""
 
 
 def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None:
@@ -142,8 +145,26 @@ def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None
         raise _Denoised
 
 
+def estimate(arguments: argparse.Namespace) -> Estimate:
+    """Estimate the clip of `exvideo generate cogvideox`."""
+    GEOMETRY.check_size(arguments.width, arguments.height)
+    GEOMETRY.check_frames(arguments.frames)
+    check_steps(arguments.steps, arguments.denoise)
+    transformer = TransformerConfig.from_shapes(shapes_of(read_transformer(arguments.transformer).weights))
+    vae = VAEConfig.from_shapes(shapes_of(read_vae(arguments.vae).weights))
+    clip = Clip(
+        frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        steps=arguments.steps,
+        is_guided=arguments.guidance_scale != 1 or arguments.dynamic_guidance,
+        decode_tile=arguments.decode_tile,
+    )
+    return estimate_cogvideox(transformer, vae, clip, place_of(arguments, torch.bfloat16))
+
+
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
-    """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
+    """Check all that can be checked before gigabytes are read; returns the frames of --init-video."""
     check_output(arguments)
     GEOMETRY.check_size(arguments.width, arguments.height)
     GEOMETRY.check_frames(arguments.frames)
@@ -160,7 +181,7 @@ def make_clip(
     resume: SavedRun | None,
 ) -> None:
     """Run the pipeline with progress bars, and write the file."""
-    with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
+    with Bar("sampling", "step") as sampling, Bar("decoding", "chunk") as decoding:
         result = _clip(
             pipeline,
             init_video,
@@ -202,8 +223,28 @@ def _clip(
     )
 
 
+def add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `exvideo demo --model cogvideox`."""
+    prompt = "a red circle swings on white"  # of the kind that the demo model was trained on
+    parser.add_argument("--prompt", default=prompt, help="colour, shape, motion and ground (%(default)s)")
+    add_settings(parser)
+    parser.set_defaults(width=96, height=96, steps=20, guidance_scale=3.0)  # the clips it was trained on
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Make the clip of `exvideo demo --model cogvideox`."""
+    init_video = check_settings(arguments)
+    pipeline = load_cogvideox(
+        DEMO_TRANSFORMER,
+        text_encoder=DEMO_TEXT_ENCODER,
+        vae=DEMO_VAE,
+    )
+    apply_lora(pipeline, DEMO_LORA)
+    make_clip(pipeline, init_video, arguments, saved_run(arguments))
+
+
 def _lora(text: str) -> tuple[LoRA, float]:
-    """A LoRA and its strength; a colon that no number follows is part of the path."""
+    """Parse FILE[:STRENGTH]; a colon without a number after it is part of the path."""
     path, _, number = text.rpartition(":")
     try:
         strength = float(number)
@@ -220,3 +261,12 @@ def _positive(number: type[int] | type[float]) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+COMMAND = Command(
+    help="from one sentence, with CogVideoX-5B",
+    add_options=add_options,
+    run=run,
+    estimate=estimate,
+    demo=Demo(add_options=add_demo_options, run=run_demo),
+)

@@ -1,6 +1,6 @@
 """Sizes of CogVideoX's networks (arXiv:2408.06072), read from the tensors of a checkpoint.
 
-Narrow models are first-class: whatever widths and depths a file has, a network of that shape is built.
+Narrow models are supported: the network gets the widths and depths that the file has.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 class TransformerConfig:
     """The transformer; defaults are CogVideoX-5B's."""
 
-    in_channels: int = 16  # 32 for image to video, where the picture's latents follow the noisy ones
+    in_channels: int = 16  # 32 for image to video: noisy latents, then the image's
     out_channels: int = 16
     width: int = 3072
     head_dim: int = 64
@@ -27,7 +27,7 @@ class TransformerConfig:
     time_dim: int = 512  # of the time embedding
     text_dim: int = 4096  # of the text encoder
     patch: int = 2  # latent cells along one side of a token
-    learned_positions: int | None = None  # tokens that the image-to-video model has positions for; else None
+    learned_positions: int | None = None  # rows of the image-to-video model's position table; else None
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> TransformerConfig:
@@ -60,7 +60,7 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """The causal autoencoder: 8x8 pixels of 4 frames are one latent cell, the first frame has cells of its own."""
+    """The causal video autoencoder: a latent cell is 8x8 pixels of 4 frames, or of the first frame alone."""
 
     widths: tuple[int, ...] = (128, 256, 256, 512)  # channels per level, finest first
     blocks_per_level: int = 3  # of the encoder; the decoder has one more

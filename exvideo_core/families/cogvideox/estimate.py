@@ -1,14 +1,15 @@
-"""What a clip by CogVideoX takes: its networks, counted on the meta device."""
+"""Estimates for CogVideoX: its networks, counted on the meta device."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from ...estimate.counting import Counts, count, repeated
 from ...estimate.jobs import Clip, Estimate, Estimates, Place, on_meta, total
@@ -52,15 +53,16 @@ def count_call(
     *,
     chunk_bytes: int = CHUNK_BYTES,
     text_tokens: int = MAX_TOKENS,
+    clips: int = 1,
 ) -> Counts:
-    """One call of the transformer on latent frames, height and width.
+    """One call of the transformer on a batch of clips of these latent frames, height and width.
 
     All layers are alike: two of them are counted, and the others are as the second.
     """
 
     def call(transformer: CogVideoXTransformer) -> None:
-        x_BCTHW = torch.empty(1, config.in_channels, *latent_shape, dtype=dtype)
-        transformer(x_BCTHW, torch.empty(1), torch.empty(1, text_tokens, config.text_dim, dtype=dtype))
+        x_BCTHW = torch.empty(clips, config.in_channels, *latent_shape, dtype=dtype)
+        transformer(x_BCTHW, torch.empty(clips), torch.empty(clips, text_tokens, config.text_dim, dtype=dtype))
 
     def counted(layers: int) -> Counts:
         transformer = on_meta(lambda: CogVideoXTransformer(replace(config, layers=layers)), dtype)
@@ -71,12 +73,35 @@ def count_call(
     return repeated(counted(1), counted(2), config.layers)
 
 
+@functools.lru_cache(maxsize=16)
+def count_decoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+    """Two chunks of the decoder, of this height and width in latent cells: the second keeps the past of the first."""
+    coder = on_meta(lambda: CogVideoXVAE(config), dtype)
+    return _count_chunks(coder.decoder, [(config.latent_channels, frames, *size) for frames in (3, 2)], dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def count_encoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+    """Two chunks of the encoder, of this height and width in pixels."""
+    coder = on_meta(lambda: CogVideoXVAE(config), dtype)
+    return _count_chunks(coder.encoder, [(3, frames, *size) for frames in (9, 8)], dtype)
+
+
+def _count_chunks(coder: nn.Module, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Counts:
+    def call() -> None:
+        past: Past = {}
+        for shape in shapes:
+            coder(torch.empty(1, *shape, dtype=dtype), past)
+
+    return count(call)
+
+
 def _decoding(
     coder: CogVideoXVAE, channels: int, latent_shape: tuple[int, int, int], tile: int | None, dtype: torch.dtype
 ) -> Iterator[tuple[Counts, int]]:
-    frames, *size = latent_shape
+    frames, height, width = latent_shape
     lengths = [end - start for start, end in decode_chunks(frames)]
-    windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(*size, tile))
+    windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(height, width, tile))
     for cells, number in windows.items():
         past: Past = {}  # the first chunk has none, and all after it are alike
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:

@@ -1,5 +1,6 @@
 """Published files of CogVideoX-5B and ExVideo's LoRA."""
 
+from ... import demo_models
 from ...hub.catalog import HUGGING_FACE, MODELSCOPE, SOURCES, Group, PublishedFile
 from . import detect
 
@@ -60,3 +61,9 @@ GROUPS = (
         is_sharded=True,
     ),
 )
+
+# embedded in the package
+DEMO_TRANSFORMER = demo_models.FOLDER / "cogvideox_demo_transformer.safetensors"
+DEMO_TEXT_ENCODER = demo_models.FOLDER / "cogvideox_demo_text_encoder.safetensors"
+DEMO_VAE = demo_models.FOLDER / "cogvideox_demo_vae.safetensors"
+DEMO_LORA = demo_models.FOLDER / "cogvideox_demo_lora_129f.safetensors"

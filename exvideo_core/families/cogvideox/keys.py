@@ -1,6 +1,6 @@
-"""Weight names of CogVideoX's transformer, as rules: ComfyUI's in terms of diffusers', which our network has.
+"""Renaming rules between ComfyUI's and diffusers' weight names of CogVideoX's transformer; ours are diffusers'.
 
-A name no rule knows is an error, never dropped. All names are without a prefix such as `model.diffusion_model.`.
+A name that no rule matches raises an error. Names are without a prefix such as `model.diffusion_model.`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ...errors import CheckpointError
 
 _SAME = ("patch_embed.proj", "patch_embed.text_proj", "norm_final", "norm_out.linear", "norm_out.norm", "proj_out")
 _SAME_IN_BLOCKS = ("norm1.linear", "norm1.norm", "norm2.linear", "norm2.norm")
-# ComfyUI 0.30, comfy/ldm/cogvideo/model.py; N is the number of a block
+# ComfyUI 0.30, comfy/ldm/cogvideo/model.py; N is the block number
 _TO_COMFYUI = {
     "time_embedding.linear_1": "time_embedding_linear_1",
     "time_embedding.linear_2": "time_embedding_linear_2",
@@ -28,17 +28,17 @@ _TO_COMFYUI = {
     **dict(zip(_SAME, _SAME, strict=True)),
 }
 _FROM_COMFYUI = {comfyui: own for own, comfyui in _TO_COMFYUI.items()}
-_POSITIONS = "patch_embed.pos_embedding"  # of the image-to-video model; neither weight nor bias of a layer
+_POSITIONS = "patch_embed.pos_embedding"  # of the image-to-video model; a parameter without a layer
 _NUMBER = re.compile(r"(?<=blocks\.)\d+")
 
 
 def transformer_from_comfyui(name: str) -> str:
-    """Name in ComfyUI's CogVideoX class (`blocks.7.q.weight`) to the transformer's own."""
+    """Rename a weight of ComfyUI's CogVideoX class (`blocks.7.q.weight`) to the transformer's name."""
     return _rename(name, _FROM_COMFYUI, "ComfyUI's")
 
 
 def transformer_to_comfyui(name: str) -> str:
-    """The inverse of `transformer_from_comfyui`: what a weight of the transformer is called in ComfyUI's class."""
+    """Rename a weight of the transformer to its name in ComfyUI's class; the inverse of `transformer_from_comfyui`."""
     return _rename(name, _TO_COMFYUI, "diffusers'")
 
 

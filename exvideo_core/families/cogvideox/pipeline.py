@@ -20,6 +20,7 @@ from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import check_given, checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
@@ -48,7 +49,7 @@ from .geometry import GEOMETRY
 from .methods import METHODS
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer
-from .vae import SCALING_FACTOR, CogVideoXVAE, Progress
+from .vae import SCALING_FACTOR, CogVideoXVAE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Rotary positions of CogVideoX-5B 1.0 in time, height and width (arXiv:2104.09864, arXiv:2408.06072)."""
+"""3D rotary position embeddings (RoPE, arXiv:2104.09864) of CogVideoX-5B 1.0 (arXiv:2408.06072)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the mod
 
 
 def crop_region(height: int, width: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Where a picture of other proportions lies in the trained field: (top, left), (bottom, right), in tokens.
+    """Position range of a frame in the grid of the training resolution: (top, left), (bottom, right), in tokens.
 
-    The picture is fitted into the field and centred, as DiffSynth-Studio 1.1.9 and diffusers before 0.42 do.
+    The frame is fitted into the grid and centred, as in DiffSynth-Studio 1.1.9 and diffusers before 0.42.
     """
     if height / width > _TRAINED_HEIGHT / _TRAINED_WIDTH:
         fitted_height, fitted_width = _TRAINED_HEIGHT, round(_TRAINED_HEIGHT / height * width)
@@ -28,10 +28,10 @@ def crop_region(height: int, width: int) -> tuple[tuple[int, int], tuple[int, in
 
 
 def rope_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tensor:
-    """Angle by which each pair of a head's channels is turned, for every token.
+    """Rotation angle of each pair of a head's channels, for every token.
 
-    A quarter of the channels tells the time, which is plainly the number of the latent frame (a longer clip goes on
-    counting), three eighths the height and three eighths the width.
+    A quarter of the channels encodes time (the number of the latent frame, also beyond the trained length), three
+    eighths the height and three eighths the width.
 
     Args:
         times: numbers of the latent frames, [..., T].
@@ -44,17 +44,17 @@ def rope_angles(times: Tensor, height: int, width: int, head_dim: int) -> Tensor
     (top, left), (bottom, right) = crop_region(height, width)
     rows, columns = _spread(top, bottom, height), _spread(left, right, width)
     sizes = (head_dim // 4, head_dim // 8 * 3, head_dim // 8 * 3)
-    freqs_cis = [
-        place.to(times.device)[..., None].float() * _frequencies(size, times.device)
-        for place, size in zip((times, rows, columns), sizes, strict=True)
-    ]
-    grid = (*times.shape, height, width)
-    parts = (
-        freqs_cis[0][..., :, None, None, :].expand(*grid, -1),
-        freqs_cis[1][:, None, :].expand(*grid, -1),
-        freqs_cis[2].expand(*grid, -1),
+    time, row, column = (
+        position.to(times.device)[..., None].float() * _frequencies(size, times.device)
+        for position, size in zip((times, rows, columns), sizes, strict=True)
     )
-    return torch.cat(parts, dim=-1).flatten(-4, -2)
+    grid = (*times.shape, height, width)
+    angles = (
+        time[..., :, None, None, :].expand(*grid, -1),
+        row[:, None, :].expand(*grid, -1),
+        column.expand(*grid, -1),
+    )
+    return torch.cat(angles, dim=-1).flatten(-4, -2)
 
 
 @lru_cache(maxsize=4)
@@ -66,34 +66,34 @@ def rope_freqs_cis(
     text_tokens: int,
     device: torch.device,
 ) -> Tensor:
-    """Factors for `rotate` of a whole job's tokens: the text's, which come first and are not turned, then the video's.
+    """Factors for `apply_rope` of all tokens, cached: 1 for the text's, which come first, then the video's.
 
     Args:
         times: numbers of the latent frames, for each clip or once for all.
         height, width: size of a frame in tokens.
         head_dim: channels of a head.
-        words: tokens of the text.
-        device: where the factors are.
+        text_tokens: number of text tokens.
+        device: of the result.
 
     Returns:
         complex64 [L, B or 1, 1, head_dim / 2], the same for all heads.
     """
-    with torch.inference_mode(False), torch.no_grad():  # kept: another call may want gradients
+    with torch.inference_mode(False), torch.no_grad():  # a later call that uses the cache may need gradients
         angles = rope_angles(torch.tensor(times, device=device), height, width, head_dim)
         return freqs_cis(F.pad(angles, (0, 0, text_tokens, 0))).transpose(0, 1)[:, :, None]
 
 
 def freqs_cis(angles: Tensor) -> Tensor:
-    """Complex numbers of length 1."""
+    """Complex rotary factors exp(i * angle)."""
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
-    """Turn neighbouring pairs of channels, in float32, by one complex product.
+    """Rotate neighbouring pairs of channels by a complex product in float32.
 
     Args:
         x: [..., D].
-        turn: complex, broadcast over [..., D / 2].
+        freqs_cis: complex, broadcast over [..., D / 2].
     """
     if is_fused():
         return rotate_pairs(x, freqs_cis.real, freqs_cis.imag)
@@ -102,7 +102,7 @@ def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
 
 
 def _spread(start: int, stop: int, count: int) -> Tensor:
-    """`count` places evenly over [start, stop), without the end."""
+    """`count` evenly spaced positions in [start, stop)."""
     return (start + torch.arange(count, dtype=torch.float64) * ((stop - start) / count)).float()
 
 

@@ -1,6 +1,6 @@
-"""The prompt's embedding: the encoder of T5 v1.1 (arXiv:1910.10683) by `transformers`, fed as CogVideoX was trained.
+"""CogVideoX's text encoder: T5 v1.1's encoder (arXiv:1910.10683) from `transformers`, with its padding.
 
-Files of the encoder come without a tokenizer, so T5's own is part of this package (see NOTICE).
+Weight files contain no tokenizer, so T5's is part of this package (see NOTICE).
 Shapes: B prompts, L tokens, D channels of the embedding.
 """
 
@@ -22,8 +22,8 @@ from ...nn.sizes import check_depth
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
 
-MAX_TOKENS = 226  # every prompt has as many, with its padding
-VOCABULARY = 32128  # rows of T5's table; the tokenizer knows 32,100 pieces, the rest are padding
+MAX_TOKENS = 226  # prompts are padded or truncated to this length
+VOCABULARY = 32128  # rows of T5's token embeddings; the tokenizer uses 32,100 of them
 _TOKENIZER = Path(__file__).with_name("t5_tokenizer.json.gz")
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -38,7 +38,7 @@ class TextEncoderConfig:
     heads: int = 64
     head_dim: int = 64
     hidden: int = 10240  # of the gated feed-forwards
-    buckets: int = 32  # of distances between tokens, each with a bias per head
+    buckets: int = 32  # of the relative attention bias
     vocabulary: int = VOCABULARY
 
     @classmethod
@@ -68,7 +68,7 @@ class TextEncoderConfig:
 
 
 def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
-    """An empty encoder of the given sizes."""
+    """An encoder of the given sizes, without weights."""
     from transformers import T5Config, T5EncoderModel  # slow to import, only needed here
 
     return T5EncoderModel(
@@ -86,7 +86,7 @@ def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
 
 
 class Tokenizer:
-    """T5's own: prompts to numbers [B, L], each ended by </s> (1) and padded with <pad> (0); long ones are cut."""
+    """T5's tokenizer: prompts to ids [B, L], truncated, ended by </s> (1) and padded with <pad> (0)."""
 
     def __init__(self, length: int = MAX_TOKENS) -> None:
         from tokenizers import Tokenizer as Backend  # comes with transformers
@@ -100,18 +100,18 @@ class Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """Prompts to [B, 226, D], in the number format of the weights.
+    """Prompts to embeddings [B, 226, D], in the dtype of the weights.
 
     Args:
-        t5: filled with the weights of a file.
-        tokenizer: prompts to numbers [B, L].
+        t5: encoder with its weights.
+        tokenizer: prompts to ids [B, L].
     """
 
     def __init__(self, t5: T5EncoderModel, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         super().__init__()
         self.t5 = t5
         self.tokenizer = tokenizer
-        t5.encoder.embed_tokens = t5.shared  # assigning weights gave the two a parameter each
+        t5.encoder.embed_tokens = t5.shared  # tie again: loading gave each a parameter of its own
 
     @property
     def device(self) -> torch.device:
@@ -124,16 +124,16 @@ class TextEncoder(nn.Module):
     def forward(self, prompts: Sequence[str]) -> Tensor:
         ids = self.tokenizer(prompts).to(self.device)
 
-        def encoded() -> Tensor:
-            # no attention mask: CogVideoX has learned to read the padding's embeddings too
+        def encode() -> Tensor:
+            # no attention mask: CogVideoX was trained with the embeddings of padding tokens
             return self.t5(ids).last_hidden_state
 
-        return checked(encoded(), self.t5, encoded, {})
+        return checked(encode(), self.t5, encode, {})
 
-    def to(self, *args: Any, **kwargs: Any) -> TextEncoder:  # noqa: ANN401  those of nn.Module
-        """Move and convert; in float16, the last layers of the feed-forwards remain float32.
+    def to(self, *args: Any, **kwargs: Any) -> TextEncoder:  # noqa: ANN401  as in nn.Module
+        """Move and convert; with float16, the last layers of the feed-forwards stay float32.
 
-        Their results exceed float16 in the published weights (transformers: `T5PreTrainedModel._keep_in_fp32_modules`).
+        Their outputs overflow float16 with the published weights (`T5PreTrainedModel._keep_in_fp32_modules`).
         """
         super().to(*args, **kwargs)
         if self.dtype == torch.float16:

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ... import demo_models
 from ...errors import ExVideoError
 from ...lora import LoRA, LoRAPair, apply_lora, attach, fit_lora, new_lora, read_lora, save_lora
 from ...runtime.distributed import World
@@ -24,10 +23,12 @@ from ...training.randomness import chance, generator_of, window
 from ...training.recipe import OnPrepare, Sizes, TrainingRecipe
 from ...training.sources import PROCEDURAL, check_procedural, encoding_format
 from ...video import save_video
+from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS, converted
 from .block import Block
 from .checkpoint import read_text_encoder, read_transformer
 from .clips import CogVideoXClip, clips_of_videos, embedded
+from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
 from .objective import cogvideox_loss, noisy_timesteps, velocity_errors
 from .pipeline import build_text_encoder, build_transformer, load_cogvideox
@@ -149,9 +150,9 @@ class CogVideoXTarget:
 def paths(model: CogVideoXModel) -> tuple[Path, Path, Path]:
     """Files of transformer, VAE and text encoder."""
     demos = (
-        demo_models.COGVIDEOX_TRANSFORMER,
-        demo_models.COGVIDEOX_VAE,
-        demo_models.COGVIDEOX_TEXT_ENCODER,
+        DEMO_TRANSFORMER,
+        DEMO_VAE,
+        DEMO_TEXT_ENCODER,
     )
     given = (model.transformer, model.vae, model.text_encoder)
     return tuple(  # type: ignore[return-value]  # three
@@ -183,7 +184,7 @@ def starting_lora(config: CogVideoXTraining, transformer: CogVideoXTransformer) 
     """
     model = config.model
     if model.lora:
-        return read_lora(demo_models.COGVIDEOX_LORA if model.lora == "demo" else model.lora)
+        return read_lora(DEMO_LORA if model.lora == "demo" else model.lora)
     try:
         return new_lora(
             transformer, model.targets, rank=model.rank, alpha=model.alpha, generator=generator_of(config.run.seed, 0)
@@ -219,7 +220,7 @@ def count(config: CogVideoXTraining) -> Sizes:
     """Parameters of the LoRA and of the transformer."""
     transformer = build_base(config)
     lora = starting_lora(config, transformer)
-    shapes = {name: tuple(p.shape) for name, p in transformer.named_parameters()}
+    shapes = shapes_of(dict(transformer.named_parameters()))
     trained: dict[str, int] = {}
     for name, pair in fit_lora(lora, shapes).items():
         trained |= {f"{name}.down": math.prod(pair.down.shape), f"{name}.up": math.prod(pair.up.shape)}

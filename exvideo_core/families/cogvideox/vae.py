@@ -7,32 +7,32 @@ Shapes: B clips, C channels, F frames, T latent frames, H W height and width (pi
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 
 import torch
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES
-from ...nn.layers import Ops
+from ...nn.convolution import channels_last_on_gpu
+from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
-from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, consume, laid_out, parts_within
+from ...progress import Progress
+from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
 from .geometry import GEOMETRY
-from .norms import LatentNorm, activation, group_norm
+from .norms import LatentNorm, activation
 
 SCALING_FACTOR = 0.7  # CogVideoX-5B's latents times this have about unit variance; the 2B's is 1.15258426
 SPATIAL_FACTOR, TEMPORAL_FACTOR = GEOMETRY.spatial_factor, GEOMETRY.temporal_factor
 
-# The norms' statistics are those of one piece, so the pieces are part of the definition: an odd first frame goes with
-# the first of them. As DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers.
+# The norms' statistics span one temporal chunk, so the chunks are part of the result. These are those of
+# DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers; an odd first frame belongs to the first chunk.
 _LATENT_CHUNK = 2
 _FRAME_CHUNK = TEMPORAL_FACTOR * _LATENT_CHUNK
-_TIME_LEVELS = 2  # of the finest levels, which also halve the frames
-
-Progress = Callable[[int, int], None]  # done, total
+_TIME_LEVELS = 2  # highest resolutions, at which time is halved or doubled too
 
 
 class CogVideoXVAE(nn.Module):
@@ -40,10 +40,10 @@ class CogVideoXVAE(nn.Module):
 
     Args:
         config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
-        ops: where the layers come from.
+        ops: layer classes, `torch.nn` or a host's.
 
     Attributes:
-        chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
+        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
     """
 
     scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
@@ -56,15 +56,15 @@ class CogVideoXVAE(nn.Module):
         self.decoder = Decoder(config, ops)
 
     def encode(self, video_BCFHW: Tensor, progress: Progress | None = None) -> Tensor:
-        """Most likely latents of a clip with any number of frames.
+        """Mean of the latent distribution of a clip with any number of frames.
 
         Args:
             video_BCFHW: [B, 3, F, H, W] in [-1, 1]; H and W are multiples of 8.
-            progress: called with the number of pieces done and in all; may raise to stop.
+            progress: called with the temporal chunks done and in total.
 
         Returns:
-            [B, 16, ceil(F / 4), H / 8, W / 8]. One latent frame decodes to 4 frames, and the first to 1 if F is odd:
-            only clips of 8k + 1 frames come back with as many.
+            [B, 16, ceil(F / 4), H / 8, W / 8]. A latent frame decodes to 4 frames, the first to 1 if F is odd, so only
+            8k + 1 frames decode to as many.
         """
         height, width = video_BCFHW.shape[-2:]
         GEOMETRY.check_cells(height, width)
@@ -73,7 +73,7 @@ class CogVideoXVAE(nn.Module):
 
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         latents = []
-        spans = list(frame_chunks(video_BCFHW.shape[2], _FRAME_CHUNK))
+        spans = list(temporal_chunks(video_BCFHW.shape[2], _FRAME_CHUNK))
         names = [f"encoding frames {start} to {end - 1}" for start, end in spans]
         for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_CHUNK):
             latents.append(moments[:, : self.config.latent_channels])
@@ -82,16 +82,15 @@ class CogVideoXVAE(nn.Module):
         return torch.cat(latents, dim=2)
 
     def decode(self, latents_BCTHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
-        """Frames of a clip, two latent frames at a time.
+        """Decode a clip, two latent frames at a time.
 
-        Where memory ends it starts again in smaller pieces, which changes nothing but rounding: to go on from where it
-        was, it would have to keep twice what the convolutions remember.
+        Out of memory, the clip is decoded again from the start in smaller chunks, which changes the result by rounding
+        only; to continue instead, a second copy of the convolutions' past frames would be needed.
 
         Args:
             latents_BCTHW: [B, 16, T, h, w], raw.
-            progress: called with the number of pieces done and in all; may raise to stop.
-            tile: side of the tiles in latent cells. The picture is then decoded in overlapping tiles and blended, in
-                less memory and not quite the same; None decodes it whole.
+            progress: called with the temporal chunks done and in total.
+            tile: side of overlapping tiles in latent cells: less memory, but seams may show. None decodes whole frames.
 
         Returns:
             [B, 3, F, 8 h, 8 w] float32 on the CPU, about [-1, 1]; F is 4 T - 3 for odd T, else 4 T.
@@ -123,37 +122,37 @@ class CogVideoXVAE(nn.Module):
         return self._checked(names, self.decoder, latents_BCTHW, _LATENT_CHUNK)
 
     def _checked(self, names: Sequence[str], coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
-        """What a half of the network makes of each piece; an error about its numbers begins with the piece's name."""
-        for index, part in enumerate(self._chunks(coder, x_BCTHW, size)):
+        """Run the encoder or decoder on each temporal chunk; an error about NaN or Inf starts with the chunk's name."""
+        for index, chunk in enumerate(self._run_chunks(coder, x_BCTHW, size)):
 
-            def again(index: int = index) -> Tensor:  # from the start, for a piece needs what those before left
-                return next(islice(self._chunks(coder, x_BCTHW, size), index, None))
+            def again(index: int = index) -> Tensor:  # from the start, because a chunk needs the past frames
+                return next(islice(self._run_chunks(coder, x_BCTHW, size), index, None))
 
-            yield checked_part(names[index], part, self, again, x_BCTHW)
+            yield checked_part(names[index], chunk, self, again, x_BCTHW)
 
-    def _chunks(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
+    def _run_chunks(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         past: Past = {}
-        for start, end in frame_chunks(x_BCTHW.shape[2], size):
+        for start, end in temporal_chunks(x_BCTHW.shape[2], size):
             yield coder(self.to_network(x_BCTHW[:, :, start:end]), past, self.chunk_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
-        """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
+        """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
         weight = self.decoder.conv_in.conv.weight
         return x.to(weight.device, weight.dtype)
 
 
 def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
-    """Tiles that are decoded one after the other, in latent cells; `tile` as for `CogVideoXVAE.decode`."""
+    """Tiles that are decoded one by one, in latent cells; `tile` as in `CogVideoXVAE.decode`."""
     return list(tiles(spatial_axes(height, width, tile)))
 
 
 def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the latent frames that are decoded at once."""
-    return frame_chunks(latent_frames, _LATENT_CHUNK)
+    """Start and end of the latent frames of every temporal chunk of the decoder."""
+    return temporal_chunks(latent_frames, _LATENT_CHUNK)
 
 
-def frame_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
-    """Start and end of every chunk; the first also takes what is left over."""
+def temporal_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
+    """Start and end of every temporal chunk; the first is longer by the remainder."""
     start, end = 0, min(length, size + length % size)
     while start < length:
         yield start, end
@@ -177,22 +176,22 @@ class Encoder(nn.Module):
         self.conv_out = CausalConv3d(channels, 2 * config.latent_channels, ops)
 
     def forward(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-        """[B, 3, F, H, W] to [B, 32, T, H / 8, W / 8]; the budget is for the temporary tensors of one part."""
-        chunk_bytes = _budget(x_BCFHW, chunk_bytes)
-        parts = self._first(laid_out(x_BCFHW), past, chunk_bytes)
+        """A temporal chunk [B, 3, F, H, W] to [B, 32, T, H / 8, W / 8], in chunks of `chunk_bytes`."""
+        chunk_bytes = _effective_chunk_bytes(x_BCFHW, chunk_bytes)
+        chunks = self._conv_in(channels_last_on_gpu(x_BCFHW), past, chunk_bytes)
         for level in (*self.down_blocks, self.mid_block):
-            parts = level(parts, past, chunk_bytes)
-        convolve, activate = self.conv_out.bind(parts[0], past), activation(self.norm_out, parts)
-        return torch.cat([convolve(activate(part, frames)) for frames, part in consume(parts)], dim=2)
+            chunks = level(chunks, past, chunk_bytes)
+        convolve, activate = self.conv_out.bind(chunks[0], past), activation(self.norm_out, chunks)
+        return torch.cat([convolve(activate(x, frames)) for frames, x in pop_chunks(chunks)], dim=2)
 
-    def _first(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int) -> list[Tensor]:
-        """The first convolution, in parts that the blocks behind it can work on."""
-        widened = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
-        return list(map(self.conv_in.bind(x_BCFHW, past), parts_within(chunk_bytes // widened, x_BCFHW)))
+    def _conv_in(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int) -> list[Tensor]:
+        """The first convolution, in chunks that fit the budget after it has widened them."""
+        widening = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
+        return list(map(self.conv_in.bind(x_BCFHW, past), split_frames(chunk_bytes // widening, x_BCFHW)))
 
 
 class Decoder(nn.Module):
-    """Latents to frames; every norm is told the latents again."""
+    """Latents to frames; every norm is conditioned on the latents."""
 
     def __init__(self, config: VAEConfig, ops: Ops) -> None:
         super().__init__()
@@ -209,17 +208,17 @@ class Decoder(nn.Module):
         self.conv_out = CausalConv3d(channels, 3, ops)
 
     def forward(self, z_BCTHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-        """[B, 16, T, h, w] to [B, 3, F, 8 h, 8 w]; the budget is for the temporary tensors of one part."""
-        chunk_bytes = _budget(z_BCTHW, chunk_bytes)
-        parts = [self.conv_in(laid_out(z_BCTHW), past)]
+        """A temporal chunk [B, 16, T, h, w] to [B, 3, F, 8 h, 8 w], in chunks of `chunk_bytes`."""
+        chunk_bytes = _effective_chunk_bytes(z_BCTHW, chunk_bytes)
+        chunks = [self.conv_in(channels_last_on_gpu(z_BCTHW), past)]
         for level in (self.mid_block, *self.up_blocks):
-            parts = level(parts, past, chunk_bytes, z_BCTHW)
-        convolve, activate = self.conv_out.bind(parts[0], past), activation(self.norm_out, parts, z_BCTHW)
-        return torch.cat([convolve(activate(part, frames)) for frames, part in consume(parts)], dim=2)
+            chunks = level(chunks, past, chunk_bytes, z_BCTHW)
+        convolve, activate = self.conv_out.bind(chunks[0], past), activation(self.norm_out, chunks, z_BCTHW)
+        return torch.cat([convolve(activate(x, frames)) for frames, x in pop_chunks(chunks)], dim=2)
 
 
-def _budget(x_BCFHW: Tensor, chunk_bytes: int) -> int:
-    """Nothing is cut where gradients are wanted, and not several clips, for each has statistics of its own."""
+def _effective_chunk_bytes(x_BCFHW: Tensor, chunk_bytes: int) -> int:
+    """No chunks where gradients are needed, nor for several clips, because each has its own norm statistics."""
     return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else chunk_bytes
 
 
@@ -228,7 +227,7 @@ def _is_last(config: VAEConfig, level: int) -> bool:
 
 
 class Level(nn.Module):
-    """Blocks of one level, then the step to the next, whose name says in which direction."""
+    """Residual blocks of one resolution, then `downsamplers` or `upsamplers`, whichever is given."""
 
     def __init__(
         self,
@@ -247,9 +246,9 @@ class Level(nn.Module):
             if layer:
                 self.add_module(name, nn.ModuleList([layer]))
 
-    def forward(self, parts: list[Tensor], past: Past, chunk_bytes: int, *latents: Tensor) -> list[Tensor]:
+    def forward(self, chunks: list[Tensor], past: Past, chunk_bytes: int, *latents: Tensor) -> list[Tensor]:
         for block in self.resnets:
-            parts = block(parts, past, *latents)
+            chunks = block(chunks, past, *latents)
         for name in self.resamplers:
-            parts = getattr(self, name)[0](parts, chunk_bytes)
-        return parts
+            chunks = getattr(self, name)[0](chunks, chunk_bytes)
+        return chunks

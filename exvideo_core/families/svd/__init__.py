@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...family import Family
+from ...estimate import Estimates
+from ...family import Command, Family, Inspection
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
@@ -20,6 +21,24 @@ def _training() -> TrainingRecipe[Any]:
     return RECIPE
 
 
+def _estimates() -> Estimates:
+    from .estimate import ESTIMATES
+
+    return ESTIMATES
+
+
+def _command() -> Command:
+    from .command import COMMAND
+
+    return COMMAND
+
+
+def _inspection() -> Inspection:
+    from .inspect import INSPECTION
+
+    return INSPECTION
+
+
 SVD = Family(
     name="svd",
     title="Stable Video Diffusion",
@@ -27,5 +46,8 @@ SVD = Family(
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
+    estimates=_estimates,
+    command=_command,
+    inspection=_inspection,
     training=_training,
 )

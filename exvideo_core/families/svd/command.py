@@ -1,31 +1,37 @@
-"""`exvideo generate`: the models there are, and `svd`, a clip from one picture."""
+"""`exvideo generate svd`: a clip from one picture."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
 
 from ...errors import ClipError
-from ...terminal import estimate_option as estimate
+from ...estimate import Clip, Estimate
+from ...family import Command, Demo
+from ...terminal.estimate_option import place_of
 from ...terminal.model_options import add_loading, add_reuse, make_faster
 from ...terminal.output_options import add_output, check_output, saved_run, write_output
 from ...terminal.progress import Bar
 from ...video import load_frames
 from ...video.pictures import read_picture
+from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS
-from ..cogvideox import command as generate_cogvideox
+from .checkpoint import read_svd
+from .config import UNetConfig, VAEConfig
+from .estimate import estimate_svd
+from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
+from .geometry import GEOMETRY
 from .methods import METHODS
-from .pipeline import SVDPipeline, load_svd
+from .pipeline import PLAIN, SVDPipeline, extended_defaults, load_svd
 from .vae import SCALING_FACTOR
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the verb to the command line."""
-    models = subparsers.add_parser("generate", help="make a video").add_subparsers(required=True, metavar="MODEL")
-    parser = models.add_parser("svd", help="from one picture, with Stable Video Diffusion")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `exvideo generate svd`."""
     parser.add_argument("--image", type=Path, required=True, help="the first frame")
     parser.add_argument("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
     parser.add_argument("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
@@ -33,13 +39,10 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     add_settings(parser)
-    estimate.add_estimate(parser)
-    parser.set_defaults(run=_run)
-    generate_cogvideox.add_parser(models)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Options that any clip has, whichever the model files."""
+    """Add the options of every clip, whatever model files it is made with."""
     add_output(parser)
     parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
     parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
@@ -69,10 +72,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    if arguments.estimate:
-        print(estimate.of_svd(arguments))
-        return 0
+def run(arguments: argparse.Namespace) -> None:
+    """Make the clip of `exvideo generate svd`."""
     check_output(arguments)
     image = read_picture(arguments.image)
     pipeline = load_svd(
@@ -85,7 +86,47 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     make_faster(pipeline.unet, arguments)
     make_clip(pipeline, image, arguments)
-    return 0
+
+
+def estimate(arguments: argparse.Namespace) -> Estimate:
+    """Estimate the clip of `exvideo generate svd`."""
+    GEOMETRY.check_size(arguments.width, arguments.height)
+    weights = read_svd(arguments.checkpoint, arguments.extension)
+    unet = UNetConfig.from_shapes(shapes_of(weights.unet))
+    default = extended_defaults(unet.extension_frames) if unet.extension_frames else PLAIN
+    frames = default.num_frames if arguments.frames is None else arguments.frames
+    GEOMETRY.check_frames(frames, unet.extension_frames)
+    scales = (
+        (arguments.min_guidance_scale, default.min_guidance_scale),
+        (arguments.max_guidance_scale, default.max_guidance_scale),
+    )
+    clip = Clip(
+        frames=frames,
+        height=arguments.height,
+        width=arguments.width,
+        steps=arguments.steps,
+        is_guided=any((usual if given is None else given) != 1 for given, usual in scales),
+    )
+    place = place_of(arguments, torch.float16)
+    # the image encoder waits in host memory
+    others = sum(weight.numel() for weight in weights.image_encoder.values()) if place.device.type == "cpu" else 0
+    vae = VAEConfig.from_shapes(shapes_of(weights.vae))
+    return estimate_svd(unet, vae, clip, place, others * place.dtype.itemsize)
+
+
+def add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `exvideo demo --model svd`."""
+    parser.add_argument("--image", type=Path, required=True, help="the first frame")
+    add_settings(parser)
+    # the demo model was trained on such clips and without guidance
+    parser.set_defaults(width=128, height=128, steps=12, min_guidance_scale=1.0, max_guidance_scale=1.0, contrast=1.0)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    """Make the clip of `exvideo demo --model svd`."""
+    check_output(arguments)
+    image = read_picture(arguments.image)
+    make_clip(load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION), image, arguments)
 
 
 def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:
@@ -124,3 +165,12 @@ def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
     if not separator or not index.strip().isdigit():
         raise ClipError(f"--keyframe {text!r} is not of the form INDEX=PICTURE, such as 127=last.png.")
     return int(index), read_picture(Path(path))
+
+
+COMMAND = Command(
+    help="from one picture, with Stable Video Diffusion",
+    add_options=add_options,
+    run=run,
+    estimate=estimate,
+    demo=Demo(add_options=add_demo_options, run=run_demo),
+)

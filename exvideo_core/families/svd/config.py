@@ -1,6 +1,6 @@
 """Sizes of Stable Video Diffusion's networks (arXiv:2311.15127), read from the tensors of a checkpoint.
 
-Narrow models are first-class: whatever widths and depths a file has, a network of that shape is built.
+Narrow models are supported: the network gets the widths and depths that the file has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class UNetConfig:
     attention_levels: tuple[int, ...] = (0, 1, 2)
     context_dim: int = 1024  # of the image embedding
     time_dim: int = 1280  # of the time embedding
-    id_dim: int = 256  # sinusoid of each of fps, motion bucket and noise augmentation
+    id_dim: int = 256  # of the sinusoidal embeddings of fps, motion bucket and noise augmentation
     extension_frames: int | None = None  # rows of ExVideo's position table; None is the base model
 
     @classmethod
@@ -73,7 +73,7 @@ def _unet_sizes(shapes: Shapes) -> UNetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VAEConfig:
-    """The image encoder half and the temporal decoder half of SVD's autoencoder; 8x8 pixels are one latent cell."""
+    """The image encoder half and the temporal decoder half of SVD's autoencoder; a latent cell is 8x8 pixels."""
 
     widths: tuple[int, ...] = (128, 256, 512, 512)  # channels per level, finest first
     blocks_per_level: int = 2  # of the encoder; the decoder has one more
@@ -114,7 +114,7 @@ class ImageEncoderConfig:
     hidden: int = 5120  # of the feed-forwards
     patch: int = 14  # pixels
     image_size: int = 224  # pixels
-    embedding_dim: int = 1024  # of the result
+    embedding_dim: int = 1024  # of the projected output
 
     @classmethod
     def from_shapes(cls, shapes: Shapes) -> ImageEncoderConfig:
@@ -127,7 +127,7 @@ class ImageEncoderConfig:
             width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
             cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
             hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
-            for i in range(layers):  # hosts give an encoder its memory before they compare it with the file
+            for i in range(layers):  # checked here, because hosts allocate the network before they compare shapes
                 layer = f"vision_model.encoder.layers.{i}"
                 found = shapes[f"{layer}.self_attn.q_proj.weight"], shapes[f"{layer}.mlp.fc1.weight"]
                 if found != ((width, width), (hidden, width)):

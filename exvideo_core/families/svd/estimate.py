@@ -1,4 +1,4 @@
-"""What a clip by Stable Video Diffusion takes: its networks, counted on the meta device."""
+"""Estimates for Stable Video Diffusion: its networks, counted on the meta device."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from ...nn.chunks import CHUNK_BYTES
 from ...runtime.memory import num_bytes
 from .config import UNetConfig, VAEConfig
 from .geometry import GEOMETRY
+from .lazy_frames import keep
 from .pipeline import PLAIN, blocks_of
 from .unet import SVDUNet
-from .vae import VAE, decode_windows
+from .vae import FRAMES_AT_ONCE, VAE, decode_windows
 
 
 def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, other_weights: int = 0) -> Estimate:
@@ -47,16 +48,35 @@ def count_call(
 ) -> Counts:
     """One call of the UNet on frames, height and width of latents; with `offload_skips` they wait in host memory."""
     frames, height, width = latent_shape
-    unet = on_meta(lambda: SVDUNet(config), dtype)
+    unet = _unet(config, dtype)
     unet.chunk_bytes = chunk_bytes
-    if offload_skips:
-        unet.offload_skip = Elsewhere
+    unet.offload_skip = Elsewhere if offload_skips else keep
 
     def call() -> None:
         x_TCHW = torch.empty(frames, config.in_channels, height, width, dtype=dtype)
         unet(x_TCHW, torch.empty(1), torch.empty(1, config.context_dim), torch.empty(1, 3))
 
     return count(call)
+
+
+@functools.lru_cache(maxsize=1)
+def _unet(config: UNetConfig, dtype: torch.dtype) -> SVDUNet:
+    return on_meta(lambda: SVDUNet(config), dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def count_decoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+    """One window of the decoder, of this height and width in latent cells."""
+    coder = on_meta(lambda: VAE(config), dtype)
+    shape = (FRAMES_AT_ONCE, config.latent_channels, *size)
+    return count(lambda: coder.decoder(torch.empty(shape, dtype=dtype)))
+
+
+@functools.lru_cache(maxsize=16)
+def count_encoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+    """One frame of the encoder, of this height and width in pixels."""
+    coder = on_meta(lambda: VAE(config), dtype)
+    return count(lambda: coder.encoder(torch.empty(1, 3, *size, dtype=dtype)))
 
 
 def _decoding(

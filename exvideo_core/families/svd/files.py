@@ -1,5 +1,6 @@
 """Published files of Stable Video Diffusion and ExVideo's extension."""
 
+from ... import demo_models
 from ...hub.catalog import HUGGING_FACE, MODELSCOPE, SOURCES, Group, PublishedFile
 from . import detect
 
@@ -28,3 +29,7 @@ EXVIDEO_SVD = PublishedFile(
     num_bytes=1_670_000_000,
 )
 GROUPS = (Group(key="svd", title="picture to video", files=(SVD_XT, EXVIDEO_SVD)),)
+
+# embedded in the package
+DEMO_CHECKPOINT = demo_models.FOLDER / "svd_demo.safetensors"
+DEMO_EXTENSION = demo_models.FOLDER / "svd_demo_extension_128f.safetensors"

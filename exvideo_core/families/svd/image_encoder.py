@@ -1,6 +1,6 @@
-"""The picture's embedding: CLIP ViT-H/14 (arXiv:2103.00020) by `transformers`, and SVD's way of feeding it.
+"""SVD's image encoder: CLIP ViT-H/14 (arXiv:2103.00020) from `transformers`, and SVD's preprocessing.
 
-Shapes: B pictures, H and W pixels, D channels of the embedding.
+Shapes: B images, H and W pixels, D channels of the embedding.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from .config import ImageEncoderConfig
 if TYPE_CHECKING:
     from transformers import CLIPVisionModelWithProjection
 
-_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of CLIP's training pictures, in [0, 1]
+_MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's normalisation of pixels in [0, 1]
 _STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class ImageEncoder(nn.Module):
-    """Pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]."""
+    """Images [B, 3, H, W] in [-1, 1], of any size, to embeddings [B, D]."""
 
     def __init__(self, config: ImageEncoderConfig) -> None:
         super().__init__()
@@ -33,20 +33,20 @@ class ImageEncoder(nn.Module):
         weight = self.clip.visual_projection.weight
         pixels_BCHW = clip_pixels(image_BCHW.to(weight.device), self.config.image_size).to(weight.dtype)
 
-        def embedded() -> Tensor:
+        def encode() -> Tensor:
             return self.clip(pixels_BCHW).image_embeds
 
-        return checked(embedded(), self.clip, embedded, {"the picture": pixels_BCHW})
+        return checked(encode(), self.clip, encode, {"the picture": pixels_BCHW})
 
 
 def fill_buffers(clip: CLIPVisionModelWithProjection) -> None:
-    """Give a tower that was built on the meta device what is in no weight file: the numbers of its positions."""
+    """Set the buffers of a tower built on the meta device that no weight file contains: the position ids."""
     embeddings = clip.vision_model.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions).view(1, -1)
 
 
 def build_clip(config: ImageEncoderConfig) -> CLIPVisionModelWithProjection:
-    """An empty vision tower of the given sizes."""
+    """A vision tower of the given sizes, without weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # slow to import, only needed here
 
     return CLIPVisionModelWithProjection(
@@ -64,7 +64,7 @@ def build_clip(config: ImageEncoderConfig) -> CLIPVisionModelWithProjection:
 
 
 def clip_pixels(image_BCHW: Tensor, size: int = 224) -> Tensor:
-    """Squash pictures to a square and normalise them for CLIP, as SVD was trained: no crop, blurred before shrinking.
+    """Resize images to a square (no crop, blurred against aliasing) and normalise them for CLIP, as in SVD's training.
 
     Args:
         image_BCHW: [B, 3, H, W] in [-1, 1].
@@ -82,11 +82,11 @@ def clip_pixels(image_BCHW: Tensor, size: int = 224) -> Tensor:
 
 
 def _blur(x_BCHW: Tensor, axis: int, factor: float) -> Tensor:
-    """Gaussian along one axis, as wide as shrinking by `factor` needs; borders are reflected."""
+    """Gaussian blur along one axis against aliasing when it shrinks by `factor`, with reflection padding."""
     sigma = max((factor - 1) / 2, 0.001)
     taps = int(max(4 * sigma, 3)) | 1  # odd
-    place = torch.arange(taps, device=x_BCHW.device, dtype=torch.float32) - taps // 2
-    kernel = torch.exp(-(place**2) / (2 * sigma**2))
+    offset = torch.arange(taps, device=x_BCHW.device, dtype=torch.float32) - taps // 2
+    kernel = torch.exp(-(offset**2) / (2 * sigma**2))
     shape = [1, 1, 1, 1]
     shape[axis] = taps
     weight = (kernel / kernel.sum()).view(shape).expand(x_BCHW.shape[1], 1, *shape[2:])

@@ -1,7 +1,7 @@
-"""Weight names, as rules: ExVideo's, diffusers' and open_clip's in terms of the sgm names our networks have.
+"""Renaming rules from ExVideo's, diffusers' and open_clip's weight names to the sgm names of our networks.
 
-A name no rule knows is an error, never dropped. "sgm names" of the UNet are without `model.diffusion_model.`;
-those of the autoencoder are `encoder.*`, `quant_conv.*` and `decoder.*`.
+A name that no rule matches raises an error. The UNet's sgm names are without `model.diffusion_model.`; those of the
+autoencoder are `encoder.*`, `quant_conv.*` and `decoder.*`.
 Letters: C channels, D width of the image encoder, E width of the image embedding.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import CheckpointError
 
-# Two spellings of the same thing; a name that starts with one of a pair gets the other, the rest of it is kept.
+# Pairs of prefixes: a name that starts with one of a pair gets the other.
 _Pairs = tuple[tuple[str, str], ...]
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
@@ -35,8 +35,8 @@ def _unknown(name: str, kind: str) -> CheckpointError:
 
 # ExVideo's extension of SVD
 
-# DiffSynth numbers every sub-block in one flat list; these 16 are the temporal attentions,
-# in forward order: six going down, one in the middle, nine going up.
+# DiffSynth numbers all sub-blocks of the UNet in one list; these 16 are the temporal attentions in forward order: six
+# on the down path, one in the middle, nine on the up path.
 _BLOCKS = (7, 17, 29, 39, 51, 61, 83, 113, 123, 133, 144, 154, 164, 175, 185, 195)
 _DOWN = [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)]
 _UP = [f"output_blocks.{i}.1" for i in range(3, 12)]
@@ -61,7 +61,7 @@ _OF_EXTENSION = re.compile(r"(?P<site>.+)\.(?P<rest>(?:time_stack\.0|time_pos_em
 
 
 def extension_to_sgm(name: str) -> str:
-    """Name in a published extension (`blocks.7.norm_in.weight`) to the UNet's own."""
+    """Rename a weight of a published extension (`blocks.7.norm_in.weight`) to the UNet's name."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     site = _SITES.get(int(match[1])) if match else None
     rest = _swap(match[2], _EXTENSION) if match else None
@@ -71,7 +71,7 @@ def extension_to_sgm(name: str) -> str:
 
 
 def sgm_to_extension(name: str) -> str:
-    """The inverse of `extension_to_sgm`: what a weight of the UNet is called in a published extension."""
+    """Rename a weight of the UNet to its name in a published extension; the inverse of `extension_to_sgm`."""
     match = _OF_EXTENSION.fullmatch(name)
     block = _BLOCK_OF_SITE.get(match["site"]) if match else None
     rest = _swap(match["rest"], _EXTENSION, back=True) if match else None
@@ -81,7 +81,7 @@ def sgm_to_extension(name: str) -> str:
 
 
 def extension_site(name: str) -> str | None:
-    """The transformer of the UNet (`input_blocks.1.1`) whose extended part holds this sgm name; None for the rest."""
+    """The transformer (`input_blocks.1.1`) whose extended part has this sgm name; None for other weights."""
     match = _OF_EXTENSION.fullmatch(name)
     return match["site"] if match else None
 
@@ -109,14 +109,14 @@ _UNET_PARTS: tuple[_Rule, ...] = (
     (rf"spatial_res_block\.({'|'.join(_RESNET)})\.", lambda m: f"{_RESNET[m[1]]}."),
     (rf"temporal_res_block\.({'|'.join(_RESNET)})\.", lambda m: f"time_stack.{_RESNET[m[1]]}."),
     (r"temporal_transformer_blocks\.", "time_stack."),
-    (r"time_pos_embed\.linear_1\.", "time_pos_embed.0."),  # diffusers counts the linear layers, sgm all layers
+    (r"time_pos_embed\.linear_1\.", "time_pos_embed.0."),  # diffusers counts linear layers, sgm all layers
     (r"time_pos_embed\.linear_2\.", "time_pos_embed.2."),
-    (r"(?=(time_mixer|transformer_blocks|norm|proj_in|proj_out)\.)", ""),  # the same in both
+    (r"(?=(time_mixer|transformer_blocks|norm|proj_in|proj_out)\.)", ""),  # equal names
 )
 
 
 def _rewrite(name: str, rules: tuple[_Rule, ...]) -> str | None:
-    """The first rule that fits the start of the name replaces that start."""
+    """Apply the first rule that matches the start of the name."""
     for pattern, new in rules:
         result, count = re.subn(rf"\A(?:{pattern})", new, name, count=1)
         if count:
@@ -129,13 +129,13 @@ def _highest(names: Iterable[str], pattern: str) -> int:
 
 
 def unet_from_diffusers(names: Iterable[str]) -> dict[str, str]:
-    """diffusers name to sgm name for all names of one UNet; depth, and which levels attend, are read from them."""
+    """Map of diffusers' names of a UNet to sgm names; depth and levels with attention are inferred from them."""
     names = list(names)
     per_level = 1 + _highest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
-    attending = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
+    with_attention = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     kinds = {"resnets": 0, "attentions": 1}
     rules: tuple[_Rule, ...] = (
-        # a level's sampler is one more input block, but part of its last output block
+        # a level's downsampler is an input block of its own, its upsampler part of the last output block
         (
             r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.",
             lambda m: f"input_blocks.{(int(m[1]) + 1) * (per_level + 1)}.0.op.",
@@ -151,7 +151,7 @@ def unet_from_diffusers(names: Iterable[str]) -> dict[str, str]:
         ),
         (
             r"up_blocks\.(\d+)\.upsamplers\.0\.",
-            lambda m: f"output_blocks.{int(m[1]) * (per_level + 1) + per_level}.{2 if m[1] in attending else 1}.",
+            lambda m: f"output_blocks.{int(m[1]) * (per_level + 1) + per_level}.{2 if m[1] in with_attention else 1}.",
         ),
     )
     return {name: _unet_name(name, rules) for name in names}
@@ -182,7 +182,7 @@ _VAE_PARTS: tuple[_Rule, ...] = (
 
 
 def vae_from_diffusers(names: Iterable[str]) -> dict[str, str]:
-    """diffusers name to sgm name for all names of one autoencoder; the number of levels is read from them."""
+    """Map of diffusers' names of an autoencoder to sgm names; the number of levels is inferred from them."""
     names = list(names)
     top = _highest(names, r"decoder\.up_blocks\.(\d+)\.")
     rules: tuple[_Rule, ...] = (
@@ -194,7 +194,7 @@ def vae_from_diffusers(names: Iterable[str]) -> dict[str, str]:
         (r"(encoder|decoder)\.mid_block\.attentions\.0\.", r"\1.mid.attn_1."),
         (r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.", r"encoder.down.\1.block.\2."),
         (r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.", r"encoder.down.\1.downsample."),
-        # sgm counts the decoder's levels from the finest
+        # sgm numbers the decoder's levels from the highest resolution
         (r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.", lambda m: f"decoder.up.{top - int(m[1])}.block.{m[2]}."),
         (r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"decoder.up.{top - int(m[1])}.upsample."),
     )
@@ -211,7 +211,7 @@ def _vae_name(name: str, rules: tuple[_Rule, ...]) -> str:
 
 
 def as_pointwise(name: str, weight: Tensor) -> Tensor:
-    """sgm has 1x1 convolutions [C, C, 1, 1] where diffusers' autoencoder has linear attention layers [C, C]."""
+    """Reshape an attention projection of diffusers' autoencoder, [C, C], to sgm's 1x1 convolution, [C, C, 1, 1]."""
     if re.fullmatch(r".+\.mid\.attn_1\.(q|k|v|proj_out)\.weight", name) and weight.ndim == 2:
         return weight[:, :, None, None]
     return weight
@@ -236,10 +236,10 @@ _CLIP_LAYER: _Pairs = (
 
 
 def image_encoder_from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights named as in open_clip (`visual.` removed) to transformers' names and layouts.
+    """Convert open_clip's weights (`visual.` removed) to transformers' names and layouts.
 
-    open_clip stacks q, k and v in `in_proj` [3D, D] and stores the projection as [D, E]; transformers wants
-    three [D, D] and [E, D].
+    open_clip stacks q, k and v in `in_proj` [3D, D] and stores the projection as [D, E]; transformers has three
+    [D, D] and [E, D].
     """
     result: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -259,7 +259,7 @@ def image_encoder_from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 def image_encoder_to_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `image_encoder_from_open_clip`."""
+    """Convert transformers' weights to open_clip's; the inverse of `image_encoder_from_open_clip`."""
     result: dict[str, Tensor] = {}
     for name, weight in weights.items():
         layer = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.(.+)", name)
@@ -279,6 +279,6 @@ def image_encoder_to_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def key_hash(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """md5 over all names and shapes, the fingerprint by which DiffSynth 1.1.9 knows a file (`hash_state_dict_keys`)."""
-    words = [*shapes, *(f"{name}:{'_'.join(map(str, shape))}" for name, shape in shapes.items())]
-    return hashlib.md5(",".join(sorted(words)).encode(), usedforsecurity=False).hexdigest()
+    """md5 over all names and shapes, by which DiffSynth 1.1.9 identifies a file (`hash_state_dict_keys`)."""
+    keys = [*shapes, *(f"{name}:{'_'.join(map(str, shape))}" for name, shape in shapes.items())]
+    return hashlib.md5(",".join(sorted(keys)).encode(), usedforsecurity=False).hexdigest()

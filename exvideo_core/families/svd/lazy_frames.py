@@ -1,4 +1,4 @@
-"""Frames that are not simply there: skips that wait in the host's memory, and upsampled frames before they are needed.
+"""Lazy frame tensors: skips offloaded to host memory, and deferred upsampling.
 
 Shapes: T frames, C channels, H and W latent height and width.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Frames(Protocol):
-    """Frames of a clip, [T, C, H, W], of which some can be had by a slice: a tensor, or what gives one."""
+    """Frames of a clip, [T, C, H, W], that are read by slices: a tensor, or an object that produces one."""
 
     @property
     def shape(self) -> torch.Size: ...
@@ -24,18 +24,18 @@ class Frames(Protocol):
     def __getitem__(self, frames: slice) -> Tensor: ...
 
 
-OffloadSkip = Callable[[Tensor], Frames]  # where a skip waits from the way down to the way up
+OffloadSkip = Callable[[Tensor], Frames]  # stores a skip between the down path and the up path
 
 
 def keep(x_TCHW: Tensor) -> Frames:
-    """Skips remain where they are."""
+    """Keep the skip on its device."""
     return x_TCHW
 
 
 class HostTensor:
-    """A skip that waits in the host's memory: a fifth of the peak less, for some traffic over the bus.
+    """A skip offloaded to host memory (pinned for CUDA): saves a fifth of the peak memory, costs bus traffic.
 
-    Copies run on a stream of their own, so that the device goes on computing.
+    On CUDA it is copied on a stream of its own, so that the copy overlaps computation.
     """
 
     def __init__(self, x_TCHW: Tensor) -> None:
@@ -45,35 +45,34 @@ class HostTensor:
         if not is_cuda:
             self._host.copy_(x_TCHW)
             return
-        stream = _copying(x_TCHW.device)
+        stream = _copy_stream(x_TCHW.device)
         stream.wait_stream(torch.cuda.current_stream(x_TCHW.device))
         with torch.cuda.stream(stream):
             self._host.copy_(x_TCHW, non_blocking=True)
-        x_TCHW.record_stream(stream)  # its memory is not used anew before the copy is done
+        x_TCHW.record_stream(stream)  # the allocator must not reuse its memory before the copy is done
 
     def __getitem__(self, frames: slice) -> Tensor:
-        part = self._host[frames]
+        chunk_TCHW = self._host[frames]
         if self._device.type != "cuda":
-            return part.to(self._device, copy=True)
-        here = torch.cuda.current_stream(self._device)
-        here.wait_stream(_copying(self._device))  # this skip has arrived on the host
-        return part.to(self._device, non_blocking=True)
+            return chunk_TCHW.to(self._device, copy=True)
+        torch.cuda.current_stream(self._device).wait_stream(_copy_stream(self._device))
+        return chunk_TCHW.to(self._device, non_blocking=True)
 
 
-_streams: dict[torch.device, torch.cuda.Stream] = {}
+_copy_streams: dict[torch.device, torch.cuda.Stream] = {}
 
 
-def _copying(device: torch.device) -> torch.cuda.Stream:
-    if device not in _streams:
-        _streams[device] = torch.cuda.Stream(device)
-    return _streams[device]
+def _copy_stream(device: torch.device) -> torch.cuda.Stream:
+    if device not in _copy_streams:
+        _copy_streams[device] = torch.cuda.Stream(device)
+    return _copy_streams[device]
 
 
 class LazyFrames:
-    """Frames that are computed when they are asked for, so that never all of them are there.
+    """Frames that are computed on access, so that the whole clip is never materialised.
 
     Args:
-        compute: frames of the result from frames of x.
+        compute: maps frames of x to frames of the result.
         x_TCHW: [T, C, h, w].
         shape: of the result.
     """

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
@@ -48,7 +50,7 @@ from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
 from .methods import METHODS
 from .unet import SVDUNet
-from .vae import LARGEST_TILE, SCALING_FACTOR, VAE, Progress
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class SVDDefaults:
     normalize: bool
     contrast: float  # factor on the latents
 
-    def with_(self, **given: float | None) -> SVDDefaults:
+    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
         """The settings that are given, and the defaults for those that are None."""
         return replace(self, **{name: value for name, value in given.items() if value is not None})
 

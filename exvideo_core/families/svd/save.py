@@ -1,4 +1,4 @@
-"""Writing ExVideo's extension and whole SVD checkpoints in the published layouts, all of a file or nothing."""
+"""Writing ExVideo's extension and whole SVD checkpoints in the published layouts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...weights.assign import shapes_of
 from ...weights.write import write_weights
 from .checkpoint import DECODER, ENCODER, IMAGE_ENCODER, UNET, extended_shapes
 from .keys import EXTENSION_SITES, extension_site, image_encoder_to_open_clip, sgm_to_extension
 
 
 def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
-    """Write the extension's tensors out of an extended UNet's state, named as ExVideo-SVD-128f-v1 names them.
+    """Write the extension's tensors of an extended UNet's state dict, named as in ExVideo-SVD-128f-v1.
 
     Raises:
-        CheckpointError: the UNet is not extended, its shape has no published names, or the disk refuses.
+        CheckpointError: the UNet is not extended, its layout has no published names, or the file cannot be written.
     """
     own = {name: weight for name, weight in unet.items() if extension_site(name)}
     if sites := {extension_site(name) for name in own} ^ EXTENSION_SITES:
@@ -26,7 +27,7 @@ def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
             f"{path.name} was not written: the published format numbers the {len(EXTENSION_SITES)} temporal blocks of "
             f"SVD's own layout, and this UNet differs in {len(sites)} of them."
         )
-    expected = extended_shapes({name: tuple(weight.shape) for name, weight in own.items()}, frames=0)
+    expected = extended_shapes(shapes_of(own), frames=0)
     if missing := [name for name in expected if name not in own]:
         raise CheckpointError(
             f"{path.name} was not written: this UNet has no complete extension ({len(missing)} tensors missing, "
@@ -38,14 +39,14 @@ def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
 def save_svd(
     path: Path, unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], image_encoder: Mapping[str, Tensor]
 ) -> None:
-    """Write one file in the layout of svd_xt.safetensors, extension included if the UNet has one.
+    """Write one file in the layout of svd_xt.safetensors, including the extension if the UNet has one.
 
-    The encoder is stored twice, as published: in `conditioner.embedders.3` with its `quant_conv`, and in
-    `first_stage_model` where hosts look for one without, so there `quant_conv` is folded into the last convolution.
-    Without a `quant_conv` it is stored once, in `first_stage_model`.
+    The encoder is stored twice, as published: in `conditioner.embedders.3` with its `quant_conv`, and without it in
+    `first_stage_model`, where hosts expect no `quant_conv`: there it is merged into the last convolution. An encoder
+    without a `quant_conv` is stored once, in `first_stage_model`.
 
     Args:
-        path: written at once, through a temporary file beside it.
+        path: replaced only once the whole file is written.
         unet: names of `SVDUNet`.
         vae: names of `VAE`.
         image_encoder: names of transformers' CLIPVisionModelWithProjection.
@@ -56,20 +57,20 @@ def save_svd(
 def published_layout(
     unet: Mapping[str, Tensor], vae: Mapping[str, Tensor], image_encoder: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The tensors of `save_svd` by their names in the file; parts may be empty."""
+    """Tensors of `save_svd` by their names in the file; any of the three networks may be empty."""
     weights = {f"{UNET}{name}": weight for name, weight in unet.items()}
     weights |= {f"{IMAGE_ENCODER}{name}": weight for name, weight in image_encoder_to_open_clip(image_encoder).items()}
     if "quant_conv.weight" in vae:
         weights |= {f"{ENCODER}{name}": weight for name, weight in vae.items() if not name.startswith("decoder.")}
-        vae = _folded(vae)
+        vae = _merge_quant_conv(vae)
     return weights | {f"{DECODER}{name}": weight for name, weight in vae.items()}
 
 
-def _folded(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same autoencoder without `quant_conv`, whose 1x1 convolution is multiplied into the one before it."""
+def _merge_quant_conv(vae: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Merge the 1x1 convolution `quant_conv` into the encoder's last convolution."""
     mix = vae["quant_conv.weight"][:, :, 0, 0].float()
     weight, bias = vae["encoder.conv_out.weight"], vae["encoder.conv_out.bias"]
-    # a file may not name the same memory twice
+    # cloned, because safetensors refuses two names for the same memory
     result = {name: tensor if name.startswith("decoder.") else tensor.clone() for name, tensor in vae.items()}
     result["encoder.conv_out.weight"] = torch.einsum("om,mchw->ochw", mix, weight.float()).to(weight.dtype)
     result["encoder.conv_out.bias"] = (mix @ bias.float() + vae["quant_conv.bias"].float()).to(bias.dtype)

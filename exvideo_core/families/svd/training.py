@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ... import demo_models
 from ...errors import ExVideoError
 from ...runtime.distributed import World
 from ...sampling.inputs import attention_named
@@ -29,6 +28,7 @@ from ...weights.formats import FORMATS, converted
 from .blocks import ResBlock
 from .checkpoint import SVDWeights, extended_shapes, read_svd
 from .clips import SVDClip, clips_of_videos
+from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from .image_encoder import ImageEncoder
 from .keys import extension_site
 from .objective import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
@@ -192,7 +192,7 @@ def trained_units(unet: SVDUNet, scope: str) -> dict[str, nn.Module]:
 
 def checkpoint_of(model: SVDModel) -> Path:
     """The base's file."""
-    return demo_models.SVD if model.checkpoint == "demo" else Path(model.checkpoint)
+    return DEMO_CHECKPOINT if model.checkpoint == "demo" else Path(model.checkpoint)
 
 
 def read_weights(model: SVDModel) -> SVDWeights:
@@ -202,7 +202,7 @@ def read_weights(model: SVDModel) -> SVDWeights:
         CheckpointError: a file is damaged, or they do not belong together.
         ExVideoError: the extension to start from is of another length.
     """
-    extension = demo_models.SVD_EXTENSION if model.extension == "demo" else model.extension
+    extension = DEMO_EXTENSION if model.extension == "demo" else model.extension
     weights = read_svd(checkpoint_of(model), Path(extension) if extension else None)
     if weights.extension_frames is None:
         return with_new_extension(weights, model.num_frames, folded=model.position_init == "folded")

@@ -1,8 +1,8 @@
-"""Transformers of SVD's UNet: over the cells of each frame, then over the frames of each cell.
+"""Spatio-temporal transformers of SVD's UNet: attention within each frame, then over time at each latent cell.
 
 Parameter names are those of the sgm code base, so the published file loads as it is.
-Shapes: T frames, C channels, H and W latent height and width, L = H W tokens of a frame, D context, B sequences,
-N heads. Everything is of one clip. Without gradients, blocks work in place on their input.
+Shapes: T frames, C channels, H and W latent height and width, L = H W tokens of a frame, R = T L, D context,
+B sequences, N heads; a single clip. Without gradients, blocks work in place on their input.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from ...nn.attention import Attention
 from ...nn.chunks import added, items_within, map_chunks
-from ...nn.layers import FeedForward, Ops, norm_groups, sinusoid
+from ...nn.layers import FeedForward, Ops, group_norm, sinusoid
 from ...nn.linear import bind, bind_with_bias, fused_qkv
-from .blocks import Blend, Conditions, blend
+from .blocks import Blend, UNetArgs, blend
 from .config import num_heads
 from .temporal import TemporalExtension
 
 
 class SelfOrCrossAttention(nn.Module):
-    """Multi-head attention; without a context, tokens attend to each other."""
+    """Multi-head attention with its projections; self-attention has `context_dim == channels`."""
 
     split = "B L (N D) -> B N L D"
 
@@ -36,34 +36,34 @@ class SelfOrCrossAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(channels, channels))
 
     def forward(self, x_BLC: Tensor, context_BLD: Tensor) -> Tensor:
-        """Attention to a context."""
+        """Cross-attention to a context."""
         q, k, v = self.to_q(x_BLC), self.to_k(context_BLD), self.to_v(context_BLD)
         return self.to_out(self._attend(q, k, v))
 
-    def among_themselves(self, like: Tensor, constant_C: Tensor) -> Callable[[Tensor], Tensor]:
-        """Self-attention plus a constant, as a function of the tokens of any number of sequences."""
+    def bind_self_attention(self, like: Tensor, constant_C: Tensor) -> Callable[[Tensor], Tensor]:
+        """Self-attention plus a constant, as a function of chunks of sequences."""
         project = fused_qkv((self.to_q, self.to_k, self.to_v), like)
         out = bind_with_bias(self.to_out[0], constant_C, like)
         return lambda x: out(self._attend(*project(x)))
 
     def single_token(self, context_B1D: Tensor) -> Tensor:
-        """Exact result for a context of one token: softmax over one key is 1, whatever the query. [B, 1, C]."""
+        """Cross-attention to a single token, [B, 1, C]: exact for any query, because softmax over one key is 1."""
         return self.to_out(self.to_v(context_B1D))
 
     def _attend(self, *qkv: Tensor) -> Tensor:
         q, k, v = (rearrange(x, self.split, N=self.heads) for x in qkv)
-        # contiguous, for a linear layer would rather copy its weights for every sequence
+        # contiguous, because a linear layer would otherwise copy its weights for every sequence
         return rearrange(self.attention(q, k, v), "B N L D -> B L (N D)").contiguous()
 
 
-class AttentionOverTime(SelfOrCrossAttention):
-    """The same for tokens [L, B, C], whose sequences lie along the first axis; the result is [B, L, C]."""
+class TemporalAttention(SelfOrCrossAttention):
+    """Self-attention along the first axis of tokens [L, B, C]; the result is [B, L, C]."""
 
     split = "L B (N D) -> B N L D"
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to the image, feed-forward; over the cells of each frame."""
+    """Self-attention within each frame, cross-attention to the image, feed-forward."""
 
     attention_class: type[SelfOrCrossAttention] = SelfOrCrossAttention
 
@@ -77,25 +77,29 @@ class TransformerBlock(nn.Module):
         self.ff = FeedForward(channels, ops)
 
     def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
-        """Tokens of all frames; the context is that of each frame, or one for all."""
-        told = self.attn2.single_token(context_TLD) if context_TLD.shape[1] == 1 else None
-        is_constant = told is not None and len(told) == 1
-        constant_C = told.flatten() if told is not None and is_constant else x_TLC.new_zeros(())
-        x_TLC = self._attend(x_TLC, constant_C, chunk_bytes)
-        if not is_constant:
-            x_TLC = x_TLC + (self.attn2(self.norm2(x_TLC), context_TLD) if told is None else told)
-        return feed(x_TLC, self.norm3, self.ff, chunk_bytes)
+        """Tokens of all frames, with a context for each frame or one for all.
 
-    def _attend(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
-        norm, attend = bind(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
+        Cross-attention to a single token does not depend on the query. If all frames share that token, its result is a
+        constant that is added within the self-attention's output projection.
+        """
+        cross_T1C = self.attn2.single_token(context_TLD) if context_TLD.shape[1] == 1 else None
+        is_constant = cross_T1C is not None and len(cross_T1C) == 1
+        constant_C = cross_T1C.flatten() if cross_T1C is not None and is_constant else x_TLC.new_zeros(())
+        x_TLC = self._self_attention(x_TLC, constant_C, chunk_bytes)
+        if not is_constant:
+            x_TLC = x_TLC + (self.attn2(self.norm2(x_TLC), context_TLD) if cross_T1C is None else cross_T1C)
+        return feed_forward(x_TLC, self.norm3, self.ff, chunk_bytes)
+
+    def _self_attention(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
+        norm, attend = bind(self.norm1, x_TLC), self.attn1.bind_self_attention(x_TLC, constant_C)
         size = items_within(chunk_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
         return added(x_TLC, lambda frames: attend(norm(x_TLC[frames])), size)
 
 
 class TemporalTransformerBlock(TransformerBlock):
-    """The same over the frames of each cell, with one more feed-forward in front."""
+    """Transformer block over the frames of each latent cell, with a feed-forward before the attention."""
 
-    attention_class = AttentionOverTime
+    attention_class = TemporalAttention
 
     def __init__(self, channels: int, context_dim: int, attention: Attention, ops: Ops) -> None:
         super().__init__(channels, context_dim, attention, ops)
@@ -103,35 +107,35 @@ class TemporalTransformerBlock(TransformerBlock):
         self.ff_in = FeedForward(channels, ops)
 
     def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
-        """Tokens of all frames; the context is one for all."""
-        x_TLC = feed(x_TLC, self.norm_in, self.ff_in, chunk_bytes)
+        """Tokens of all frames, with one context for all."""
+        x_TLC = feed_forward(x_TLC, self.norm_in, self.ff_in, chunk_bytes)
         return super().forward(x_TLC, context_TLD, chunk_bytes)
 
-    def _attend(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
-        norm, attend = bind(self.norm1, x_TLC), self.attn1.among_themselves(x_TLC, constant_C)
-        x_LTC = x_TLC.transpose(0, 1)  # cells first, as pieces are of them
+    def _self_attention(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
+        norm, attend = bind(self.norm1, x_TLC), self.attn1.bind_self_attention(x_TLC, constant_C)
+        x_LTC = x_TLC.transpose(0, 1)  # cells first, because chunks are cut along the first axis
         size = items_within(chunk_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
         x_LTC = added(x_LTC, lambda cells: attend(norm(x_TLC[:, cells])), size)
         return x_LTC.transpose(0, 1)
 
 
-def feed(x_TLC: Tensor, norm: nn.Module, feed_forward: FeedForward, chunk_bytes: int) -> Tensor:
-    """x and the feed-forward of its norm; of any number of tokens at a time."""
+def feed_forward(x_TLC: Tensor, norm: nn.Module, layer: FeedForward, chunk_bytes: int) -> Tensor:
+    """x + layer(norm(x)), in chunks of tokens."""
     x_RC = x_TLC.flatten(0, 1)
     # normed, twice 4 C, the gate's activation, gated, result
     size = items_within(chunk_bytes, 18 * x_RC[:1].nbytes)
-    normed, fed = bind(norm, x_RC), feed_forward.bind(x_RC)
-    return added(x_RC, lambda rows: fed(normed(x_RC[rows])), size).view(x_TLC.shape)
+    normalise, feed = bind(norm, x_RC), layer.bind(x_RC)
+    return added(x_RC, lambda rows: feed(normalise(x_RC[rows])), size).view(x_TLC.shape)
 
 
 class SpatioTemporalTransformer(nn.Module):
-    """Transformer over cells, then over frames. ExVideo's extension, where there is one, sits between the two."""
+    """Spatial block, ExVideo's extension if the model has one, temporal block, and a learned mix of both results."""
 
     def __init__(
         self, channels: int, context_dim: int, extension_frames: int | None, attention: Attention, ops: Ops
     ) -> None:
         super().__init__()
-        self.norm = ops.GroupNorm(norm_groups(channels), channels, eps=1e-6)
+        self.norm = group_norm(channels, ops)
         self.proj_in = ops.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_dim, attention, ops)])
         self.time_pos_embed = nn.Sequential(
@@ -142,31 +146,31 @@ class SpatioTemporalTransformer(nn.Module):
         self.time_mixer = Blend()
         self.proj_out = ops.Linear(channels, channels)
 
-    def forward(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
-        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, on), on.context, on.chunk_bytes)
-        temporal_TLC = self._over_time(spatial_TLC, x_TCHW.shape[2], on)
-        temporal_TLC = self.time_stack[0](temporal_TLC, on.context[:1], on.chunk_bytes)
-        return self._back(x_TCHW, spatial_TLC, temporal_TLC, on)
+    def forward(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
+        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, args), args.context, args.chunk_bytes)
+        temporal_TLC = self._add_positions(spatial_TLC, x_TCHW.shape[2], args)
+        temporal_TLC = self.time_stack[0](temporal_TLC, args.context[:1], args.chunk_bytes)
+        return self._project_out(x_TCHW, spatial_TLC, temporal_TLC, args)
 
-    def _tokens(self, x_TCHW: Tensor, on: Conditions) -> Tensor:
+    def _tokens(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
         project = bind(self.proj_in, x_TCHW)
 
         def tokens(frames: slice) -> Tensor:
             return project(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
 
-        return map_chunks(tokens, len(x_TCHW), items_within(on.chunk_bytes, 3 * x_TCHW[:1].nbytes))
+        return map_chunks(tokens, len(x_TCHW), items_within(args.chunk_bytes, 3 * x_TCHW[:1].nbytes))
 
-    def _over_time(self, spatial_TLC: Tensor, height: int, on: Conditions) -> Tensor:
-        """Tokens that know their frame: a new tensor."""
+    def _add_positions(self, spatial_TLC: Tensor, height: int, args: UNetArgs) -> Tensor:
+        """Tokens with the position of their frame added, as a new tensor; ExVideo's extension also mixes them."""
         if self.extension is None:
-            position_TC = sinusoid(on.frame_ids, spatial_TLC.shape[-1]).to(spatial_TLC.dtype)
+            position_TC = sinusoid(args.frame_ids, spatial_TLC.shape[-1]).to(spatial_TLC.dtype)
             return spatial_TLC + self.time_pos_embed(position_TC)[:, None]
         x_BCTHW = rearrange(spatial_TLC, "T (H W) C -> 1 C T H W", H=height)
-        x_BCTHW = self.extension(x_BCTHW, on.frame_ids, self.time_pos_embed, on.chunk_bytes)
+        x_BCTHW = self.extension(x_BCTHW, args.frame_ids, self.time_pos_embed, args.chunk_bytes)
         return rearrange(x_BCTHW, "1 C T H W -> T (H W) C")
 
-    def _back(self, x_TCHW: Tensor, spatial_TLC: Tensor, temporal_TLC: Tensor, on: Conditions) -> Tensor:
-        """x and the projected mean of both."""
+    def _project_out(self, x_TCHW: Tensor, spatial_TLC: Tensor, temporal_TLC: Tensor, args: UNetArgs) -> Tensor:
+        """x + proj_out of the blended spatial and temporal tokens."""
         height = x_TCHW.shape[2]
         x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
         spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
@@ -175,5 +179,5 @@ class SpatioTemporalTransformer(nn.Module):
         def projected(rows: slice) -> Tensor:
             return project(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
 
-        x_RC = added(x_RC, projected, items_within(on.chunk_bytes, 2 * x_RC[:1].nbytes))
+        x_RC = added(x_RC, projected, items_within(args.chunk_bytes, 2 * x_RC[:1].nbytes))
         return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)

@@ -1,10 +1,11 @@
-"""Stable Video Diffusion's UNet (arXiv:2311.15127), with ExVideo's extension where its tensors are there.
+"""Stable Video Diffusion's UNet (arXiv:2311.15127), optionally with ExVideo's extension (arXiv:2406.14130).
 
 Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width, D context channels.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -14,31 +15,34 @@ from torch import Tensor, nn
 from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
 from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
-from ...nn.layers import Ops, norm_groups, sinusoid
+from ...nn.layers import Ops, group_norm, sinusoid
 from ...nn.step_cache import Branch
-from .blocks import Conditions, Downsample, ResBlock, Upsample, channels_last
+from .blocks import Downsample, ResBlock, UNetArgs, Upsample, channels_last
 from .config import UNetConfig
 from .lazy_frames import Frames, LazyFrames, OffloadSkip, keep
 from .transformer import SpatioTemporalTransformer
 
-# Of the residual blocks' norms, where DiffSynth-Studio 1.1.9 and diffusers agree: the smaller one on the way down where
-# there is attention, and on the whole way up. (sgm has 1e-5 everywhere, 2e-5 off their results on random weights.)
+# Epsilon of the residual blocks' norms as in DiffSynth-Studio 1.1.9 and diffusers: 1e-6 on the up path and, on the down
+# path, at levels with attention; else 1e-5. (sgm has 1e-5 everywhere, which differs by 2e-5 on random weights.)
 _EPS = 1e-5
-_ATTENDING_EPS = 1e-6
+_ATTENTION_EPS = 1e-6
 
 
 class SVDUNet(nn.Module):
-    """Predicts v of every frame from noisy latents, the conditioning picture and its embedding.
+    """Predicts v of every frame from noisy latents, the conditioning image and its embedding.
 
     Args:
         config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
-        ops: where the layers come from.
+        ops: layer classes, `torch.nn` or a host's.
         attention: function of q, k, v.
 
     Attributes:
-        chunk_bytes: for the temporary tensors of what is computed at a time; results do not depend on it.
-        offload_skip: where skips wait between the down and the up path: `keep` or `HostTensor` of lazy_frames.
+        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
+        offload_skip: `keep`, or `HostTensor` to offload skips to host memory until the up path needs them.
+        fp8_keep: layers that fp8 leaves in their dtype: the first, the last and all embeddings.
     """
+
+    fp8_keep = re.compile(r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\.")
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
@@ -60,7 +64,7 @@ class SVDUNet(nn.Module):
         )
         self.output_blocks = build.up()
         self.out = nn.Sequential(
-            ops.GroupNorm(norm_groups(width), width, eps=_EPS),
+            group_norm(width, ops, _EPS),
             nn.SiLU(),
             ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1),
         )
@@ -78,19 +82,19 @@ class SVDUNet(nn.Module):
         """Predict v.
 
         Args:
-            x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning picture's latents.
+            x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning image's latents.
             timestep: 0.25 ln sigma; a scalar, [1], [N] or [N T].
             context: image embeddings, [D], [1, D], [N, 1, D] or [N T, 1, D].
             add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3].
-            num_frames: T; all of B when left out.
-            frame_ids: place of each frame in the whole clip; 0 to T - 1 when left out.
-            memory: of the steps before, to predict from them what changes little (see `step_cache`).
+            num_frames: T; default B.
+            frame_ids: number of each frame in the whole clip; default 0 to T - 1.
+            memory: cache of previous steps, to skip blocks whose output changes little (see `step_cache`).
 
         Returns:
             [N T, 4, H, W].
 
         Raises:
-            ClipError: a frame beyond the extension's position table, or cells too few for its reflected borders.
+            ClipError: a frame beyond the extension's position table, or a clip too small for its reflection padding.
         """
         ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
         return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
@@ -105,49 +109,48 @@ class SVDUNet(nn.Module):
         frame_ids: Sequence[int] | None = None,
         memory: Branch | None = None,
     ) -> Tensor:
-        """As `forward`, for a caller that embedded the three ids itself: `ids_embedding` [N, 3 x id_dim]."""
+        """Predict v from already embedded ids, `ids_embedding` [N, 3 x id_dim]; other arguments as in `forward`."""
         num_frames = num_frames or x_BCHW.shape[0]
         self._check(x_BCHW, num_frames, frame_ids)
         device, dtype = x_BCHW.device, x_BCHW.dtype
-        places = range(num_frames) if frame_ids is None else frame_ids
-        ids_T = torch.tensor(list(places), device=device)
+        ids_T = torch.tensor(list(range(num_frames) if frame_ids is None else frame_ids), device=device)
         steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
         embedding = self.time_embed(steps), self.label_emb(ids_embedding.to(device, dtype))
         tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
         clips = []
-        for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, as fast
-            of_clip = partial(_of_clip, clip=clip, num_frames=num_frames, batch=len(x_BCHW))
-            on = Conditions(
-                embedding=of_clip(embedding[0]) + of_clip(embedding[1]),
-                context=of_clip(tokens.to(device, dtype)),
+        for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, same speed
+            rows_of = partial(_clip_rows, clip=clip, num_frames=num_frames, batch=len(x_BCHW))
+            args = UNetArgs(
+                embedding=rows_of(embedding[0]) + rows_of(embedding[1]),
+                context=rows_of(tokens.to(device, dtype)),
                 frame_ids=ids_T,
                 chunk_bytes=self.chunk_bytes,
             )
             x_TCHW = channels_last(x_BCHW[start : start + num_frames])
-            clips.append(self._denoise_clip(x_TCHW, on, memory and memory.part(clip)))
+            clips.append(self._denoise_clip(x_TCHW, args, memory and memory.part(clip)))
         return torch.cat(clips) if len(clips) > 1 else clips[0]
 
-    def _denoise_clip(self, x_TCHW: Frames, on: Conditions, memory: Branch | None) -> Tensor:
+    def _denoise_clip(self, x_TCHW: Frames, args: UNetArgs, memory: Branch | None) -> Tensor:
         skips: list[Frames] = []
         for index, block in enumerate(self.input_blocks.children()):
             if memory and index == 1:
                 memory.enter(x_TCHW[:])
             for layer in block.children():
-                x_TCHW = _apply(layer, x_TCHW, on)
+                x_TCHW = _apply(layer, x_TCHW, args)
             skips.append(self.offload_skip(x_TCHW[:]))
             if memory and index == 1 and (predicted := memory.predict(x_TCHW[:])) is not None:
-                return _apply(self.out, predicted, on)[:]
+                return _apply(self.out, predicted, args)[:]
         for layer in self.middle_block:
-            x_TCHW = _apply(layer, x_TCHW, on)
+            x_TCHW = _apply(layer, x_TCHW, args)
         for block in self.output_blocks.children():
             skip: Frames | None = skips.pop()
             size = tuple(skips[-1].shape[2:]) if skips else None
             for layer in block.children():
-                x_TCHW = _apply(layer, x_TCHW, on, skip, size)
-                skip = None  # so that its memory is free
+                x_TCHW = _apply(layer, x_TCHW, args, skip, size)
+                skip = None  # free its memory
         if memory:
             memory.keep(x_TCHW[:])
-        return _apply(self.out, x_TCHW, on)[:]
+        return _apply(self.out, x_TCHW, args)[:]
 
     def _check(self, x_BCHW: Tensor, num_frames: int, frame_ids: Sequence[int] | None) -> None:
         batch, channels, height, width = x_BCHW.shape
@@ -164,7 +167,7 @@ class SVDUNet(nn.Module):
                 f"{last + 1} frames were asked for, but this extension was trained for {table}. "
                 f"Choose {table} frames or fewer, or use context windows."
             )
-        smallest = 2 ** (len(self.config.widths) - 1) + 1  # leaves two cells on the deepest level
+        smallest = 2 ** (len(self.config.widths) - 1) + 1  # two cells on the deepest level
         if min(height, width) < smallest or num_frames < 2:
             raise ClipError(
                 f"{num_frames} frames of {width * 8}x{height * 8} pixels are too small for an extended model: "
@@ -172,7 +175,7 @@ class SVDUNet(nn.Module):
             )
 
     def reset_extension(self) -> None:
-        """Make a new extension start as the base model (see `TemporalExtension.reset`)."""
+        """Initialise the extension so that the model starts as the base (see `TemporalExtension.reset`)."""
         for module in self.modules():
             if isinstance(module, SpatioTemporalTransformer) and module.extension is not None:
                 module.extension.reset()
@@ -182,38 +185,37 @@ def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
 
 
-def _of_clip(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
-    """The part of [1, N or N T, ...] that one clip is told: one row for all of its frames, or one for each."""
+def _clip_rows(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
+    """Rows of [1, N or N T, ...] that belong to one clip: one for all of its frames, or one for each."""
     if batch % len(rows):
         raise ValueError(f"conditioning of {len(rows)} rows does not fit {batch} frames")
-    each = len(rows) * num_frames // batch  # rows of a clip
-    return rows[:1] if len(rows) == 1 else rows[clip * each : (clip + 1) * each]
+    count = len(rows) * num_frames // batch
+    return rows[:1] if len(rows) == 1 else rows[clip * count : (clip + 1) * count]
 
 
 def _apply(
     layer: nn.Module,
     x_TCHW: Frames,
-    on: Conditions,
+    args: UNetArgs,
     skip_TCHW: Frames | None = None,
     size: tuple[int, ...] | None = None,
 ) -> Frames:
-    """One layer of a block; `size` is what an upsampling grows to."""
+    """Run one layer of a block; `size` is the height and width an upsampling layer must produce."""
     if isinstance(layer, ResBlock):
-        return layer(x_TCHW, on, skip_TCHW)
+        return layer(x_TCHW, args, skip_TCHW)
     if isinstance(layer, SpatioTemporalTransformer):
-        return layer(x_TCHW, on)
+        return layer(x_TCHW, args)
     if isinstance(layer, Upsample):
-        grow = partial(layer, size=size)
+        upsample = partial(layer, size=size)
         shape = (*x_TCHW.shape[:2], *(size or (2 * side for side in x_TCHW.shape[2:])))
-        return grow(x_TCHW[:]) if torch.is_grad_enabled() else LazyFrames(grow, x_TCHW[:], shape)
-    frame = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
-    return map_chunks(
-        lambda frames: channels_last(layer(x_TCHW[frames])), x_TCHW.shape[0], items_within(on.chunk_bytes, 3 * frame)
-    )
+        return upsample(x_TCHW[:]) if torch.is_grad_enabled() else LazyFrames(upsample, x_TCHW[:], shape)
+    frame_bytes = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
+    frames = items_within(args.chunk_bytes, 3 * frame_bytes)
+    return map_chunks(lambda span: channels_last(layer(x_TCHW[span])), x_TCHW.shape[0], frames)
 
 
 class _Builder:
-    """Puts the levels together in the published order, so that the block numbers are the checkpoint's."""
+    """Builds the levels in the published order, so that block numbers match the checkpoint's."""
 
     def __init__(self, config: UNetConfig, ops: Ops, attention: Attention) -> None:
         self.config, self.ops, self.attention = config, ops, attention
@@ -234,7 +236,7 @@ class _Builder:
         blocks = [nn.ModuleList([self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)])]
         self.skip_channels = [channels]
         for level, width in enumerate(config.widths):
-            eps = _ATTENDING_EPS if level in config.attention_levels else _EPS
+            eps = _ATTENTION_EPS if level in config.attention_levels else _EPS
             for _ in range(config.blocks_per_level):
                 layers: list[nn.Module] = [self.res(channels, width, eps)]
                 if level in config.attention_levels:
@@ -253,7 +255,7 @@ class _Builder:
         blocks = []
         for level, width in reversed(list(enumerate(config.widths))):
             for index in range(config.blocks_per_level + 1):
-                layers: list[nn.Module] = [self.res(channels + self.skip_channels.pop(), width, _ATTENDING_EPS)]
+                layers: list[nn.Module] = [self.res(channels + self.skip_channels.pop(), width, _ATTENTION_EPS)]
                 if level in config.attention_levels:
                     layers.append(self.transformer(width))
                 if level and index == config.blocks_per_level:

@@ -1,40 +1,39 @@
-"""Stable Video Diffusion's autoencoder: an image encoder and a temporal decoder (arXiv:2311.15127).
+"""Stable Video Diffusion's autoencoder: a per-frame encoder and a temporal decoder (arXiv:2311.15127).
 
-Names are those of the sgm code base. Shapes: T frames, C channels, H and W height and width (pixels or, in the
-middle, latent cells of 8x8 pixels).
+Parameter names are those of the sgm code base.
+Shapes: T frames, C channels, H and W height and width in pixels, h and w in latent cells of 8x8 pixels.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES
+from ...nn.convolution import channels_last_on_gpu
 from ...nn.group_norm import norm_silu
-from ...nn.layers import Ops
+from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
+from ...progress import Progress
 from .config import VAEConfig
 from .geometry import GEOMETRY
-from .vae_blocks import Downsample, ResBlock, SelfAttention, group_norm, laid_out
+from .vae_blocks import Downsample, ResBlock, SelfAttention
 from .vae_decoder import TemporalDecoder
 
-SCALING_FACTOR = 0.18215  # latents times this have about unit variance; the networks of the UNet work on those
+SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
 SPATIAL_FACTOR = GEOMETRY.spatial_factor
 
-# The decoder sees a few frames at a time and its norms depend on which: these are the reference's
-# (DiffSynth-Studio 1.1.9, svd_vae_decoder.py), so its pictures come out whatever memory there is.
+# The decoder's group norms span the frames of a window, so the windows are part of the result. These are those of
+# DiffSynth-Studio 1.1.9 (svd_vae_decoder.py), whatever memory there is.
 FRAMES_AT_ONCE = 8
 _FRAME_STRIDE = 4
-LARGEST_TILE = 128  # latent cells; larger pictures are cut
+LARGEST_TILE = 128  # latent cells; larger frames are decoded in tiles
 _TILE_STRIDE = 32
-
-Progress = Callable[[int, int], None]  # done, total
 
 
 class VAE(nn.Module):
@@ -43,10 +42,10 @@ class VAE(nn.Module):
     Args:
         config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
         quantised: whether the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
-        ops: where the layers come from.
+        ops: layer classes, `torch.nn` or a host's.
 
     Attributes:
-        chunk_bytes: for the temporary tensors of what is computed at once; the results are the same within rounding.
+        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
     """
 
     scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
@@ -61,7 +60,7 @@ class VAE(nn.Module):
         self.decoder = TemporalDecoder(config, ops)
 
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
-        """Most likely latents of each frame, one frame at a time: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
+        """Mean of each frame's latent distribution, frame by frame: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
         height, width = video_TCHW.shape[-2:]
         GEOMETRY.check_cells(height, width)
         latents = []
@@ -80,15 +79,15 @@ class VAE(nn.Module):
         return moments[:, : self.config.latent_channels]
 
     def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
-        """Blend of windows of 8 frames, 4 apart (and of tiles above 1024 pixels).
+        """Decode windows of 8 frames with a stride of 4 (and tiles above 1024 pixels), and blend them.
 
-        The windows are part of the definition: the pictures do not depend on how much memory is free. Where it ends,
-        they are computed in smaller pieces, which changes nothing but rounding.
+        The windows do not depend on free memory. Out of memory, a window is decoded again in smaller chunks, which
+        changes the result by rounding only.
 
         Args:
             latents_TCHW: [T, 4, h, w], raw.
-            progress: called with the number of windows done and in all; may raise to stop.
-            tile: side of the tiles in latent cells, below 128, in less memory and not quite the same; None is exact.
+            progress: called with the windows done and in total.
+            tile: side of smaller tiles in latent cells, below 128: less memory, but seams may show. None is exact.
 
         Returns:
             [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
@@ -111,13 +110,13 @@ class VAE(nn.Module):
         return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes).float().cpu()
 
     def to_network(self, x: Tensor) -> Tensor:
-        """To the device and type the network computes in; hosts that offload weights know it better than a weight."""
+        """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
         weight = self.decoder.conv_in.weight
         return x.to(weight.device, weight.dtype)
 
 
 def decode_windows(frames: int, height: int, width: int, tile: int | None = None) -> list[Window]:
-    """Windows that the decoder sees one at a time, in latent frames and cells; `tile` as for `VAE.decode`."""
+    """Windows that are decoded one by one, in latent frames and cells; `tile` as in `VAE.decode`."""
     time = Axis(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
     if tile is not None:
         return list(tiles((time, *spatial_axes(height, width, tile))))
@@ -125,7 +124,7 @@ def decode_windows(frames: int, height: int, width: int, tile: int | None = None
 
 
 class Encoder(nn.Module):
-    """Picture to the mean and log variance of its latents."""
+    """Frames to the mean and log variance of their latents."""
 
     def __init__(self, config: VAEConfig, ops: Ops) -> None:
         super().__init__()
@@ -141,23 +140,23 @@ class Encoder(nn.Module):
         self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
 
     def forward(self, x_TCHW: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
-        """[T, 3, H, W] to [T, 8, H / 8, W / 8]; the budget is for the temporary tensors of one piece."""
+        """[T, 3, H, W] to [T, 8, H / 8, W / 8]; `chunk_bytes` is for the temporary tensors of one chunk."""
         if torch.is_grad_enabled():
             chunk_bytes = sys.maxsize
-        x_TCHW = self.conv_in(laid_out(x_TCHW))
+        x_TCHW = self.conv_in(channels_last_on_gpu(x_TCHW))
         for level in (*self.down, self.mid):
             x_TCHW = level(x_TCHW, chunk_bytes)
         return self.conv_out(norm_silu(self.norm_out, x_TCHW))
 
 
 class Level(nn.Module):
-    """Blocks, then the step to the next level."""
+    """Residual blocks of one resolution, then downsampling."""
 
-    def __init__(self, channels: int, out_channels: int, depth: int, is_halved: bool, ops: Ops) -> None:
+    def __init__(self, channels: int, out_channels: int, depth: int, downsamples: bool, ops: Ops) -> None:
         super().__init__()
         inputs = [channels] + [out_channels] * (depth - 1)
         self.block = nn.ModuleList(ResBlock(channels, out_channels, ops) for channels in inputs)
-        self.downsample = Downsample(out_channels, ops) if is_halved else None
+        self.downsample = Downsample(out_channels, ops) if downsamples else None
 
     def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         for block in self.block:
@@ -166,7 +165,7 @@ class Level(nn.Module):
 
 
 class Middle(nn.Module):
-    """Attention between two blocks, on the coarsest level."""
+    """Attention between two residual blocks, at the lowest resolution."""
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()

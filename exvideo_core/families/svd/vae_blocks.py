@@ -1,13 +1,12 @@
-"""Blocks of SVD's autoencoder that work on single frames; on rows of one where it is more than a piece may take.
+"""Per-frame blocks of SVD's autoencoder, in chunks of frames, or of rows where one frame exceeds a chunk.
 
 Parameter names are those of the sgm code base. Shapes: T frames, C channels, H and W height and width, L = H W cells.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -16,28 +15,18 @@ from ...nn.chunks import added, items_within, map_chunks, spans
 from ...nn.convolution import bind_conv, convolved
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
-from ...nn.group_norm import affine, norm_silu
-from ...nn.layers import Ops, norm_groups
+from ...nn.group_norm import affine, norm_silu, row_chunks
+from ...nn.layers import Ops, group_norm
 from ...nn.upsample import empty_map
 from .blocks import frames_first, rows_first
 
-Rows = Callable[[slice], Tensor]  # of a result, first in the shape: [h, T, C, W]
-
-
-def group_norm(channels: int, ops: Ops) -> nn.Module:
-    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=1e-6)
-    return norm
-
-
-def laid_out(x_TCHW: Tensor) -> Tensor:
-    """As the device wants what it convolves; all that follows stays so."""
-    return x_TCHW if x_TCHW.device.type == "cpu" else x_TCHW.contiguous(memory_format=torch.channels_last)
+Rows = Callable[[slice], Tensor]  # computes a span of rows, [rows, T, C, W]
 
 
 def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Rows]:
-    """Norm, SiLU and 3x3 convolution of frames: rows for a piece, and the rows of a span.
+    """Norm, SiLU and 3x3 convolution as a function of a span of rows, and the rows that fit a chunk.
 
-    Only a single frame is cut, for each has its own statistics.
+    Only a single frame is cut into rows, because each frame has its own norm statistics.
     """
     height = x_TCHW.shape[2]
     # scaled in float32, activated, result
@@ -45,27 +34,19 @@ def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int
     weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
         return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
-    factor_C, summand_C = affine(norm, weights, strips([x_TCHW], chunk_bytes))
+    factor_C, summand_C = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes))
     scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), bind_conv(conv, x_TCHW)
 
-    def with_neighbours(span: slice) -> Tensor:
-        above, below = max(0, span.start - 1), min(height, span.stop + 1)  # neighbours, where there are any
+    def with_halo(span: slice) -> Tensor:
+        above, below = max(0, span.start - 1), min(height, span.stop + 1)
         out_1CHW = convolve(scaled_silu(x_TCHW[:, :, above:below], *scale))
         return rows_first(out_1CHW)[span.start - above : span.stop - above]
 
-    return rows, with_neighbours
+    return rows, with_halo
 
 
-def strips(parts: Sequence[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
-    """Rows of frames that may be looked at together, in float32."""
-    for part_TCHW in parts:
-        rows = items_within(chunk_bytes, 4 * rows_first(part_TCHW)[0].numel())
-        for span in spans(part_TCHW.shape[2], rows):
-            yield part_TCHW[:, :, span]
-
-
-class FrameBlock(nn.Module):
-    """Two convolutions per frame."""
+class SpatialBlock(nn.Module):
+    """Weights of a residual block of two 3x3 convolutions, and its computation on frames."""
 
     def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
         super().__init__()
@@ -76,38 +57,38 @@ class FrameBlock(nn.Module):
         self.nin_shortcut = ops.Conv2d(channels, out_channels, kernel_size=1) if channels != out_channels else None
         self.out_channels = out_channels
 
-    def per_frame(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        """In x itself where the channels stay as many, unless gradients are wanted."""
+    def spatial(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """The residual block; in place on x if the number of channels does not change, unless gradients are enabled."""
         frames, channels, height, width = x_TCHW.shape
-        # before a convolution: its input, scaled in float32, activated; after it as many
+        # input of a convolution scaled in float32, and activated; its result likewise
         frame_bytes = height * width * max(channels, self.out_channels) * (4 + 2 * x_TCHW.element_size())
         size = items_within(chunk_bytes, frame_bytes)
         out_TCHW = x_TCHW if self.nin_shortcut is None else self.nin_shortcut(x_TCHW)
         if size >= frames:
-            return self._plus_residual(out_TCHW, x_TCHW, chunk_bytes)
+            return self._add_residual(out_TCHW, x_TCHW, chunk_bytes)
         for span in spans(frames, size):
-            self._plus_residual(out_TCHW[span], x_TCHW[span], chunk_bytes)
+            self._add_residual(out_TCHW[span], x_TCHW[span], chunk_bytes)
         return out_TCHW
 
-    def _plus_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        """In `out_TCHW`, unless gradients are wanted."""
+    def _add_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """out + the convolutions of x; in place on out, unless gradients are enabled."""
         frames, _, height, width = x_TCHW.shape
         rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
-        room = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
-        h_TCHW = frames_first(map_chunks(first, height, rows, room))
+        h_HTCW = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
+        h_TCHW = frames_first(map_chunks(first, height, rows, h_HTCW))
         rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes)
         return frames_first(added(rows_first(out_TCHW), second, rows))
 
 
-class ResBlock(FrameBlock):
-    """That and nothing else."""
+class ResBlock(SpatialBlock):
+    """Residual block of the encoder."""
 
     def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        return self.per_frame(x_TCHW, chunk_bytes)
+        return self.spatial(x_TCHW, chunk_bytes)
 
 
 class SelfAttention(nn.Module):
-    """Attention of all cells of a frame to each other, with one head."""
+    """Single-head self-attention over the cells of each frame."""
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
@@ -118,8 +99,8 @@ class SelfAttention(nn.Module):
         self.proj_out = ops.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        """In x itself, unless gradients are wanted."""
-        # normed, queries, keys, values, what they give, result
+        """x + attention; in place on x, unless gradients are enabled."""
+        # normed, queries, keys, values, attended, result
         size = items_within(chunk_bytes, 6 * x_TCHW[0].nbytes)
         return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
 
@@ -131,7 +112,7 @@ class SelfAttention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve height and width; the missing border is on the right and below."""
+    """Halve height and width, with padding on the right and at the bottom only."""
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()

@@ -172,3 +172,11 @@ def test_what_waits_elsewhere_takes_nothing_until_a_part_comes_back():
     assert (part.shape, part.dtype, part.stride()) == ((2, 4, 3, 5), x.dtype, x.stride())
     assert count(lambda: Elsewhere(x)[:]).peak == x.nbytes
     assert count(call).peak == x.nbytes  # while the skip was made
+
+
+def test_inference_mode_changes_no_count():
+    layer, x = torch.nn.Linear(8, 4, device="meta"), torch.empty(3, 8, device="meta")
+    wanted = count(lambda: layer(x) @ torch.empty(4, 2))
+
+    with torch.inference_mode():
+        assert count(lambda: layer(x) @ torch.empty(4, 2)) == wanted

@@ -9,36 +9,27 @@ from narrow_svd import TINY, noise
 from PIL import Image
 
 from benchmarks import count
-from exvideo_core import demo_models
 from exvideo_core.cli import main
-from exvideo_core.estimate import (
-    Clip,
-    Place,
-    Speed,
-    Work,
-    cogvideox_call,
-    cogvideox_line,
-    estimate_cogvideox,
-    estimate_svd,
-    probe,
-    seconds,
-    svd_call,
-    svd_line,
-)
+from exvideo_core.estimate import Clip, Place, Speed, Work, counting, estimate_cogvideox, estimate_svd, probe, seconds
 from exvideo_core.estimate import jobs as estimated
 from exvideo_core.estimate.speed import work_of
 from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox import estimate as cogvideox_estimate
+from exvideo_core.families.cogvideox.files import DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.cogvideox.pipeline import load_cogvideox
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.svd import estimate as svd_estimate
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from exvideo_core.families.svd.pipeline import load_svd
 from exvideo_core.families.svd.vae import VAE, decode_windows
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SPEED = Speed(products=1e12, convolutions=5e11, attention=2e12, moved=1e11, call=1e-5, is_queued=False)
-SVD = ("--checkpoint", demo_models.SVD, "--extension", demo_models.SVD_EXTENSION, "--image", "none.png")
+SVD = ("--checkpoint", DEMO_CHECKPOINT, "--extension", DEMO_EXTENSION, "--image", "none.png")
 COGVIDEOX = (
-    *("--transformer", demo_models.COGVIDEOX_TRANSFORMER, "--vae", demo_models.COGVIDEOX_VAE),
-    *("--text-encoder", demo_models.COGVIDEOX_TEXT_ENCODER, "--prompt", "none"),
+    *("--transformer", DEMO_TRANSFORMER, "--vae", DEMO_VAE),
+    *("--text-encoder", DEMO_TEXT_ENCODER, "--prompt", "none"),
 )
 
 
@@ -49,31 +40,37 @@ def speed(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "config"),
+    ("estimates", "config", "name"),
     [
-        ("svd_512", UNetConfig(extension_frames=128)),
-        ("svd_1024", UNetConfig(extension_frames=128)),
-        ("svd_base_25f", UNetConfig()),
+        (svd_estimate.ESTIMATES, UNetConfig(extension_frames=128), "svd_512"),
+        (svd_estimate.ESTIMATES, UNetConfig(), "svd_base_25f"),
+        (cogvideox_estimate.ESTIMATES, cog.TransformerConfig(), "cog_129f"),
+        (cogvideox_estimate.ESTIMATES, cog.TransformerConfig(), "cog_49f"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_svd_s_formula_is_what_is_counted(name, config):
+def test_a_call_is_counted_as_the_whole_network(estimates, config, name):
+    """For CogVideoX from two of its 42 layers."""
     job = count.JOBS[name]
-    counted = work_of(count.count_job(job))
-    work = svd_call(config, job.cfg["frames"], job.cfg["h"], job.cfg["w"])
+    whole = count.count_job(job)
+    call = estimates.call(config, (job.cfg["frames"], job.cfg["h"], job.cfg["w"]), torch.float16)
 
-    assert work.flops == pytest.approx(counted.flops, rel=0.01)
-    assert work.attention == counted.attention
-    assert work.moved == pytest.approx(counted.moved, rel=0.15)
+    assert call.flops == whole.flops
+    assert call.peak == pytest.approx(whole.peak, rel=0.01)
+    assert work_of(call).moved == pytest.approx(work_of(whole).moved, rel=0.02)  # it is given the image as float32
+    assert call.operations == pytest.approx(whole.operations, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["cog_129f", "cog_49f"])
-def test_cogvideox_s_formula_is_what_is_counted(name):
-    job = count.JOBS[name]
-    counted = work_of(count.count_job(job))
-    work = cogvideox_call(cog.TransformerConfig(), job.cfg["frames"], job.cfg["h"], job.cfg["w"])
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_layers_that_are_alike_are_counted_once(layers):
+    config = cog.TransformerConfig(layers=layers, width=128, hidden=512, text_dim=64)
+    counted = cogvideox_estimate.count_call(config, (5, 8, 8), torch.float32)
+    transformer = estimated.on_meta(lambda: CogVideoXTransformer(config), torch.float32)
 
-    assert work.flops == pytest.approx(counted.flops, rel=0.01)
-    assert work.moved == pytest.approx(counted.moved, rel=0.25)
+    def call():
+        transformer(torch.empty(1, 16, 5, 8, 8), torch.empty(1), torch.empty(1, 226, 64))
+
+    assert counted == counting.count(call)
 
 
 def test_work_adds_up_and_takes_its_time_at_each_speed():
@@ -109,7 +106,7 @@ def svd(**settings):
 
 def test_an_estimate_has_every_call_and_the_decoding(speed):
     guided, plain, short = svd(), svd(is_guided=False), svd(is_guided=False, steps=5)
-    call = svd_call(UNetConfig(), 16, 64, 64).flops
+    call = svd_estimate.count_call(UNetConfig(), (16, 64, 64), torch.float16).total_flops
     decoding = guided.work.flops - 20 * call
 
     assert guided.work.flops - plain.work.flops == pytest.approx(10 * call, rel=0.01)
@@ -175,7 +172,7 @@ def one_thread():
 
 
 def test_svd_s_demo_takes_about_as_long_as_estimated(one_thread):
-    pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION, device=CPU)
+    pipeline = load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION, device=CPU)
     clip = Clip(frames=16, height=128, width=128, steps=6, is_guided=False)
     told = estimate_svd(pipeline.unet.config, pipeline.vae.config, clip, Place(device=CPU, dtype=torch.float32))
 
@@ -188,7 +185,7 @@ def test_svd_s_demo_takes_about_as_long_as_estimated(one_thread):
 
 
 def test_cogvideox_s_demo_takes_about_as_long_as_estimated(one_thread):
-    pipeline = load_cogvideox(demo_models.COGVIDEOX_TRANSFORMER, vae=demo_models.COGVIDEOX_VAE, device=CPU)
+    pipeline = load_cogvideox(DEMO_TRANSFORMER, vae=DEMO_VAE, device=CPU)
     clip = Clip(frames=17, height=96, width=96, steps=8)
     told = estimate_cogvideox(
         pipeline.transformer.config, pipeline.vae.config, clip, Place(device=CPU, dtype=torch.float32)
@@ -224,27 +221,46 @@ def test_the_command_line_refuses_what_no_clip_can_be(capsys):
     assert "129 frames are not possible" in capsys.readouterr().err
 
 
-def test_a_loaded_model_s_line_takes_no_time():
-    probe(CPU, torch.float32)
-    start = time.process_time()
-    lines = [
-        svd_line(
-            UNetConfig(extension_frames=128), torch.float32, CPU, weights=7.4e9, activations=lambda *size: size[0] * 1e7
+@pytest.mark.parametrize(
+    ("estimates", "config", "weights", "clip", "sizes"),
+    [
+        (
+            svd_estimate.ESTIMATES,
+            UNetConfig(extension_frames=128),
+            7.4e9,
+            "128 frames of 512x512",
+            "(19.6 PFLOP), 7.4 GB for weights and 4.1 GB beside them",
         ),
-        cogvideox_line(
-            cog.TransformerConfig(), torch.float32, CPU, weights=22.3e9, activations=lambda *size: size[0] * 1e8
+        (
+            cogvideox_estimate.ESTIMATES,
+            cog.TransformerConfig(),
+            22.3e9,
+            "129 frames of 720x480",
+            "(146 PFLOP), 22 GB for weights and 1.5 GB beside them",
         ),
-    ]
+    ],
+    ids=["svd", "cogvideox"],
+)
+def test_a_loaded_model_s_line_is_counted_once(estimates, config, weights, clip, sizes):
+    line, first = timed(estimated.usual_line, estimates, config, torch.float32, CPU, weights)
+    again, second = timed(estimated.usual_line, estimates, config, torch.float32, CPU, weights)
 
-    assert time.process_time() - start < 0.1
-    assert lines[0].startswith("128 frames of 512x512 in 50 steps take about ")
-    assert lines[0].endswith("(19.5 PFLOP), 7.4 GB for weights and 1.3 GB beside them")
-    assert lines[1].startswith("129 frames of 720x480 in 50 steps take about ")
-    assert lines[1].endswith("(146 PFLOP), 22 GB for weights and 3.3 GB beside them")
+    assert line == again
+    assert first < 5  # one second
+    assert second < 0.1
+    assert line.startswith(f"{clip} in 50 steps take about ")
+    assert line.endswith(sizes)
+
+
+def timed(function, *args):
+    """Its result, and seconds of CPU time."""
+    start = time.process_time()
+    return function(*args), time.process_time() - start
 
 
 @pytest.mark.parametrize(
-    ("duration", "text"), [(0.5, "0.5 s"), (90, "90 s"), (125, "2.1 min"), (3600, "60 min"), (9000, "2.5 h")]
+    ("duration", "text"),
+    [(0.5, "0.5 s"), (90, "90 s"), (125, "2.1 min"), (3600, "60 min"), (9000, "2.5 h"), (468000, "130 h")],
 )
 def test_durations_are_read_easily(duration, text):
     assert estimated.of_time(duration) == text

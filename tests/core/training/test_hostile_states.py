@@ -59,7 +59,7 @@ def test_a_state_is_loaded_as_it_was_saved(saved):
     other.load(saved)
 
     assert torch.equal(other.weights["unit.weight"], engine().weights["unit.weight"])
-    assert other.average.updates == 1
+    assert other.ema.updates == 1
 
 
 def test_a_list_of_tensors_that_runs_something_is_refused(saved, tmp_path):
@@ -94,14 +94,14 @@ def test_a_damaged_list_of_tensors_is_a_sentence(saved, bytes_left):
     file = saved / ".metadata"
     file.write_bytes(file.read_bytes()[:bytes_left])
 
-    with pytest.raises(ExVideoError, match=r"is damaged \(.*delete it to go on from the checkpoint before"):
+    with pytest.raises(ExVideoError, match=r"is damaged \(.*delete it to resume from the checkpoint before"):
         engine(1).load(saved)
 
 
 def test_damaged_tensors_are_a_sentence(saved):
     (saved / "__0_0.distcp").write_bytes(bytes(5000))
 
-    with pytest.raises(ExVideoError, match=r"is damaged \(.*delete it to go on from the checkpoint before"):
+    with pytest.raises(ExVideoError, match=r"is damaged \(.*delete it to resume from the checkpoint before"):
         engine(1).load(saved)
 
 
@@ -113,7 +113,7 @@ def test_deepspeed_runs_nothing_either(file, tmp_path):
     torch.save({}, tmp_path / "state.pt")
     torch.save(MakesAFolder(tmp_path / "made"), tmp_path / file)
     trained = object.__new__(DeepSpeedEngine)
-    trained.world, trained.average = World(), SimpleNamespace(load_state_dict=lambda state: None)
+    trained.world, trained.ema = World(), SimpleNamespace(load_state_dict=lambda state: None)
     trained._engine = SimpleNamespace(load_checkpoint=like_deepspeed)
 
     with pytest.raises(ExVideoError, match="was not loaded: it asks for"):

@@ -7,8 +7,9 @@ import pytest
 import torch
 import yaml
 
-from exvideo_core import demo_models, load_svd
+from exvideo_core import load_svd
 from exvideo_core.cli import main
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 
 EXAMPLE = Path(__file__).parents[3] / "samples" / "training" / "quickstart.yaml"
 
@@ -42,7 +43,7 @@ def test_sixty_steps_lower_the_held_out_loss_beyond_the_base_s_frames(output):
 def test_what_it_exports_loads_and_changes_the_clip(output):
     picture = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(0))
     trained, base = (
-        load_svd(demo_models.SVD, extension, device="cpu")(
+        load_svd(DEMO_CHECKPOINT, extension, device="cpu")(
             picture,
             num_frames=30,
             width=128,

@@ -19,7 +19,7 @@ from exvideo_core.families.svd.motion_buckets import THRESHOLDS, motion_bucket
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.runtime.distributed import World
-from exvideo_core.training.ema import AveragedWeights
+from exvideo_core.training.ema import EMA
 from exvideo_core.training.engine import TorchEngine
 from exvideo_core.training.footprint import footprint, footprint_table
 from exvideo_core.training.held_out import held_out_loss
@@ -89,7 +89,7 @@ def test_the_footprint_is_what_the_engine_holds(checkpoint, average):
 
 def test_averages_are_swapped_in_and_out_again():
     weights = {"a": torch.randn(3, 4), "b": torch.randn(5)}
-    average = AveragedWeights(weights, 0.9)
+    average = EMA(weights, 0.9)
     for weight in weights.values():
         weight += 1
     average.update(weights)

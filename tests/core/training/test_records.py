@@ -100,5 +100,8 @@ def test_a_damaged_note_is_told_with_what_to_do(tmp_path, damage):
     saved = Checkpoints(tmp_path, 2, World()).save(1, write, {})
     damage(saved / "run.json")
 
-    with pytest.raises(ExVideoError, match=r"step_00000001 is no checkpoint, or damaged .* delete it to go on from"):
+    with pytest.raises(
+        ExVideoError,
+        match=r"cannot resume from .*_00000001: it is no checkpoint, or damaged .* Delete it to resume",
+    ):
         read_note(saved)

@@ -5,14 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
+from exvideo_core import apply_lora, load_cogvideox, load_svd
 from exvideo_core.evaluation.measures import correlation, is_monotone, measure, motion_levels
+from exvideo_core.families.cogvideox.files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from exvideo_core.training.procedural.pictures import from_file
 from exvideo_core.training.procedural.push_in import ladder
 from tools.demo_models.cogvideox.measure import PROMPTS, look_at
 
 PICTURE = Path(__file__).parents[3] / "samples" / "astronaut.png"
-FILES = (demo_models.SVD, demo_models.SVD_EXTENSION)
+FILES = (DEMO_CHECKPOINT, DEMO_EXTENSION)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,10 @@ def test_the_picture_moves_for_all_128_frames_without_flicker(pipeline, picture)
 
 
 COGVIDEOX_FILES = (
-    demo_models.COGVIDEOX_TRANSFORMER,
-    demo_models.COGVIDEOX_TEXT_ENCODER,
-    demo_models.COGVIDEOX_VAE,
-    demo_models.COGVIDEOX_LORA,
+    DEMO_TRANSFORMER,
+    DEMO_TEXT_ENCODER,
+    DEMO_VAE,
+    DEMO_LORA,
 )
 
 
@@ -102,7 +104,7 @@ def test_cogvideox_shows_the_words(cogvideox):
 @pytest.mark.slow
 def test_cogvideox_and_its_lora_show_the_words_for_129_frames(cogvideox):
     base = [seen(cogvideox, words, 129) for words in PROMPTS[::3]]
-    apply_lora(cogvideox, demo_models.COGVIDEOX_LORA)
+    apply_lora(cogvideox, DEMO_LORA)
     extended = [seen(cogvideox, words, 129) for words in PROMPTS]
 
     assert all(found.colour and found.ground for found in extended)

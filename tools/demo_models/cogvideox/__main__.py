@@ -1,6 +1,6 @@
-"""Train the embedded CogVideoX demo model from nothing: `python -m exvideo_core.training.demo_cogvideox --out DIR`.
+"""Train the embedded CogVideoX demo model from nothing: `python -m tools.demo_models.cogvideox --out DIR`.
 
-Four stages, each of which can be killed and goes on where it was when the command is given again. The three weight
+Four stages, each of which can be killed and resumes when the command is run again. The three weight
 files in DIR are written after the last stage (or with `--export` at any time, from what there is). Its LoRA is then
 trained as any other: `exvideo train samples/training/demo_cogvideox.yaml`.
 """
@@ -20,7 +20,7 @@ from .recipe import STAGES, DemoTraining, Recipe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m exvideo_core.training.demo_cogvideox", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.demo_models.cogvideox", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and for what a restart needs")
     parser.add_argument("--steps", type=int, help="at most so many in every stage, to see that it runs")
     parser.add_argument("--stage", choices=STAGES, help="only this one")

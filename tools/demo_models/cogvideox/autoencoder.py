@@ -1,4 +1,4 @@
-"""The demo's autoencoder, whose latents are small pictures (`scenes.small_pictures`) and not left to chance.
+"""The demo's autoencoder, whose latents are small pictures (see `small_pictures`) and not left to chance.
 
 Encoder and decoder have nothing to agree on, so they learn apart: the one to make small pictures of a clip, the other
 to make the clip of small pictures, also of somewhat wrong ones.
@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox.causal_conv import Past
 from exvideo_core.families.cogvideox.config import VAEConfig
-from exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, CogVideoXVAE, frame_chunks
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR, SPATIAL_FACTOR, CogVideoXVAE, temporal_chunks
 from exvideo_core.training.procedural.shapes import PERIOD, SIDE, TRAINED, Scenes
 
 from .small_pictures import small_pictures
 
 DEMO_VAE = VAEConfig(widths=(16, 16, 48, 80), blocks_per_level=1)  # 32 does not divide them: 8 groups in each norm
-_FRAMES = 17  # of a training clip: 5 latent frames, which are two pieces, so that the second has a past
+_FRAMES = 17  # of a training clip: 5 latent frames, which are two temporal chunks, so that the second has a past
 _CROP = 48  # pixels
-_PIECE = 2  # latent frames
+_CHUNK = 2  # latent frames
 _WORST_NOISE = 0.3  # added to the decoder's small pictures, of unit variance
 _NO_VARIANCE = -12.0  # log variance that the encoder gives all its latents: they are certain
 
@@ -82,7 +82,7 @@ def encoder_loss(vae: CogVideoXVAE, video_BCFHW: Tensor, small_BCTHW: Tensor) ->
     with torch.autocast("cpu", torch.bfloat16, enabled=vae.training):
         parts = [
             vae.encoder(video_BCFHW[:, :, start:end], past)[:, :channels].float()
-            for start, end in frame_chunks(video_BCFHW.shape[2], 4 * _PIECE)
+            for start, end in temporal_chunks(video_BCFHW.shape[2], 4 * _CHUNK)
         ]
     return (SCALING_FACTOR * torch.cat(parts, dim=2) - small_BCTHW).square().mean()
 
@@ -93,7 +93,7 @@ def decoder_loss(vae: CogVideoXVAE, small_BCTHW: Tensor, video_BCFHW: Tensor) ->
     with torch.autocast("cpu", torch.bfloat16, enabled=vae.training):
         parts = [
             vae.decoder(small_BCTHW[:, :, start:end] / SCALING_FACTOR, past).float()
-            for start, end in frame_chunks(small_BCTHW.shape[2], _PIECE)
+            for start, end in temporal_chunks(small_BCTHW.shape[2], _CHUNK)
         ]
     error = torch.cat(parts, dim=2) - video_BCFHW
     return error.abs().mean() + 2 * error.square().mean()

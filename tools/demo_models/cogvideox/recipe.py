@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from exvideo_core import demo_models
+from exvideo_core.families.cogvideox.files import DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
 from exvideo_core.training.procedural.shapes import SIDE
@@ -91,14 +91,12 @@ class DemoTraining:
         lesson = self._lesson()
         lesson.load_state_dict(self._weights("text"))
         note = {"latent_rgb_factors": json.dumps(preview_factors().tolist())}
-        write_weights(folder / demo_models.COGVIDEOX_TEXT_ENCODER.name, converted(lesson.finished(), torch.float16))
+        write_weights(folder / DEMO_TEXT_ENCODER.name, converted(lesson.finished(), torch.float16))
         write_weights(
-            folder / demo_models.COGVIDEOX_VAE.name,
+            folder / DEMO_VAE.name,
             converted(self._weights("decoder" if self._file("decoder").exists() else "vae"), torch.float16),
         )
-        write_weights(
-            folder / demo_models.COGVIDEOX_TRANSFORMER.name, converted(self._weights("base"), torch.float16), note
-        )
+        write_weights(folder / DEMO_TRANSFORMER.name, converted(self._weights("base"), torch.float16), note)
 
     def _run(self, module: nn.Module, stage: str) -> Run:
         config: LoopConfig = getattr(self.recipe, stage)

@@ -1,7 +1,7 @@
 """Train the embedded demo model from nothing: `python -m tools.demo_models.svd --out DIR`.
 
-Four stages, each of which can be killed and goes on where it was when the command is given again. The weight file in
-DIR is written anew after the last stage (or with `--export` at any time, from what there is). Its extension is then
+Four stages, each of which can be killed and resumes when the command is run again. The weight file in DIR is
+written after the last stage (or with `--export` at any time, from what there is). Its extension is then
 trained as any other: `exvideo train samples/training/demo_svd.yaml`.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from exvideo_core import demo_models
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 from exvideo_core.families.svd.image_encoder import ImageEncoder
 from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.families.svd.save import published_layout
@@ -138,7 +138,7 @@ class DemoTraining:
         vae = self._vae()
         parts = [converted(part, torch.float16) for part in (base, vae.state_dict(), image_encoder)]
         colours = fit_autoencoder(vae, self.pictures.crops(16, 128, generator_of(self.recipe.seed, 3)))
-        write_weights(folder / demo_models.SVD.name, published_layout(*parts), notes(*colours))
+        write_weights(folder / DEMO_CHECKPOINT.name, published_layout(*parts), notes(*colours))
 
     def _run(self, model: torch.nn.Module, config: LoopConfig, stage: str) -> Run:
         return Run(model, dataclasses.replace(config, seed=self.recipe.seed + config.seed), self._file(stage))

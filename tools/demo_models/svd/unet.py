@@ -114,7 +114,7 @@ class _Unchanged(nn.Module):
 class _Nothing(nn.Module):
     """Stands where attention over time adds nothing."""
 
-    def among_themselves(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
+    def bind_self_attention(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda _tokens: like.new_zeros(())
 
     def single_token(self, context: Tensor) -> Tensor:

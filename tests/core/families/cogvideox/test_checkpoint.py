@@ -1,4 +1,4 @@
-"""Reading CogVideoX's parts, on narrow files with all the names of the real ones."""
+"""Reading CogVideoX's networks, on narrow files with all the names of the real ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from exvideo_core.families.cogvideox.pipeline import build_text_encoder, build_t
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.weights.detect import identify
 from exvideo_core.weights.kind import Kind
+from exvideo_core.weights.safetensors_files import open_weights
 
 GOLDEN: dict[str, Any] = json.loads(
     gzip.decompress((Path(__file__).parents[3] / "golden" / "weight_names.json.gz").read_bytes())
@@ -57,7 +58,7 @@ def _is_later(name: str, layers: int) -> bool:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All parts as single files, narrow."""
+    """All networks as single files, narrow."""
     folder = tmp_path_factory.mktemp("models")
     for file in (TRANSFORMER, VAE, TEXT_ENCODER):
         save_file(weights_of(file), folder / f"{file}.safetensors")
@@ -93,6 +94,16 @@ def test_published_names_fill_the_networks_exactly(folder: Path, file: str, read
     assert part.weights.keys() - {"encoder.embed_tokens.weight"} == GOLDEN["files"][file].keys()
     name, weight = next(network.named_parameters())
     assert weight.data_ptr() == part.weights[name].data_ptr()
+
+
+@pytest.mark.parametrize(("file", "slot"), [(TRANSFORMER, "transformer"), (VAE, "vae"), (TEXT_ENCODER, "text_encoder")])
+def test_an_opened_file_is_not_reopened(folder: Path, monkeypatch: pytest.MonkeyPatch, file: str, slot: str) -> None:
+    opened = open_weights(folder / f"{file}.safetensors")
+    monkeypatch.setattr("exvideo_core.weights.safetensors_files._header", None)  # what parses
+    part = READERS[slot](opened)
+
+    assert part.source == f"{file}.safetensors"
+    assert part.weights.keys() - {"encoder.embed_tokens.weight"} == set(opened)
 
 
 def test_the_image_to_video_transformer_loads_and_is_known_as_such(folder: Path, tmp_path: Path) -> None:
@@ -195,7 +206,7 @@ def short_table(weights: Weights) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(two_tables, "two tables of words that differ"), (short_table, r"shape \[1000, 128\].* has 32128 rows")],
+    [(two_tables, "two token embeddings that differ"), (short_table, r"shape \[1000, 128\].* have 32128 rows")],
 )
 def test_other_tables_are_refused(tmp_path: Path, change: Callable[[Weights], None], words: str) -> None:
     weights = weights_of(TEXT_ENCODER)
@@ -278,7 +289,7 @@ def test_what_is_beside_the_transformer_in_a_file_is_an_error(tmp_path: Path) ->
 def test_quantised_files_are_refused(tmp_path: Path, name: str) -> None:
     save_file(weights_of(TRANSFORMER, 1) | {name: torch.ones(1)}, tmp_path / "fp8_scaled.safetensors")
 
-    with pytest.raises(CheckpointError, match="is quantised, with factors beside its weights"):
+    with pytest.raises(CheckpointError, match="is quantised, with scales beside its weights"):
         read_transformer(tmp_path / "fp8_scaled.safetensors")
 
 
@@ -301,7 +312,7 @@ def test_missing_and_unknown_weights_are_named_when_the_network_is_filled(
     verdict = next(line for line in inspect(path).splitlines() if line.startswith("  loads"))
 
     assert READERS[part](path).weights.keys() - {"encoder.embed_tokens.weight"} == weights.keys()
-    assert f"1 weights missing (first: ['{name}']), 1 unknown (first: ['stranger'])" in verdict
+    assert f"1 tensors are missing (first: {name}), 1 are unknown (first: stranger)" in verdict
 
 
 # what is said about them

@@ -1,4 +1,4 @@
-"""CogVideoX's transformer in pieces: the same result for every budget, in little memory."""
+"""CogVideoX's transformer in chunks: equal results for every budget, in little memory."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def test_frames_may_be_any_of_the_clip() -> None:
     assert torch.equal(each, torch.stack([whole[: 3 * 6], end]))
 
 
-def turned(x_BNLD: Tensor, angles_LD: Tensor) -> Tensor:
+def rotated(x_BNLD: Tensor, angles_LD: Tensor) -> Tensor:
     return apply_rope(x_BNLD, freqs_cis(angles_LD))
 
 
@@ -101,15 +101,15 @@ def test_neighbouring_channels_turn_together() -> None:
     x_BNLD = torch.tensor([1.0, 0.0, 0.0, 2.0]).view(1, 1, 1, 4)
     angles_LD = torch.tensor([[torch.pi / 2, torch.pi]])
 
-    torch.testing.assert_close(turned(x_BNLD, angles_LD).flatten(), torch.tensor([0.0, 1.0, 0.0, -2.0]))
+    torch.testing.assert_close(rotated(x_BNLD, angles_LD).flatten(), torch.tensor([0.0, 1.0, 0.0, -2.0]))
 
 
 def test_turning_keeps_lengths_and_the_first_token() -> None:
     x_BNLD = noise(2, 3, 3 * 8, HEAD_DIM)
-    result = turned(x_BNLD, rope_angles(torch.arange(3), 2, 4, HEAD_DIM))
+    result = rotated(x_BNLD, rope_angles(torch.arange(3), 2, 4, HEAD_DIM))
 
     torch.testing.assert_close(result.norm(dim=-1), x_BNLD.norm(dim=-1))
-    torch.testing.assert_close(turned(x_BNLD, torch.zeros(24, 32)), x_BNLD)
+    torch.testing.assert_close(rotated(x_BNLD, torch.zeros(24, 32)), x_BNLD)
 
 
 def test_products_depend_on_differences_of_time_alone() -> None:
@@ -117,7 +117,7 @@ def test_products_depend_on_differences_of_time_alone() -> None:
 
     def product(first: int, second: int) -> float:
         angles = (rope_angles(torch.tensor([time]), 1, 1, HEAD_DIM) for time in (first, second))
-        return float((turned(q, next(angles)) * turned(k, next(angles))).sum())
+        return float((rotated(q, next(angles)) * rotated(k, next(angles))).sum())
 
     assert product(3, 10) == pytest.approx(product(25, 32), abs=1e-4)
     assert product(3, 10) != pytest.approx(product(3, 11), abs=1e-2)
@@ -127,7 +127,7 @@ def test_products_depend_on_differences_of_time_alone() -> None:
 def test_half_precision_is_turned_in_float32(dtype: torch.dtype) -> None:
     x_BNLD = noise(1, 1, 33, HEAD_DIM).to(dtype)
     angles_LD = rope_angles(torch.arange(33), 1, 1, HEAD_DIM)
-    result = turned(x_BNLD, angles_LD)
+    result = rotated(x_BNLD, angles_LD)
 
     assert result.dtype == dtype
-    assert torch.equal(result, turned(x_BNLD.float(), angles_LD).to(dtype))
+    assert torch.equal(result, rotated(x_BNLD.float(), angles_LD).to(dtype))

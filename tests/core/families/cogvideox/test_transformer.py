@@ -16,11 +16,11 @@ from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.nn.attention import sdpa
 
 CONFIG = TINY.transformer
-WORDS = 5
-TEXT = noise(1, WORDS, CONFIG.text_dim, seed=1)
+TEXT_TOKENS = 5
+TEXT = noise(1, TEXT_TOKENS, CONFIG.text_dim, seed=1)
 STEP = torch.tensor(499)
-# positions for the words and 3 frames of 8x12 cells
-TO_MOVE_PICTURES = replace(CONFIG, in_channels=32, learned_positions=WORDS + 3 * 4 * 6)
+# positions for the text tokens and 3 frames of 8x12 cells
+TO_MOVE_PICTURES = replace(CONFIG, in_channels=32, learned_positions=TEXT_TOKENS + 3 * 4 * 6)
 
 
 def latents(frames: int = 3, height: int = 8, width: int = 12, batch: int = 1, seed: int = 0) -> Tensor:
@@ -34,7 +34,7 @@ def transformer() -> CogVideoXTransformer:
 
 @torch.inference_mode()
 def test_two_clips_at_once_equal_one_by_one(transformer: CogVideoXTransformer) -> None:
-    clips, texts = latents(batch=2), noise(2, WORDS, CONFIG.text_dim, seed=3)
+    clips, texts = latents(batch=2), noise(2, TEXT_TOKENS, CONFIG.text_dim, seed=3)
     steps = torch.tensor([999, 20])
 
     together = transformer(clips, steps, texts)
@@ -165,7 +165,7 @@ def test_attention_goes_through_the_given_function(transformer: CogVideoXTransfo
     own.load_state_dict(transformer.state_dict(), assign=True)
 
     torch.testing.assert_close(own(latents(), STEP, TEXT), transformer(latents(), STEP, TEXT))
-    assert calls == [(1, 2, WORDS + 72, 16), (1, 2, 72, 16)]  # of the last block nobody asks for the words
+    assert calls == [(1, 2, TEXT_TOKENS + 72, 16), (1, 2, 72, 16)]  # the last block returns the video's tokens only
 
 
 def test_every_weight_is_in_a_layer_of_the_given_namespace() -> None:

@@ -1,4 +1,4 @@
-"""SVD's UNet in pieces: however small they are, the result is the same; and nothing is changed that is not its own."""
+"""SVD's UNet in chunks: equal results for every size of chunk, and inputs stay unchanged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
     def within(budget: int) -> Callable[..., Tensor]:
         def call(block: nn.Module, x_TCHW: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
             given = {"embedding": embedding, "context": context, "frame_ids": torch.arange(5)}
-            return block(x_TCHW.clone(), blocks.Conditions(**given, chunk_bytes=budget))
+            return block(x_TCHW.clone(), blocks.UNetArgs(**given, chunk_bytes=budget))
 
         return call
 
@@ -71,7 +71,7 @@ def test_any_budget_gives_the_same_in_one_block(unet: SVDUNet, name: str, budget
 
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 4096, 2**18])
-def test_pieces_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
+def test_chunks_equal_what_training_computes(unet: SVDUNet, budget: int) -> None:
     def training(unet: SVDUNet, *given: Tensor) -> Tensor:
         with torch.enable_grad():
             return unet(*given).detach()
@@ -118,7 +118,7 @@ def test_skips_that_wait_on_the_host_change_nothing(unet: SVDUNet, budget: int) 
 
 
 @torch.inference_mode()
-def test_small_pieces_need_less_memory() -> None:
+def test_small_chunks_need_less_memory() -> None:
     def peak(budget: int) -> int:
         with torch.device("meta"):
             unet = SVDUNet(NARROW.unet).eval()
@@ -130,8 +130,8 @@ def test_small_pieces_need_less_memory() -> None:
 
 
 @torch.inference_mode()
-def test_no_skip_is_joined_but_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the way up, what is joined is never more than a piece."""
+def test_skips_are_concatenated_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the up path, never more than a chunk is concatenated with its skip."""
     longest = 0
 
     def watched(tensors: list[Tensor], dim: int) -> Tensor:

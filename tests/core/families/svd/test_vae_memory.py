@@ -1,4 +1,4 @@
-"""The autoencoders in pieces: the same results whatever the budget, and what they hold at the published sizes."""
+"""The autoencoders in chunks: equal results for every budget, and their memory at the published sizes."""
 
 from __future__ import annotations
 
@@ -119,14 +119,14 @@ def test_svd_s_picture_at_its_published_size(side: int, gigabytes: float) -> Non
     assert count(lambda: vae.encoder(torch.empty(1, 3, side, side, dtype=HALF))).peak <= gigabytes * 1e9
 
 
-def in_turn(part: Decoder | Encoder, pieces: list[Tensor], budget: int) -> Tensor:
+def run_in_chunks(part: Decoder | Encoder, chunks: list[Tensor], budget: int) -> Tensor:
     """Pieces of a clip one after the other, as a clip is worked on."""
     past: Past = {}
-    return torch.cat([part(piece, past, budget) for piece in pieces], dim=2)
+    return torch.cat([part(chunk, past, budget) for chunk in chunks], dim=2)
 
 
-def cog_rounding(part: Decoder | Encoder, pieces: list[Tensor], whole: Tensor) -> float:
-    exact = in_turn(copy.deepcopy(part).double(), [piece.double() for piece in pieces], UNLIMITED)
+def cog_rounding(part: Decoder | Encoder, chunks: list[Tensor], whole: Tensor) -> float:
+    exact = run_in_chunks(copy.deepcopy(part).double(), [chunk.double() for chunk in chunks], UNLIMITED)
     return tolerance(whole, exact)
 
 
@@ -138,13 +138,13 @@ def test_cogvideox_decodes_the_same_within_any_budget(
 ) -> None:
     chosen = random.Random(seed)
     decoder, cells = build_cog(seed=seed).decoder, (chosen.randint(2, 4), chosen.randint(1, 4))
-    pieces = [noise(1, 16, frames, *cells, seed=seed) for frames in chosen.choice([(3, 2), (2, 2), (1,), (3,)])]
-    whole = in_turn(decoder, pieces, UNLIMITED)
-    tolerance = cog_rounding(decoder, pieces, whole)
+    chunks = [noise(1, 16, frames, *cells, seed=seed) for frames in chosen.choice([(3, 2), (2, 2), (1,), (3,)])]
+    whole = run_in_chunks(decoder, chunks, UNLIMITED)
+    tolerance = cog_rounding(decoder, chunks, whole)
     monkeypatch.setattr(conv3d, "_by_frames", lambda _: by_frames)
 
     for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(in_turn(decoder, pieces, budget), whole) <= tolerance
+        assert error(run_in_chunks(decoder, chunks, budget), whole) <= tolerance
 
 
 @torch.inference_mode()
@@ -152,12 +152,12 @@ def test_cogvideox_decodes_the_same_within_any_budget(
 def test_cogvideox_encodes_the_same_within_any_budget(seed: int) -> None:
     chosen = random.Random(seed)
     encoder, size = build_cog(seed=seed).encoder, (8 * chosen.randint(2, 4), 8 * chosen.randint(1, 4))
-    pieces = [noise(1, 3, frames, *size, seed=seed) for frames in chosen.choice([(9, 8), (8, 8), (1,), (13,), (6,)])]
-    whole = in_turn(encoder, pieces, UNLIMITED)
-    tolerance = cog_rounding(encoder, pieces, whole)
+    chunks = [noise(1, 3, frames, *size, seed=seed) for frames in chosen.choice([(9, 8), (8, 8), (1,), (13,), (6,)])]
+    whole = run_in_chunks(encoder, chunks, UNLIMITED)
+    tolerance = cog_rounding(encoder, chunks, whole)
 
     for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(in_turn(encoder, pieces, budget), whole) <= tolerance
+        assert error(run_in_chunks(encoder, chunks, budget), whole) <= tolerance
 
 
 @torch.inference_mode()

@@ -8,39 +8,39 @@ import comfy.ops
 from torch import Tensor
 
 
-class _Told:
-    """Weights as ComfyUI has them for one call: cast, on the input's device, with LoRAs that are not merged."""
+class _Castable:
+    """A layer whose effective weights are ComfyUI's for one call: cast, on the input's device, with unmerged LoRAs."""
 
     def effective_weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        comfy.ops.run_every_op()  # a cancelled run stops here, as where a layer is called
-        dtype = x.dtype if x.is_floating_point() else None  # a table looked up by numbers stays what it is
-        weight, bias, lent = comfy.ops.cast_bias_weight(
+        comfy.ops.run_every_op()  # raises after Cancel, like the call of a layer
+        dtype = x.dtype if x.is_floating_point() else None  # an embedding that is looked up by integers keeps its dtype
+        weight, bias, buffer = comfy.ops.cast_bias_weight(
             self, device=x.device, dtype=dtype, bias_dtype=dtype, offloadable=True
         )
-        if lent[0] is None and not hasattr(self, "_v"):
+        if buffer[0] is None and not hasattr(self, "_v"):
             return weight, bias
-        # in memory that the next layer's weights go to, or that dynamic VRAM holds until it is given back
+        # copied: the next layer's weights overwrite the buffer, and dynamic VRAM locks it until it is released
         try:
             return weight.clone(), None if bias is None else bias.clone()
         finally:
-            comfy.ops.uncast_bias_weight(self, weight, bias, lent)
+            comfy.ops.uncast_bias_weight(self, weight, bias, buffer)
 
 
-class _Untold:
-    """Layers that compute in a way of their own: quantised, GGUF, cuBLAS."""
+class _Opaque:
+    """A layer with its own way of computing (quantised, GGUF, cuBLAS), which must be called."""
 
     def effective_weights(self, x: Tensor) -> None:
         return None
 
 
-def live(operations: Any, name: str) -> type:
+def with_effective_weights(operations: Any, name: str) -> type:
     """The layer class of that name, with `effective_weights`.
 
     Args:
-        operations: `comfy.ops.disable_weight_init` or one of its children.
+        operations: `comfy.ops.disable_weight_init` or one of its subclasses.
         name: such as "Linear".
     """
     made, plain = getattr(operations, name), getattr(comfy.ops.disable_weight_init, name)
     is_plain = all(getattr(made, way, None) is getattr(plain, way) for way in ("forward", "forward_comfy_cast_weights"))
     named = {"__module__": made.__module__, "__qualname__": made.__qualname__, "__doc__": made.__doc__}
-    return type(made.__name__, (_Told if is_plain else _Untold, made), named)
+    return type(made.__name__, (_Castable if is_plain else _Opaque, made), named)
