@@ -11,10 +11,10 @@ OLD_NAMES = "exvideo_core/aliases.py"  # which must stay importable
 # Files and folders whose words are not revised yet.
 NOT_YET = {
     "README.md", "docs", "web/docs", "tools", "nodes",
-    "exvideo_core/__init__.py", "exvideo_core/aliases.py", "exvideo_core/demo_models", "exvideo_core/errors.py",
-    "exvideo_core/evaluation", "exvideo_core/files.py",
-    "exvideo_core/lora", "exvideo_core/nn", "exvideo_core/runtime",
-    "exvideo_core/sampling", "exvideo_core/training", "exvideo_core/video",
+    "exvideo_core/__init__.py", "exvideo_core/aliases.py", "exvideo_core/demo_models",
+    "exvideo_core/evaluation",
+    "exvideo_core/lora", "exvideo_core/runtime",
+    "exvideo_core/sampling", "exvideo_core/training",
     *(f"exvideo_core/families/{family}/{file}.py"
       for family in ("svd", "cogvideox")
       for file in (
