@@ -15,7 +15,6 @@ from ...exvideo_core.hub import catalog
 from ...exvideo_core.hub.missing import not_there, nothing_there
 from .. import host
 
-_DEMO_FOLDER = Path(__file__).resolve().parents[2] / "exvideo_core" / "demo_models"
 _DIFFUSERS_FOLDER = "diffusers"
 _LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
 
@@ -33,7 +32,7 @@ class FileList:
     """
 
     folder: str
-    demos: Mapping[str, str] = field(default_factory=dict)
+    demos: Mapping[str, Path] = field(default_factory=dict)
     part: str = ""
     none: str = ""
 
@@ -42,7 +41,7 @@ class FileList:
         own = folder_paths.get_filename_list(self.folder)
         if self.part:
             own = [name for name in own if not _LATER_SHARD.fullmatch(name)]
-        demos = [name for name, file in self.demos.items() if (_DEMO_FOLDER / file).is_file()]
+        demos = [name for name, file in self.demos.items() if file.is_file()]
         return [*own, *filter(None, [self.none]), *demos, *self._diffusers_parts()]
 
     def combo(self, name: str, tooltip: str) -> io.Combo.Input:
@@ -69,7 +68,7 @@ class FileList:
     def look_for(self, name: str) -> Path | None:
         """Like `find`, and None for a missing file."""
         if name in self.demos:
-            return _DEMO_FOLDER / self.demos[name]
+            return self.demos[name]
         if part := self._diffusers_parts().get(name):
             return part
         windows_name = name.replace("\\", "/")  # in a workflow saved there; Windows itself takes both

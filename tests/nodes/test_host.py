@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -143,23 +144,26 @@ def test_extensions_have_a_folder_of_their_own(pack):
     assert endings == {".safetensors"}
 
 
+def elsewhere(files, folder):
+    """A list whose demo files are looked for in another folder."""
+    return replace(files, demos={name: folder / file.name for name, file in files.demos.items()})
+
+
 def test_demo_is_listed_after_the_users_files_where_it_exists(pack, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
-    monkeypatch.setattr(pack.comfy_bridge.file_lists, "_DEMO_FOLDER", tmp_path)
-    assert pack.svd.files.CHECKPOINTS.names() == ["own.safetensors"]
-    assert pack.svd.files.EXTENSIONS.names() == ["own.safetensors", "none"]
+    checkpoints, extensions = (elsewhere(each, tmp_path) for each in pack.families.SVD.files)
+    assert checkpoints.names() == ["own.safetensors"]
+    assert extensions.names() == ["own.safetensors", "none"]
 
     for name in ("svd_demo.safetensors", "svd_demo_extension_128f.safetensors"):
         (tmp_path / name).write_text("x")
-    assert pack.svd.files.CHECKPOINTS.names() == ["own.safetensors", "demo svd"]
-    assert pack.svd.files.EXTENSIONS.names() == ["own.safetensors", "none", "demo 128 frames"]
-    assert pack.svd.files.CHECKPOINTS.find("demo svd") == tmp_path / "svd_demo.safetensors"
-    assert (
-        pack.svd.files.EXTENSIONS.find_optional("demo 128 frames") == tmp_path / "svd_demo_extension_128f.safetensors"
-    )
-    assert pack.svd.files.EXTENSIONS.find_optional("none") is None
+    assert checkpoints.names() == ["own.safetensors", "demo svd"]
+    assert extensions.names() == ["own.safetensors", "none", "demo 128 frames"]
+    assert checkpoints.find("demo svd") == tmp_path / "svd_demo.safetensors"
+    assert extensions.find_optional("demo 128 frames") == tmp_path / "svd_demo_extension_128f.safetensors"
+    assert extensions.find_optional("none") is None
 
 
 def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
@@ -172,10 +176,9 @@ def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
     (whole / "model_index.json").write_text("{}")
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda folder: [str(tmp_path / folder)])
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
-    monkeypatch.setattr(pack.comfy_bridge.file_lists, "_DEMO_FOLDER", tmp_path)
 
-    assert pack.cogvideox.files.VAES.names() == ["own.safetensors", "diffusers/CogVideoX-5b/vae"]
-    assert pack.cogvideox.files.TEXT_ENCODERS.names() == ["own.safetensors"]
+    assert pack.cogvideox.files.VAES.names() == ["own.safetensors", "demo cogvideox", "diffusers/CogVideoX-5b/vae"]
+    assert pack.cogvideox.files.TEXT_ENCODERS.names() == ["own.safetensors", "demo cogvideox"]
     assert pack.cogvideox.files.TRANSFORMERS.find("diffusers/CogVideoX-5b/transformer") == whole / "transformer"
 
 
@@ -193,16 +196,15 @@ def test_cogvideox_demo_is_listed_where_it_exists(pack, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [])
-    monkeypatch.setattr(pack.comfy_bridge.file_lists, "_DEMO_FOLDER", tmp_path)
-    assert pack.cogvideox.files.VAES.names() == []
+    *parts, loras = (elsewhere(each, tmp_path) for each in pack.families.COGVIDEOX.files)
+    assert [files.names() for files in (*parts, loras)] == [[], [], [], []]
     for part in ("transformer", "text_encoder", "vae", "lora_129f"):
         (tmp_path / f"cogvideox_demo_{part}.safetensors").write_text("x")
 
-    lists = pack.cogvideox.files
-    for files in (lists.TRANSFORMERS, lists.TEXT_ENCODERS, lists.VAES):
+    for files in parts:
         assert files.names() == ["demo cogvideox"]
         assert files.find("demo cogvideox").name == f"cogvideox_demo_{files.part}.safetensors"
-    assert pack.cogvideox.files.LORAS.names() == ["demo 129 frames"]
+    assert loras.names() == ["demo 129 frames"]
 
 
 def test_text_is_shown_on_a_node_of_the_page(pack, monkeypatch, caplog):
