@@ -1,6 +1,6 @@
-"""Convolutions over time and space as convolutions of images, which are faster.
+"""3D convolutions as 2D convolutions, which are faster.
 
-In half precision some cuDNN versions have no fast convolution of volumes, and torch then takes many times the memory.
+In half precision some cuDNN versions have no fast 3D convolution, and PyTorch then takes many times the memory.
 Shapes: B clips, C channels, T frames, H W height and width.
 """
 
@@ -18,18 +18,18 @@ from .effective_weights import Weights, effective_weights
 
 
 def conv3d(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
-    """What the layer gives for x, within rounding; see `bind_conv3d`."""
+    """`layer(x)` within rounding; see `bind_conv3d`."""
     return bind_conv3d(layer, x_BCTHW)(x_BCTHW)
 
 
 def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A layer as a function of x [B, C, T, H, W], to be called for all pieces of an input.
+    """Bind a layer to its effective weights: a function of x [B, C, T, H, W], to be called for all chunks of an input.
 
-    x may have any layout; channels that come last in memory do in the result too.
+    x may have any memory layout; channels-last is kept.
 
     Args:
-        layer: a Conv3d of 1x1x1, of 3x1x1, or of 3x3x3 that does not pad time.
-        like: of the device and type of what will be given.
+        layer: a Conv3d with a kernel of 1x1x1, 3x1x1, or 3x3x3 without padding in time.
+        like: has the device and dtype of the inputs.
     """
     weights = effective_weights(layer, like)
     if weights is None:
@@ -44,7 +44,7 @@ def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
-    """The same for frames [B, C, 1, H, W] that need not lie together, by a Conv3d of 3x3x3 that does not pad time."""
+    """`bind_conv3d` for a list of frames [B, C, 1, H, W]; the kernel is 3x3x3 without padding in time."""
     weights = effective_weights(layer, like) if _by_frames(like) else None
     if weights is None:
         convolve = bind_conv3d(layer, like)
@@ -54,7 +54,7 @@ def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[
 
 
 def _of_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], frames: Sequence[Tensor]) -> Tensor:
-    """The sum of the convolutions of three frames, for each frame that has two before it."""
+    """For each frame with two before it, the sum of the three frames' convolutions."""
     outs = []
     for last in range(2, len(frames)):
         images = [frame[:, :, 0] for frame in frames[last - 2 : last + 1]]
@@ -66,19 +66,19 @@ def _of_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[in
 
 
 def _by_frames(x: Tensor) -> bool:
-    return x.device.type != "cpu"  # there the convolution of volumes is faster by a half
+    return x.device.type != "cpu"  # where Conv3d is faster by a half
 
 
 def _over_time(weights: Weights, padding: int, x_BCTHW: Tensor) -> Tensor:
-    """One convolution of an image whose rows are the frames, and whose columns all cells."""
+    """One 2D convolution of an image whose rows are frames and whose columns are cells."""
     weight, bias = weights
-    x_BTLC = x_BCTHW.permute(0, 2, 3, 4, 1).flatten(2, 3)  # with channels last, so that one clip's stride stays right
+    x_BTLC = x_BCTHW.permute(0, 2, 3, 4, 1).flatten(2, 3)  # channels-last also for a single clip
     out_BCTL = F.conv2d(x_BTLC.permute(0, 3, 1, 2), weight.squeeze(-1), bias, padding=(padding, 0))
     return out_BCTL.unflatten(3, x_BCTHW.shape[3:])
 
 
 def _over_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], x_BCTHW: Tensor) -> Tensor:
-    """The sum of three convolutions per frame: of those before, of those in the middle, of those after."""
+    """For each frame, the sum of three convolutions: of the frame before, itself and the frame after."""
     batch, frames = len(x_BCTHW), x_BCTHW.shape[2] - 2
 
     def convolve(tap: int, bias: Tensor | None = None) -> Tensor:

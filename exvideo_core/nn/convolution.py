@@ -1,7 +1,7 @@
-"""Convolutions as functions that are called for many pieces of one input, and the fast way for each on the CPU.
+"""Convolutions bound to their effective weights, for many chunks of one input, with fast paths on the CPU.
 
-There, where the weights are larger than the input (on the deep levels of small pictures), a convolution first brings
-its weights, and with channels last in memory a copy of them, into an order of its own, which takes longer than the sum.
+Where the weights are larger than the input (deep levels of small images), oneDNN spends more time on reordering the
+weights, and with channels-last on copying them, than on the convolution.
 Shapes: B items, C channels, O channels of the result, X axes of space and time, K taps.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .effective_weights import Weights, effective_weights
 from .linear import product
 
-_FEW = 8  # times as many output channels as positions (measured: at 4, a convolution of images is as fast)
+_FEW = 8  # times as many output channels as positions (measured: at 4, conv2d is as fast)
 
 
 def channels_last_on_gpu(x_BCX: Tensor) -> Tensor:
@@ -29,11 +29,11 @@ def channels_last_on_gpu(x_BCX: Tensor) -> Tensor:
 
 
 def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A Conv2d or Conv3d as a function, within rounding; the layer itself where it must be called.
+    """Bind a Conv2d or Conv3d to its effective weights, equal within rounding; the layer itself if it must be called.
 
     Args:
-        conv: with numbers as padding.
-        like: of the device and type of what will be given.
+        conv: its padding is numeric.
+        like: has the device and dtype of the inputs.
     """
     weights = effective_weights(conv, like)
     if weights is None:
@@ -43,7 +43,7 @@ def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def convolved(conv: nn.Module, x_BCX: Tensor) -> Tensor:
-    """What a Conv2d or Conv3d gives for x, within rounding."""
+    """`conv(x)` for a Conv2d or Conv3d, within rounding."""
     return bind_conv(conv, x_BCX)(x_BCX)
 
 
@@ -54,23 +54,23 @@ def _convolved(conv: nn.Conv2d | nn.Conv3d, weights: Weights, x_BCX: Tensor) -> 
         if is_pointwise or len(x_BCX) * _positions(conv, x_BCX) * _FEW <= conv.out_channels:
             return _as_product(conv, weights, x_BCX)
         if weight.numel() > x_BCX.numel():
-            x_BCX = x_BCX.contiguous()  # little to copy, but else the weights would be copied to the layout of x
+            x_BCX = x_BCX.contiguous()  # a small copy; else the weights are copied to the layout of x
     convolve = F.conv2d if x_BCX.ndim == 4 else F.conv3d
     return convolve(x_BCX, weight, bias, conv.stride, conv.padding)
 
 
 def _positions(conv: nn.Conv2d | nn.Conv3d, x_BCX: Tensor) -> int:
-    """Cells of the result, without batch and channels."""
+    """Positions of the output."""
     sides = zip(x_BCX.shape[2:], conv.kernel_size, conv.stride, _paddings(conv), strict=True)
     return math.prod((side + 2 * padding - size) // step + 1 for side, size, step, padding in sides)
 
 
 def _paddings(conv: nn.Conv2d | nn.Conv3d) -> tuple[int, ...]:
-    return conv.padding  # type: ignore[return-value]  # never words here
+    return conv.padding  # type: ignore[return-value]  # never a word here
 
 
 def _as_product(conv: nn.Conv2d | nn.Conv3d, weights: Weights, x_BCX: Tensor) -> Tensor:
-    """All taps of every position gathered, times the weights as they are."""
+    """The convolution as a matrix product of gathered patches and the weights."""
     weight_OCK, bias = weights
     patches = F.pad(x_BCX, [padding for padding in reversed(_paddings(conv)) for _ in range(2)])
     for axis, (size, step) in enumerate(zip(conv.kernel_size, conv.stride, strict=True), start=2):

@@ -1,6 +1,6 @@
-"""The weights of a layer as they are at the moment of a call, for who computes with them itself.
+"""A layer's effective weights at call time, for code that bypasses `layer(x)`.
 
-Nothing is kept between calls, so a LoRA that is merged, trained weights and a host's offloading are always seen.
+Nothing is cached between calls, so merged LoRAs, training steps and a host's offloading are always seen.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ Weights = tuple[Tensor, Tensor | None]  # weight and bias
 
 
 def effective_weights(layer: nn.Module, x: Tensor) -> Weights | None:
-    """Weight and bias that the layer would compute with on x; None if it must be called itself.
+    """Weight and bias that `layer(x)` would use; None if the layer must be called.
 
-    That is so where more happens than its formula (hooks or a `forward` of its own: a LoRA beside it, sharding) and
-    where gradients are wanted. A host's layer that offloads or patches its weights gives them by a method of this name.
+    It must be called if it has hooks or its own `forward` (an attached LoRA, sharding), or if gradients are enabled.
+    Layers of a host that offloads or patches weights return them from a method of this name.
     """
     if torch.is_grad_enabled() or layer._forward_hooks or layer._forward_pre_hooks or "forward" in vars(layer):
         return None

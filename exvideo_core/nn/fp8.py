@@ -1,7 +1,7 @@
-"""Weights in 8 bits (e4m3, arXiv:2209.05433), approximate: half the memory, and on new cards quicker products.
+"""fp8 weights (e4m3, arXiv:2209.05433), approximate: half the memory, and faster matrix products on new GPUs.
 
-Each output channel has a scale, a power of two, so that scaling adds no rounding of its own. What is small and matters
-much stays as it is: first and last layers, norms, and all that the timestep or frame numbers pass through.
+Each output channel has a scale, a power of two, so that scaling adds no rounding. Small, sensitive layers keep their
+dtype: the first and last layers, norms, and embeddings of timesteps and frame numbers.
 Shapes: O output channels.
 """
 
@@ -20,13 +20,13 @@ from .out_of_memory import explained
 
 _FORMAT = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FORMAT).max  # 448
-_MULTIPLE = 16  # of both sides of a matrix, where it is multiplied in 8 bits
+_MULTIPLE = 16  # of both sides of a matrix, for fp8 products
 
 _NOTHING = re.compile(r"(?!)")
 
 
 class _Scaled(Protocol):
-    """A layer whose weight is stored in 8 bits."""
+    """A layer with fp8 weights."""
 
     @property
     def weight(self) -> Tensor: ...
@@ -39,17 +39,17 @@ class _Scaled(Protocol):
 
 
 class _In8Bits:
-    """What such a layer is beside its own class."""
+    """Mixin of layers with fp8 weights."""
 
     scale: Tensor
 
     def effective_weights(self: _Scaled, x: Tensor) -> Weights | None:
-        """See `folding.effective_weights`."""
+        """Weight and bias in the dtype of x; see `nn.effective_weights`."""
         return _spread(self, x), self.bias
 
 
 def _spread(layer: _Scaled, x: Tensor) -> Tensor:
-    """The weight in the type of the input."""
+    """The weight in the dtype of the input."""
     return layer.weight.to(x.dtype) * layer.scale.to(x.dtype)
 
 
@@ -69,16 +69,16 @@ class _Conv3d(_In8Bits, nn.Conv3d):
 
 
 class _MultipliedLinear(_Linear):
-    """Its input is rounded to 8 bits, too, with a scale for each row."""
+    """Linear layer that also rounds its input to fp8, with a scale for each row."""
 
     def effective_weights(self, x: Tensor) -> None:
-        return None  # it must be called: what it computes is not the product with any weight
+        return None  # it must be called: rounding the input is part of it
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         rows = input.reshape(-1, input.shape[-1])
         scale = (rows.abs().amax(dim=1, keepdim=True).float() / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
         rounded = (rows / scale.to(rows.dtype)).clamp(-_LARGEST, _LARGEST).to(_FORMAT)
-        # bfloat16 is what kernels with a scale for each row give
+        # kernels with a scale for each row return bfloat16
         out = torch._scaled_mm(rounded, self.weight.t(), scale, self.scale.float().t(), out_dtype=torch.bfloat16)
         out = out.to(input.dtype)
         return (out if self.bias is None else out + self.bias).view(*input.shape[:-1], -1)
@@ -87,7 +87,7 @@ class _MultipliedLinear(_Linear):
 _STORED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv2d: _Conv2d, nn.Conv3d: _Conv3d}
 
 
-@explained("the weights were rounded to 8 bits", "Load with stream=True (--stream), and do it again.")
+@explained("rounding the weights to fp8", "Load with stream=True (--stream).")
 def store_in_fp8(network: nn.Module) -> None:
     """Round the weights of large layers to 8 bits, in place; each is converted back when it is used.
 
@@ -101,10 +101,10 @@ def store_in_fp8(network: nn.Module) -> None:
 
 
 def multiply_in_fp8(network: nn.Module) -> None:
-    """The same, and linear layers multiply in 8 bits. Faster, and less exact.
+    """Round weights as `store_in_fp8`, and multiply in fp8 in linear layers: faster, and less exact.
 
     Raises:
-        ExVideoError: the GPU is one without such products.
+        ExVideoError: the GPU has no fp8 products.
     """
     check_products(next(network.parameters()).device)
     store_in_fp8(network)
@@ -117,11 +117,11 @@ FP8 = {"weights": store_in_fp8, "matmul": multiply_in_fp8}
 
 
 def check_products(device: torch.device) -> None:
-    """Raise ExVideoError where 8-bit numbers cannot be multiplied."""
+    """Raise ExVideoError if the GPU cannot multiply in fp8."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         raise ExVideoError(
-            f"{torch.cuda.get_device_name(device)} cannot multiply in 8 bits, which GeForce 40 and H100 were the first "
-            f"to do. Choose fp8 'weights', which saves the same memory."
+            f"{torch.cuda.get_device_name(device)} cannot multiply in fp8 (the first to do so were GeForce 40 and "
+            f"H100). Choose fp8 'weights', which saves the same memory."
         )
 
 
@@ -131,6 +131,6 @@ def _store(layer: nn.Module) -> None:
     scale = torch.exp2((peak / _LARGEST).log2().ceil())
     scale = torch.where(peak > 0, scale, torch.ones_like(scale)).view(-1, *[1] * (weight.ndim - 1))
     rounded = (weight.float() / scale).to(_FORMAT)
-    layer.__class__ = _STORED[type(layer)]  # from here on nothing needs memory, so no layer is half of one kind
+    layer.__class__ = _STORED[type(layer)]  # nothing below allocates, so no layer is left half converted
     layer.weight = nn.Parameter(rounded, requires_grad=False)
     layer.register_buffer("scale", scale)

@@ -1,8 +1,8 @@
-"""Chains of elementwise operations that torch.compile makes one kernel of, where that is asked for.
+"""Chains of elementwise operations, optionally fused into one kernel by torch.compile.
 
-Computed one by one, each operation reads and writes its whole tensor. Only such chains are compiled, not blocks: blocks
-work in pieces whose number depends on the clip, which a compiler would unroll. Off unless `fuse` is called, for what it
-saves has not been measured on a GPU.
+Unfused, each operation reads and writes its whole tensor. Only such chains are compiled, not blocks: blocks are
+chunked, and a compiler would unroll the chunks, whose number depends on the clip. Off unless `fuse` is called, because
+the gain has not been measured on a GPU.
 Shapes: D channels of a head, C channels.
 """
 
@@ -20,14 +20,14 @@ _is_fused = False
 
 
 def fuse(on: bool = True) -> None:
-    """Compile chains from now on, in this process; each takes some seconds when it is first used."""
-    global _is_fused  # how to compute, not what
+    """Compile chains from now on, in this process; each takes some seconds at its first use."""
+    global _is_fused  # a setting, not state: results are equal within rounding
     _is_fused = on
 
 
 @contextmanager
 def fusing(on: bool = True) -> Iterator[None]:
-    """Compile chains inside of this, or not, and after it as before."""
+    """Switch compilation of chains on or off within a block."""
     before = _is_fused
     fuse(on)
     try:
@@ -37,19 +37,19 @@ def fusing(on: bool = True) -> Iterator[None]:
 
 
 def is_fused() -> bool:
-    """Whether chains are compiled now."""
+    """Whether chains are compiled."""
     return _is_fused and not torch.is_grad_enabled()
 
 
 def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The function, or what torch.compile makes of it once `fuse` was called; equal within rounding.
+    """Decorator: once `fuse` was called, the function runs compiled; equal within rounding.
 
-    With gradients it is the function itself: training compiles, if at all, by its own choice.
+    With gradients enabled it runs uncompiled.
     """
 
     @cache
     def compiled() -> Callable[..., Tensor]:
-        return torch.compile(chain, dynamic=True)  # here, for it loads the whole compiler
+        return torch.compile(chain, dynamic=True)  # here, because it loads the whole compiler
 
     @wraps(chain)
     def either(*tensors: Tensor) -> Tensor:
@@ -60,22 +60,22 @@ def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 @fusible
 def gated_gelu(x: Tensor) -> Tensor:
-    """[..., 2 C] to [..., C]: the first half, times GELU of the second (arXiv:2002.05202)."""
+    """GEGLU (arXiv:2002.05202), [..., 2 C] to [..., C]: the first half times GELU of the second."""
     value, gate = x.chunk(2, dim=-1)
     return value * F.gelu(gate)
 
 
 @fusible
 def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
-    """SiLU of factor x + summand, in float32 but for the result."""
+    """SiLU(factor * x + summand), computed in float32."""
     return F.silu(torch.addcmul(summand, x, factor), inplace=True).to(x.dtype)
 
 
 @fusible
 def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Neighbouring pairs of channels turned, in float32; [..., D], cos and sin broadcast over [..., D / 2].
+    """Rotate neighbouring pairs of channels (RoPE), in float32; x is [..., D], cos and sin [..., D / 2].
 
-    In real numbers: of complex ones the compiler makes no kernels.
+    In real numbers, because the compiler fuses no complex ones.
     """
     first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2).to(x.dtype)

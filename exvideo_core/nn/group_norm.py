@@ -1,4 +1,4 @@
-"""Group norm over more than is looked at in one piece: statistics first, then a scale and shift for each channel.
+"""Chunked group norm: statistics of all chunks first, then a scale and shift for each channel.
 
 Shapes: B items, C channels, G groups; what follows are axes of space and time.
 """
@@ -17,7 +17,7 @@ from .fused import scaled_silu
 
 
 class ChannelStatistics:
-    """Count, mean and sum of squared differences of each channel, merged over pieces (Chan et al. 1983)."""
+    """Count, mean and sum of squared differences of each channel, merged over chunks (Chan et al. 1983)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -25,12 +25,12 @@ class ChannelStatistics:
         self.squares_C: Tensor | None = None
 
     def add(self, x_BCX: Tensor) -> None:
-        """Take in a piece [B, C, ...] of any layout."""
+        """Add a chunk [B, C, ...] in any memory layout."""
         axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
-        # both in one reading, by a stable algorithm
+        # one pass over x, numerically stable
         variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
         count = x_BCX.numel() // x_BCX.shape[1]
-        exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # the former has no latter
+        exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # MPS has no float64
         self._merge(count, mean_C.to(exact), variance_C.to(exact) * count)
 
     def _merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
@@ -45,7 +45,7 @@ class ChannelStatistics:
 
     def of_groups(self, groups: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of each group, [G]."""
-        assert self.mean_C is not None, "no piece was added"
+        assert self.mean_C is not None, "no chunk was added"
         assert self.squares_C is not None
         mean_GC, squares_GC = self.mean_C.view(groups, -1), self.squares_C.view(groups, -1)
         mean_G = mean_GC.mean(1)
@@ -53,18 +53,18 @@ class ChannelStatistics:
         return mean_G, spread_G / (self.count * mean_GC.shape[1])
 
 
-def affine(norm: nn.Module, weights: Weights, pieces: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What a group norm over all pieces is for each channel: factor and summand, [C], in float32 at least.
+def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
     Args:
         norm: a GroupNorm.
-        weights: its live weights.
-        pieces: [B, C, ...] each; together one item of the norm's batch.
+        weights: its effective weights.
+        chunks: [B, C, ...] each; together one item of the norm's batch.
     """
     assert isinstance(norm, nn.GroupNorm)
     statistics = ChannelStatistics()
-    for piece_BCX in pieces:
-        statistics.add(piece_BCX)
+    for chunk_BCX in chunks:
+        statistics.add(chunk_BCX)
     return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
 
 
@@ -88,13 +88,13 @@ def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_
 
 
 def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
-    """Group norm of every item, and SiLU."""
+    """Group norm and SiLU."""
     is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
     weights = effective_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
     if weights is None:
         return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
     assert isinstance(norm, nn.GroupNorm)
-    # CUDA's own kernel would bring the channels to the front in memory, and the convolution bring them back
+    # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
     x_BLGC = x_BCX.permute(0, 2, 3, 1).reshape(len(x_BCX), -1, norm.num_groups, x_BCX.shape[1] // norm.num_groups)
     variance_BG, mean_BG = torch.var_mean(_wide(x_BLGC), (1, 3), correction=0)
     factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)

@@ -1,4 +1,4 @@
-"""What several models share: the layer namespace, norms' groups, sinusoidal embeddings, feed-forwards.
+"""Layers of several models: the layer namespace, norm groups, sinusoidal embeddings, feed-forwards.
 
 Shapes: L tokens, C channels.
 """
@@ -17,7 +17,7 @@ from .linear import bind
 
 
 class Ops(Protocol):
-    """Where models take their layers from: `torch.nn`, or a host's namespace that casts and offloads weights."""
+    """Layer classes of a model: `torch.nn`, or a host's namespace that casts and offloads weights."""
 
     @property
     def Linear(self) -> Callable[..., Any]: ...
@@ -50,10 +50,10 @@ def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:
-    """Embed numbers as [cos | sin] of geometric frequencies from 1 down to 1/10000.
+    """Sinusoidal embedding: [cos | sin] of geometric frequencies from 1 down to 1/10000.
 
     Args:
-        values: [n], any numeric type: steps, frame numbers, ids.
+        values: [n], any numeric dtype: steps, frame numbers, ids.
         channels: even.
 
     Returns:
@@ -81,14 +81,14 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
-        # index 1 was a dropout in the published code, so the names go on with 2
+        # index 1 is a dropout in the published code
         self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
 
     def forward(self, x_LC: Tensor) -> Tensor:
         return self.net(x_LC)
 
     def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """The same as a function of pieces."""
+        """Bind the layers to their effective weights: a function of chunks of tokens."""
         gated, _, last = self.net
         assert isinstance(gated, GEGLU)
         inner, outer = bind(gated.proj, like), bind(last, like)

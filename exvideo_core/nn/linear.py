@@ -1,6 +1,6 @@
-"""Layers as functions that are called for many pieces of one input.
+"""Linear layers bound to their effective weights, for many chunks of one input.
 
-Their weights are taken once: a host may have to fetch or convert them for that.
+Weights are resolved once per input: a host may have to fetch or convert them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from .effective_weights import Weights, effective_weights
 
-_LARGE = 2**20  # elements of a weight from which oneDNN's preparations are little
+_LARGE = 2**20  # elements of a weight from which oneDNN's setup cost is small
 
 
 def bind(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A linear layer or layer norm as a function; the layer itself where `effective_weights` gives None."""
+    """Bind a linear layer or layer norm to its effective weights; the layer itself if it must be called."""
     weights = effective_weights(layer, like)
     if weights is None:
         return layer
@@ -28,10 +28,10 @@ def bind(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def fused_qkv(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], Sequence[Tensor]]:
-    """Linear layers of one input as one matrix product: a function of x that gives what each gives.
+    """Bind linear layers of one input as one matrix product: a function of x that returns all their outputs.
 
-    The results are views of one tensor. Call it for all pieces of an input, for the weights are stacked here; with
-    fewer rows than weights that would take longer than it saves.
+    The outputs are views of one tensor. The weights are stacked here, so call it for all chunks of an input; with fewer
+    rows than weights the layers stay apart, because stacking would take longer than it saves.
     """
     weights = [effective_weights(layer, like) for layer in layers]
     known = [pair for pair in weights if pair is not None]
@@ -47,7 +47,7 @@ def fused_qkv(layers: Sequence[nn.Module], like: Tensor) -> Callable[[Tensor], S
 
 
 def bind_with_bias(layer: nn.Module, constant_O: Tensor, like: Tensor) -> Callable[[Tensor], Tensor]:
-    """A linear layer and the addition of a constant to its result, which goes into the bias where that can be had."""
+    """Bind a linear layer plus a constant; the constant goes into the bias if the layer need not be called."""
     weights = effective_weights(layer, like)
     if weights is None:
         return lambda x: layer(x) + constant_O
@@ -57,15 +57,15 @@ def bind_with_bias(layer: nn.Module, constant_O: Tensor, like: Tensor) -> Callab
 
 
 def outputs(weights: Weights, span: slice) -> Weights:
-    """Weights of some outputs of a linear layer."""
+    """Weight and bias of a slice of a linear layer's outputs."""
     weight, bias = weights
     return weight[span], None if bias is None else bias[span]
 
 
 def product(weights: Weights, x: Tensor) -> Tensor:
-    """A linear layer's result.
+    """A linear layer's output.
 
-    In float32 on a CPU by oneDNN, from 10 to 25 percent faster than what PyTorch takes by itself (on AMD's Zen 4).
+    Large float32 weights on a CPU go through oneDNN, 10 to 25 percent faster than PyTorch's default (on AMD's Zen 4).
     """
     weight, bias = weights
     if _is_for_onednn(weight, x):

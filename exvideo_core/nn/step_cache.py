@@ -1,11 +1,11 @@
-"""Step reuse: where the first block of a network does nearly what it did before, the rest is not computed again.
+"""Step reuse: if a network's first block changes little from the last computed step, the other blocks are skipped.
 
-The idea is first-block caching (ParaAttention, TeaCache's family, arXiv:2411.19108). Here what the rest adds is not
-taken over as it was, but continued along the line through the last two steps that were computed, and all branches of
-the guidance follow the first one's decision, so that their errors cancel. Approximate; docs/approximations.md has
-errors and gains.
+First-block caching (ParaAttention, TeaCache's family, arXiv:2411.19108), with two differences: the residual of the
+skipped blocks is not reused as it was but extrapolated linearly from the last two computed steps, and all guidance
+branches follow the first one's decision, so that their errors cancel. Approximate; docs/approximations.md has errors
+and gains.
 
-A network with such a cache does this:
+A network uses it like this:
 
     cache.enter(x)
     x = first_block(x)
@@ -27,7 +27,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
-_ROOM = 16  # hidden states that a forward pass and the memories of two branches have room for on the device
+_ROOM = 16  # hidden states: room for a forward pass and the cache of two branches on the device
 
 
 def _unlimited(_device: torch.device) -> float:
@@ -36,12 +36,12 @@ def _unlimited(_device: torch.device) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Reuse:
-    """When the rest of a network may be predicted."""
+    """Settings: when blocks after the first may be skipped."""
 
-    threshold: float  # largest relative change (L1) of what the first block adds, since a step was computed
-    in_a_row: int = 2  # steps, at most
+    threshold: float  # largest relative change (L1) of the first block's residual since the last computed step
+    in_a_row: int = 2  # skipped steps, at most
     first_steps: int = 2  # always computed
-    last_steps: int = 1  # likewise
+    last_steps: int = 1  # always computed
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
@@ -52,24 +52,24 @@ class Reuse:
 
 @dataclass
 class _Computed:
-    """What is remembered of a step."""
+    """Cached tensors of a computed step."""
 
     step: int
-    signal: Tensor  # a sample of what the first block added
-    rest: Tensor  # what the others added
+    signal: Tensor  # subsampled residual of the first block
+    rest: Tensor  # residual of the other blocks
 
     def tensors(self) -> dict[str, Tensor]:
         return {"step": torch.tensor(self.step), "signal": self.signal, "rest": self.rest}
 
 
 class StepCache:
-    """Memory of one run.
+    """Cache of one run.
 
     Args:
         reuse: settings.
         steps: of the run.
-        free: bytes there are on a device. What is remembered, two hidden states for each branch, goes to main memory
-            where they are few.
+        free: free bytes on a device; if they are few, the cache (two hidden states for each branch) is offloaded to
+            host memory.
     """
 
     is_whole_in_steps = False
@@ -81,11 +81,11 @@ class StepCache:
         self._in_a_row = 0
         self._is_reused: bool | None = None  # of the current step, once a branch has decided
         self._branches: dict[Hashable, Branch] = {}
-        self._restored: dict[str, Tensor] = {}  # what branches take when they are first asked for
-        self._lock = threading.Lock()  # branches may run in a thread for each GPU
+        self._restored: dict[str, Tensor] = {}  # taken by branches when they are created
+        self._lock = threading.Lock()  # each GPU may run a branch in its own thread
 
     def begin(self, step: int | None = None) -> None:
-        """Start a step, counted from 0, or the next one; a second call with its number does nothing."""
+        """Start a step, counted from 0, or the next one; repeating its number does nothing."""
         with self._lock:
             step = self.step + 1 if step is None else step
             if step == self.step:
@@ -94,7 +94,7 @@ class StepCache:
             self.step, self._is_reused = step, None
 
     def branch(self, name: Hashable) -> Branch:
-        """Memory of one of the inputs that the network sees in each step, such as those with and without a text."""
+        """Cache of one branch: one input of the network in each step, such as cond or uncond."""
         with self._lock:
             if name not in self._branches:
                 self._branches[name] = Branch(self, name)
@@ -102,12 +102,12 @@ class StepCache:
             return self._branches[name]
 
     def branches(self, count: int) -> list[Branch]:
-        """Start the next step, which sees so many inputs."""
+        """Start the next step, and return the caches of its branches."""
         self.begin()
         return [self.branch(index) for index in range(count)]
 
     def decides(self, change: float | None) -> bool:
-        """Whether this step is to be predicted; the first branch that asks decides for all."""
+        """Whether this step skips blocks; the first branch that asks decides for all."""
         with self._lock:
             if self._is_reused is None:
                 self._is_reused = self._is_due() and change is not None and change < self.reuse.threshold
@@ -120,7 +120,7 @@ class StepCache:
         return is_inside and self._in_a_row < reuse.in_a_row
 
     def state(self) -> dict[str, Tensor]:
-        """All that is remembered between two steps, for `restore` in another process."""
+        """State between two steps, for `restore` in another process."""
         counts = torch.tensor([self.step, self.reused_steps, self._in_a_row, bool(self._is_reused)])
         state = {**self._restored, "counts": counts}
         for branch in self._branches.values():
@@ -128,33 +128,33 @@ class StepCache:
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on after the step at which another cache gave this state; before any branch is asked for."""
+        """Resume from the state of another cache, before any branch is created."""
         self.step, self.reused_steps, self._in_a_row, is_reused = state["counts"].tolist()
         self._is_reused = bool(is_reused)
         self._restored = {key: item for key, item in state.items() if key != "counts"}
 
     def __str__(self) -> str:
-        """For the log."""
+        """Log line."""
         return f"step reuse: {self.reused_steps} of {self.steps} steps predicted"
 
 
 class Branch:
-    """Memory of one branch; see the example above."""
+    """Cache of one branch; see the example above."""
 
     def __init__(self, cache: StepCache, name: Hashable) -> None:
         self._cache, self._name = cache, name
-        self._key = sha256(repr(name).encode()).hexdigest()[:16]  # names may be as long as a context window
+        self._key = sha256(repr(name).encode()).hexdigest()[:16]  # names can be long
         self._last: _Computed | None = None
         self._earlier: _Computed | None = None
-        self._before: Tensor | None = None  # sample of the first block's input
+        self._before: Tensor | None = None  # subsampled input of the first block
         self._first: tuple[Tensor, Tensor] | None = None  # signal and output of the first block, until `keep`
 
     def part(self, name: Hashable) -> Branch:
-        """Of one of several clips that a network computes one after the other."""
+        """Cache of one clip, for a network that computes the clips of a batch one by one."""
         return self._cache.branch((self._name, name))
 
     def state(self) -> dict[str, Tensor]:
-        """What `restore` needs, with the branch's name in every key."""
+        """State for `restore`; every key has the branch's name."""
         remembered = {"last": self._last, "earlier": self._earlier}
         return {
             f"{self._key}/{which}/{what}": item
@@ -164,7 +164,7 @@ class Branch:
         }
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Take what belongs to this branch out of a state."""
+        """Move this branch's entries out of a state."""
 
         def take(which: str) -> _Computed | None:
             kept = [state.pop(f"{self._key}/{which}/{what}", None) for what in ("step", "signal", "rest")]
@@ -174,11 +174,11 @@ class Branch:
         self._last, self._earlier = take("last"), take("earlier")
 
     def enter(self, x: Tensor) -> None:
-        """Note what goes into the first block, which may then change it in place."""
+        """Record the input of the first block, which may overwrite it."""
         self._before = _sample(x).clone()
 
     def predict(self, first: Tensor) -> Tensor | None:
-        """From the first block's output to the last one's; None if the others are to be computed, and kept."""
+        """Predict the last block's output from the first's; None if the blocks must be computed, and then kept."""
         assert self._before is not None, "enter comes first"
         signal = _sample(first) - self._before
         change = None if self._last is None else _relative_change(signal, self._last.signal.to(signal.device))
@@ -186,26 +186,26 @@ class Branch:
         if self._cache.decides(change) and self._last is not None and self._last.rest.shape == first.shape:
             return first + self._continued(first.device)
         kept = self._put(first)
-        self._first = signal, kept.clone() if kept is first else kept  # the rest may change it in place
+        self._first = signal, kept.clone() if kept is first else kept  # the other blocks may overwrite it
         return None
 
     def keep(self, last: Tensor) -> None:
-        """Remember what the blocks after the first made of its output."""
+        """Cache the residual of the blocks after the first, given the last one's output."""
         assert self._first is not None, "predict comes first"
         signal, first = self._first
         rest = self._put(last - first.to(last.device))
-        if self._last is None or self._last.step < self._cache.step:  # else a solver looks twice in a step
+        if self._last is None or self._last.step < self._cache.step:  # else the solver calls twice in a step
             self._earlier = self._last
         self._last = _Computed(self._cache.step, signal, rest)
         self._first = None
 
     def _put(self, x: Tensor) -> Tensor:
-        """The tensor, or a copy in main memory."""
+        """The tensor, or a copy in host memory."""
         if self._cache.free(x.device) >= _ROOM * x.nbytes:
             return x
         if not x.is_cuda:
             return x.to("cpu")
-        # locked memory, from where it comes back at full speed; nobody but the GPU reads it
+        # pinned memory, which only the GPU reads
         return torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
 
     def _continued(self, device: torch.device) -> Tensor:
@@ -219,7 +219,7 @@ class Branch:
 
 
 def _sample(x: Tensor) -> Tensor:
-    """Every second item along each axis: enough to compare by, and little to remember."""
+    """Every second item along each axis: enough to compare, and small to cache."""
     return x[tuple(slice(None, None, 2) for _ in x.shape)]
 
 

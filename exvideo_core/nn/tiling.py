@@ -18,14 +18,14 @@ Window = tuple[tuple[int, int], ...]  # start and end on each axis
 
 @dataclass(frozen=True)
 class Axis:
-    """Windows along one axis: its length, the size of a window and the step from one to the next."""
+    """Windows along one axis: its length, the window size and the stride."""
 
     length: int
     size: int
     stride: int
 
     def windows(self) -> list[tuple[int, int]]:
-        """Start and end of every window; those that would only repeat what the one before covers are left out."""
+        """Start and end of every window, without windows that the one before covers entirely."""
         starts = range(0, self.length, self.stride)
         needed = [s for s in starts if s == 0 or s - self.stride + self.size < self.length]
         return [(s, min(s + self.size, self.length)) for s in needed]

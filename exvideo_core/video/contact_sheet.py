@@ -1,4 +1,4 @@
-"""A clip at a glance: some of its frames, side by side in one picture."""
+"""Contact sheets: evenly spaced frames of a clip in one picture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _GAP = 4  # between frames, in pixels
 
 
 def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8, rows: int = 4) -> Path:
-    """Draw evenly spaced frames of a video, with their numbers, row by row into a PNG file.
+    """Draw evenly spaced, numbered frames of a video row by row into a PNG file.
 
-    The first and the last frame are always among them. A shorter clip shows each frame once, in fewer rows.
+    The first and last frame are included. A clip shorter than the sheet shows each frame once, in fewer rows.
 
     Raises:
-        VideoError: the video cannot be read, or the picture not be written.
+        VideoError: the video cannot be read, or the PNG cannot be written.
         ValueError: columns times rows is less than 2.
     """
     if columns < 1 or rows < 1 or columns * rows < 2:

@@ -1,7 +1,7 @@
-"""A clip's first frame as a PNG, for file managers, and to hold what the clip's own format cannot.
+"""Posters: a clip's first frame as a PNG, for file managers, and for tags that the clip's format cannot hold.
 
-Beside the clip, not in it: ffmpeg writes either a cover picture or tags of any name into an mp4 (the flag
-`use_metadata_tags` replaces the table that a cover stands in), and WebM has no cover pictures at all.
+A poster is a separate file, because ffmpeg writes either a cover picture or tags of any name into an mp4 (the flag
+`use_metadata_tags` replaces the table of the cover), and WebM has no cover pictures.
 
 Shapes: H and W in pixels, the last axis red, green and blue.
 """

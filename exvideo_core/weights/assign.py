@@ -1,4 +1,4 @@
-"""Put a file's tensors into a network, strictly, and refuse values that are NaN or Inf."""
+"""Assign weights to a network, strictly; reports of what does not fit, and of NaN or Inf."""
 
 from __future__ import annotations
 

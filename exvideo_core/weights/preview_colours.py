@@ -1,4 +1,4 @@
-"""Colours of previews that a model's file brings, for latents which differ from those of the published models."""
+"""Preview colours in a model file's metadata, for latents that differ from the published models'."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..nn.nan_check import is_finite
 
-# What a file may say in its metadata, as JSON: [channels][3] and [3]. ComfyUI's latent formats have these names.
+# Metadata keys, whose values are JSON: [channels][3] and [3]. ComfyUI's latent formats use these names.
 FACTORS, BIAS = "latent_rgb_factors", "latent_rgb_factors_bias"
 _LONGEST = 10_000  # characters; 16 channels take 500
 
@@ -37,7 +37,7 @@ def read_colours(notes: Mapping[str, str], source: str, channels: int) -> Colour
         factors = _numbers(notes[FACTORS])
         bias = _numbers(notes.get(BIAS, "[0, 0, 0]"))
         fits = factors.shape == (channels, 3) and bias.shape == (3,) and is_finite(factors) and is_finite(bias)
-    except (ValueError, TypeError, RuntimeError):  # torch's, where a number does not fit; and RecursionError
+    except (ValueError, TypeError, RuntimeError):  # torch's, for numbers out of range; and RecursionError
         fits = False
     if not fits:
         raise CheckpointError(
@@ -49,5 +49,5 @@ def read_colours(notes: Mapping[str, str], source: str, channels: int) -> Colour
 
 def _numbers(text: str) -> Tensor:
     if len(text) > _LONGEST:
-        raise ValueError("it is too long for a few colours")
+        raise ValueError("too long for a few colours")
     return torch.tensor(json.loads(text), dtype=torch.float32)

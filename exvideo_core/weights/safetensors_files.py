@@ -1,8 +1,8 @@
-"""Reading weights: safetensors files and the folders and shards they come in.
+"""Reading weights: safetensors files, their shards and folders.
 
-The tensors are views of the memory-mapped file: nothing is copied, and pages are read when they are used.
-Pickles (.ckpt, .pt, .bin) can run code when opened and are never loaded. The safetensors package checks a header, in
-every version since 0.4.2; what it lets pass is checked here: repeated names, and sizes that only fill memory.
+Tensors are views of the memory-mapped file: nothing is copied, and pages are read on use.
+Pickles (.ckpt, .pt, .bin) can run code when opened and are never loaded. The safetensors package validates headers
+(every version since 0.4.2). Checked here: repeated names, which it lets pass, and limits, as no header may fill memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from .kind import FileKind
 
 Shape = tuple[int, ...]
 
-# The format allows headers of 100 MB. Whole checkpoints of SVD have 3,000 tensors and 0.4 MB; notes of trainers and
-# graphs of ComfyUI add a few MB. What is beyond this would only fill memory.
+# The format allows headers of 100 MB. Checkpoints of SVD have 3,000 tensors and headers of 0.4 MB; metadata of trainers
+# and graphs of ComfyUI add a few MB.
 _MAX_HEADER = 16_000_000  # bytes
 _MOST_TENSORS = 50_000
 _MOST_AXES = 8
@@ -48,25 +48,25 @@ def ask(hint: Callable[[str], str]) -> None:
 
 
 class WeightFile(Mapping[str, Tensor]):
-    """Named tensors of one file, or of all shards of one model, mapped into memory and not yet read.
+    """Tensors by name of one file, or of all shards of one model, memory-mapped and not yet read.
 
-    Hand it on instead of its path, so that the header is parsed once.
+    Pass it on instead of its path, so that the header is parsed once.
 
     Attributes:
-        path: the file or folder the user named.
+        path: the file or folder that the user chose.
         shapes, dtypes: of every tensor, from the headers alone.
-        notes: what programs have noted beside the tensors.
+        notes: metadata of the files.
         num_bytes: size on disk.
     """
 
     def __init__(self, path: Path, parts: list[Path]) -> None:
-        """Open and check `parts`, in order; `path` is what messages call them."""
+        """Open and check `parts`, in order; messages name `path`."""
         self.path = path
         self.shapes: dict[str, Shape] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self.notes: dict[str, str] = {}
         self.num_bytes = 0
-        self._where: dict[str, Any] = {}  # the open file each tensor is in
+        self._where: dict[str, Any] = {}  # open file of each tensor
         for part in parts:
             self._add(part)
 
@@ -86,7 +86,7 @@ class WeightFile(Mapping[str, Tensor]):
 
     @property
     def name(self) -> str:
-        """The name of this file in messages."""
+        """Name of this file, for messages."""
         return self.path.name
 
     @cached_property
@@ -109,12 +109,12 @@ class WeightFile(Mapping[str, Tensor]):
 
 
 def open_weights(path: Path | WeightFile) -> WeightFile:
-    """Open a safetensors file, one shard of several (its sisters come with it), an index, or a folder of one model.
+    """Open a safetensors file, one shard (all others are opened, too), an index of shards, or a folder of one model.
 
-    A file that is open already is returned as it is.
+    A WeightFile is returned as it is.
 
     Raises:
-        CheckpointError: the file is missing, incomplete, damaged, or not safetensors; the sentence says which.
+        CheckpointError: the file is missing, incomplete, damaged, or not safetensors.
     """
     if isinstance(path, WeightFile):
         return path
@@ -122,7 +122,7 @@ def open_weights(path: Path | WeightFile) -> WeightFile:
 
 
 def open_file(path: Path) -> WeightFile:
-    """Open one safetensors file, whatever its name says about shards; CheckpointError as from `open_weights`."""
+    """Open one safetensors file, even if it is one of several shards; CheckpointError as from `open_weights`."""
     return WeightFile(path, [path])
 
 
@@ -130,28 +130,28 @@ def open_file(path: Path) -> WeightFile:
 
 
 def _weights_of_folder(folder: Path) -> Path:
-    """The file that stands for a folder in diffusers' layout: full precision before fp16, whole before sharded."""
+    """File to load from a folder in diffusers' layout: full precision before fp16, one file before shards."""
     found = [path for path in folder.iterdir() if path.suffix == ".safetensors" or _INDEX.fullmatch(path.name)]
     if not found:
         raise CheckpointError(f"{folder} contains no .safetensors file; choose the file or folder that does.")
     models = sorted({re.split(r"\.|-\d{5}-of-", path.name)[0] for path in found})
     if len(models) > 1:
         raise CheckpointError(f"{folder} contains several models ({quoted(', '.join(models))}); choose one file.")
-    # a variant adds a part to the name: model.safetensors, model.fp16.safetensors, model.safetensors.index.json
+    # variants have one more suffix: model.safetensors, model.fp16.safetensors, model.safetensors.index.json
     return min(
         found, key=lambda p: (bool(_SHARD.fullmatch(p.name)), p.name.removesuffix(".index.json").count("."), p.name)
     )
 
 
 def _parts(path: Path) -> list[Path]:
-    """All the files that `path` stands for."""
+    """The file at `path`, or all shards that it belongs to."""
     if _INDEX.fullmatch(path.name):
         names = _names_in_index(path)
     elif shard := _SHARD.fullmatch(path.name):
         count = int(shard["count"])
         if count > _MOST_SHARDS:
             raise CheckpointError(
-                f"{path.name} says that it is one of {count}, and no model has as many parts; {_AGAIN}"
+                f"{path.name} says that it is one of {count} shards, and no model has as many; {_AGAIN}"
             )
         names = [f"{shard['stem']}-{i:05}-of-{count:05}{shard['variant']}.safetensors" for i in range(1, count + 1)]
     else:
@@ -181,7 +181,7 @@ def _names_in_index(path: Path) -> list[str]:
 
 
 def _is_shard_name(name: str) -> bool:
-    """Whether it is a plain file name, on every system: no folder, drive, stream or device."""
+    """Whether this is a plain file name on every system: no folder, drive, stream or device."""
     return bool(re.fullmatch(r'[^/\\:*?"<>|]+\.safetensors', name)) and name.isprintable() and len(name.encode()) <= 255
 
 
@@ -193,7 +193,7 @@ _PICKLE = (
     "is a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
     "get the .safetensors version of it."
 )
-# First bytes of what ends up in a model folder in place of safetensors, and what to say about it.
+# First bytes of files that end up in model folders instead of safetensors, and the sentence about them.
 _IMPOSTORS = (
     (rb"PK\x03\x04|\x80[\x02-\x05]", _PICKLE),
     (rb"version https://git-lfs", "is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
@@ -206,7 +206,7 @@ _IMPOSTORS = (
 )
 
 
-# Errors of the safetensors package: in 0.8's words and in 0.4's.
+# Errors of the safetensors package, as 0.8 and as 0.4 words them.
 _DAMAGE = (
     (r"invalid shape|TensorInvalidInfo|overflow|Overflow", "the size of a tensor contradicts its shape"),
     (r"invalid offset|InvalidOffset", "a tensor does not start where the one before ends"),
@@ -214,7 +214,7 @@ _DAMAGE = (
 
 
 def _header(path: Path) -> tuple[int, bytes]:
-    """Bytes of a safetensors file, and its header: 8 bytes of length, then JSON."""
+    """Size of a safetensors file, and its header: 8 bytes of length, then JSON."""
     try:
         size = regular_size(path)
         with path.open("rb") as file:
@@ -240,7 +240,7 @@ def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
-    """Entries of the header by tensor; only their names, their number and their dtypes are checked."""
+    """Parse the header into entries by tensor; checks their names, number and dtypes."""
     try:
         entries: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
         entries.pop("__metadata__", None)
@@ -258,14 +258,14 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         )
     if unknown:
         raise CheckpointError(
-            f"{path.name} stores {unknown[0]} as {quoted(str(entries[unknown[0]]['dtype']), 20)}, a number format this "
-            f"project does not read; get the fp16, bf16, fp32 or fp8 version."
+            f"{path.name} stores {unknown[0]} as {quoted(str(entries[unknown[0]]['dtype']), 20)}, a dtype this project "
+            f"does not read; get the fp16, bf16, fp32 or fp8 version."
         )
     return entries
 
 
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object of different names: of a repeated one, another reader may take the other value."""
+    """A JSON object without repeated names, of which readers take different values."""
     result = dict(pairs)
     if len(result) != len(pairs):
         raise ValueError("it repeats a name")
@@ -273,14 +273,14 @@ def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
-    """The file as the safetensors package opens it, which checks the entries; `num_bytes` follow the header."""
+    """Open the file with the safetensors package, which validates the entries; `num_bytes` follow the header."""
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
         raise _damage(path, str(error), entries, num_bytes) from error
     except OSError as error:
         raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
-    except RuntimeError as error:  # PyTorch's, of a system that promises no more memory than it has
+    except RuntimeError as error:  # PyTorch's, on systems that do not overcommit memory
         raise CheckpointError(
             f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
             f"have more virtual memory."
@@ -288,7 +288,7 @@ def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
 
 
 def _damage(path: Path, said: str, entries: Mapping[str, Any], num_bytes: int) -> CheckpointError:
-    if re.search("not fully covered|MetadataIncompleteBuffer", said):  # all else is sound
+    if re.search("not fully covered|MetadataIncompleteBuffer", said):  # the rest is valid
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if num_bytes < end:
             return CheckpointError(
@@ -306,7 +306,7 @@ def _unreadable(path: Path) -> CheckpointError:
 
 
 def _check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
-    """Refuse shapes that no weight has: many axes, and empty tables (notes can be empty lists)."""
+    """Refuse shapes that no weight has: many axes, or empty with more than one axis."""
     strange = [name for name, shape in shapes.items() if len(shape) > _MOST_AXES or (len(shape) > 1 and 0 in shape)]
     if strange:
         raise CheckpointError(f"{path.name} is damaged: no weight has the shape of {strange[0]}; {_AGAIN}")

@@ -1,4 +1,4 @@
-"""Attention, behind one signature: models know no backend's name."""
+"""Attention backends behind one signature."""
 
 from .auto import BACKENDS, auto
 from .backends import Attention, sdpa

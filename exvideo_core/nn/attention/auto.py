@@ -1,4 +1,4 @@
-"""Attention by name, and the one that chooses by device: the rule, each candidate tried once, the choice in the log."""
+"""Attention backends by name, and `auto`, which tries the candidates for a device once and logs its choice."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .rule import Facts, candidates
 log = logging.getLogger(__name__)
 
 _TOKENS = 80  # more than a kernel's tile, and no multiple of one
-# Largest error that rounding makes of unit noise; a kernel that is wrong is off by a good part of 1.
+# Largest rounding error for unit noise; a wrong kernel is off by a good part of 1.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-# How a candidate is tried where PyTorch would answer in silence with a kernel other than the one meant.
+# How a candidate is tried if PyTorch would silently fall back to another kernel.
 _TRIALS: Mapping[str, Attention] = {
     "cudnn": partial(by_kernels, ["CUDNN_ATTENTION"]),
     "sdpa": partial(by_kernels, ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]),
@@ -28,7 +28,7 @@ _TRIALS: Mapping[str, Attention] = {
 
 
 def auto(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """The best exact backend for these tensors' device and type, chosen once."""
+    """The best exact backend for the device and dtype, chosen once."""
     attend = BACKENDS[choose(q_BNLD.device, q_BNLD.dtype, q_BNLD.shape[-1])]
     return attend(q_BNLD, k_BNLD, v_BNLD)
 
@@ -48,7 +48,7 @@ BACKENDS: dict[str, Attention] = {
 
 @cache
 def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
-    """Name of the first candidate of the rule that works; says in the log which, and why those before do not."""
+    """Name of the first candidate that works; logs it, and why those before do not."""
     *tried, last = candidates(facts_of(device, dtype))
     name = next((name for name in tried if _is_usable(name, device, dtype, head_dim)), last)
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -64,7 +64,7 @@ def _is_usable(name: str, device: torch.device, dtype: torch.dtype, head_dim: in
 
 
 def facts_of(device: torch.device, dtype: torch.dtype) -> Facts:
-    """What the rule asks about a device."""
+    """Facts about a device, for `candidates`."""
     if device.type != "cuda":
         return Facts(device=device.type, dtype=dtype)
     modules = [module for module, _, _ in PACKAGES.values() if _is_there(module)]
@@ -83,12 +83,12 @@ def _is_there(module: str) -> bool:
 
 @torch.inference_mode()
 def why_not(attend: Attention, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why a backend is not usable for such tensors, found by a small call; None if it is."""
+    """Why a backend cannot be used for such tensors, from a small call; None if it can."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, 2, _TOKENS, head_dim, generator=generator).to(device, dtype) for _ in range(3))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's, one for each kernel that it cannot use
+            warnings.simplefilter("ignore")  # one from PyTorch for each unusable kernel
             error = float((attend(q, k, v).float() - plain(q.float(), k.float(), v.float())).abs().max())
     except (ExVideoError, ImportError, RuntimeError) as failure:
         return str(failure).partition("\n")[0] or type(failure).__name__
@@ -97,6 +97,6 @@ def why_not(attend: Attention, device: torch.device, dtype: torch.dtype, head_di
 
 
 def plain(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """The definition (arXiv:1706.03762, eq. 1)."""
+    """Attention by its definition (arXiv:1706.03762, eq. 1)."""
     scores = q_BNLD @ k_BNLD.transpose(-1, -2) * q_BNLD.shape[-1] ** -0.5
     return scores.softmax(dim=-1) @ v_BNLD

@@ -1,4 +1,4 @@
-"""Ways to compute attention, one function each. All are exact but `sage`.
+"""Attention backends, one function each. All but `sage` are exact.
 
 Shapes: B batch, N heads, L tokens, D channels of a head.
 """
@@ -23,12 +23,12 @@ from ..chunks import CHUNK_BYTES, items_within, spans
 # q, k, v and the result are [B, N, L, D]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# Some kernels put batch x heads on one CUDA grid axis, which ends at 65535; temporal attention has a
-# batch of all latent cells (16384 at 1024x1024) times the heads.
+# Some kernels put batch x heads on one CUDA grid axis of at most 65535; temporal attention has a batch
+# of all latent cells (16384 at 1024x1024) times the heads.
 _MAX_ROWS = 65535
-_SHORT = 1024  # tokens below which preparing 8-bit numbers costs more than they save
+_SHORT = 1024  # tokens below which quantising costs more than it saves
 
-# Backends of packages that nobody has to install: module, package, how to get it.
+# Backends in optional packages: module, package, how to install it.
 PACKAGES = {
     "flash": ("flash_attn", "flash-attn", "pip install 'exvideo[flash]'"),
     "flash3": ("flash_attn_interface", "flash_attn_3", "build the folder hopper of flash-attention's source"),
@@ -37,8 +37,8 @@ PACKAGES = {
 }
 
 
-def package_of(backend: str) -> Any:  # noqa: ANN401  it may not be there to have types
-    """The module a backend needs; imported only when it is chosen."""
+def package_of(backend: str) -> Any:  # noqa: ANN401  optional packages have no types
+    """Import the package of a backend; ExVideoError if it is missing."""
     module, package, how = PACKAGES[backend]
     try:
         return importlib.import_module(module)
@@ -50,7 +50,7 @@ def package_of(backend: str) -> Any:  # noqa: ANN401  it may not be there to hav
 
 
 def within_the_grid(attend: Attention) -> Attention:
-    """The same with the batch cut where kernels reach their grid limit."""
+    """Decorator: chunk the batch where kernels reach their grid limit."""
 
     @wraps(attend)
     def cut(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ def within_the_grid(attend: Attention) -> Attention:
 
 @within_the_grid
 def sdpa(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """PyTorch's scaled dot product attention, by the kernel that PyTorch puts first: FlashAttention 2 where it can."""
+    """PyTorch's scaled dot product attention, in PyTorch's order of kernels: FlashAttention 2 if possible."""
     return F.scaled_dot_product_attention(q_BNLD, k_BNLD, v_BNLD)
 
 
 @within_the_grid
 def sliced(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """The same for some queries at a time, for devices without a fused kernel: they hold all scores at once."""
+    """PyTorch's attention for chunks of queries, for devices whose kernel keeps all scores in memory."""
     queries, bytes_per_query = q_BNLD.shape[2], 4 * k_BNLD.shape[:3].numel()
     size = items_within(CHUNK_BYTES, bytes_per_query)
     if queries <= size:
@@ -86,7 +86,7 @@ def sliced(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 
 @within_the_grid
 def cudnn(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """PyTorch's, with cuDNN's kernel put first; shapes that it does not take go to the others."""
+    """PyTorch's attention with cuDNN's kernel first; shapes it does not support go to the others."""
     _check("cudnn", q_BNLD)
     if not _CAN_ORDER:
         raise ExVideoError(f"attention 'cudnn' needs PyTorch 2.6 or newer, not {torch.__version__}. {_INSTEAD}")
@@ -96,7 +96,7 @@ def cudnn(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 
 @within_the_grid
 def efficient(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """PyTorch's, with the memory-efficient kernel, which older cards have, too; in float32 as well."""
+    """PyTorch's attention with the memory-efficient kernel, which runs on older GPUs and in float32, too."""
     if not q_BNLD.is_cuda:
         raise ExVideoError(f"attention 'efficient' runs only on a GPU, not on {q_BNLD.device.type}. {_INSTEAD}")
     return by_kernels(["EFFICIENT_ATTENTION"], q_BNLD, k_BNLD, v_BNLD)
@@ -104,7 +104,7 @@ def efficient(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 
 @within_the_grid
 def flash(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """FlashAttention 2 of the package `flash-attn`; PyTorch's own `sdpa` has the same kernel."""
+    """FlashAttention 2 from the package `flash-attn`; PyTorch's own `sdpa` has the same kernel."""
     package = package_of("flash")
     _check("flash", q_BNLD)
     return _tokens_first(package.flash_attn_func, q_BNLD, k_BNLD, v_BNLD)
@@ -112,7 +112,7 @@ def flash(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 
 @within_the_grid
 def flash3(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """FlashAttention 3 for Hopper, of the package that its source's folder `hopper` builds."""
+    """FlashAttention 3 for Hopper, built from the folder `hopper` of its source."""
     package = package_of("flash3")
     _check("flash3", q_BNLD)
     return _tokens_first(package.flash_attn_func, q_BNLD, k_BNLD, v_BNLD)
@@ -130,7 +130,7 @@ def xformers(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 def sage(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """SageAttention (arXiv:2411.10958): queries and keys in 8 bits or fewer. Faster, approximate, without gradients.
 
-    Of few tokens, such as the frames of a cell, it is PyTorch's.
+    Short sequences, such as the frames of a cell, go to `sdpa`.
     """
     package = package_of("sage")
     _check("sage", q_BNLD)
@@ -142,7 +142,7 @@ def sage(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 
 
 def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """PyTorch's attention by the first of these kernels that takes the tensors; RuntimeError where none does."""
+    """PyTorch's attention by the first of these kernels that supports the tensors; RuntimeError if none does."""
     kernels = [getattr(SDPBackend, name) for name in names]
     ordered = {"set_priority": True} if _CAN_ORDER else {}
     with _kernels_lock, sdpa_kernel(kernels, **ordered):
@@ -151,7 +151,7 @@ def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor)
 
 _INSTEAD = "Choose attention 'sdpa', which runs everywhere."
 _CAN_ORDER = "set_priority" in inspect.signature(sdpa_kernel).parameters
-_kernels_lock = threading.Lock()  # sdpa_kernel sets what is global, and networks may run in a thread for each GPU
+_kernels_lock = threading.Lock()  # sdpa_kernel sets globals, and each GPU may run a network in its own thread
 
 
 def _has_grid(x: Tensor) -> bool:
@@ -159,13 +159,13 @@ def _has_grid(x: Tensor) -> bool:
 
 
 def _empty_result(q_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """As kernels lay it out: merging the heads copies nothing."""
+    """An empty result in the kernels' memory layout, in which merging heads copies nothing."""
     batch, heads, queries, _ = q_BNLD.shape
     return q_BNLD.new_empty(batch, queries, heads, v_BNLD.shape[-1]).transpose(1, 2)
 
 
 def _tokens_first(attend: Callable[..., Any], *tensors: Tensor) -> Tensor:
-    """Call a function of [B, L, N, D]; of several results the first is the attention's."""
+    """Call a function of [B, L, N, D] tensors; if it returns several, the first is the result."""
     result = attend(*(x_BNLD.transpose(1, 2) for x_BNLD in tensors))
     out_BLND: Tensor = result[0] if isinstance(result, tuple) else result
     return out_BLND.transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Weights in 8 bits."""
+"""fp8 weights and fp8 matrix products."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_old_cards_are_told_what_to_choose(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "RTX 3090")
 
-    with pytest.raises(ExVideoError, match=r"RTX 3090 cannot multiply in 8 bits.*Choose fp8 'weights'"):
+    with pytest.raises(ExVideoError, match=r"RTX 3090 cannot multiply in fp8.*Choose fp8 'weights'"):
         check_products(torch.device("cuda:0"))
 
 

@@ -287,7 +287,7 @@ def test_a_target_can_be_checked_hours_before(folder: str, tmp_path: Path) -> No
     [
         ([], VideoError, "no frames"),
         ([SMALL[0], SMALL[1, :16]], VideoError, "frame 1 has 48x16 pixels, frame 0 has 48x32"),
-        ([SMALL[0], SMALL[1] * torch.nan], VideoError, "frame 1 holds NaN"),
+        ([SMALL[0], SMALL[1] * torch.nan], VideoError, "frame 1 has NaN"),
         (SMALL[0], ValueError, r"frame 0 has the shape \[48, 3\]"),
         ([SMALL[0].double().to(torch.int32)], ValueError, "int32"),
         (["frame.png"], TypeError, "str"),
