@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ..exvideo_core.errors import CheckpointError
-from ..exvideo_core.weights.detect import UNKNOWN, identify
+from ..exvideo_core.weights.detect import UNKNOWN
+from ..exvideo_core.weights.formats import label
 from ..exvideo_core.weights.safetensors_files import open_weights
 from . import families
 from .comfy_bridge.file_lists import FileList
 
 LABELS_ADDRESS = "/exvideo/files"
-_FORMATS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "float8_e4m3fn": "fp8", "float8_e5m2": "fp8"}
 _known: dict[tuple[str, int, int], str] = {}  # labels by path, time and size
 
 
@@ -47,11 +47,11 @@ def _describe(path: Path) -> str:
         file = open_weights(path)
     except CheckpointError as error:
         return re.split(r"[;:,(]", str(error).removeprefix(f"{path.name} ").removeprefix("is "))[0].strip(". ")
-    formats = [str(dtype).removeprefix("torch.") for name, dtype in file.dtypes.items() if len(file.shapes[name]) > 1]
+    formats = [label(dtype) for name, dtype in file.dtypes.items() if len(file.shapes[name]) > 1]
     usual = max(set(formats), key=formats.count) if formats else ""
-    found = identify(file.shapes)
+    found = file.identity
     what = re.sub(r"^an? ", "", found.what).partition(" (")[0]
-    return what if found.kind is UNKNOWN else f"{what}, {_FORMATS.get(usual, usual)}".rstrip(", ")
+    return what if found.kind is UNKNOWN else f"{what}, {usual}".rstrip(", ")
 
 
 def register_routes() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from . import families
 from .comfy_bridge import latent_file, sampling
-from .comfy_bridge.estimates import Progress
+from .comfy_bridge.estimates import ProgressText
 from .comfy_bridge.presets import AS_SET, PRESETS, described, prepared
 from .comfy_bridge.preview import AnimatedPreview, has_colours
 from .comfy_bridge.resume import Run
@@ -236,7 +236,7 @@ class Watching:
     fps: float | None
 
     def __call__(self, plan: sampling.Plan) -> sampling.OnStep:
-        shown: list[sampling.OnStep] = [Progress(self.node_id, plan, self.latents, self.heading)]
+        shown: list[sampling.OnStep] = [ProgressText(self.node_id, plan, self.latents, self.heading)]
         latent_format = plan.model.model.latent_format
         if self.fps is not None and has_colours(latent_format):
             shown.append(AnimatedPreview(self.node_id, latent_format, self.fps, len(plan.levels) - 1))

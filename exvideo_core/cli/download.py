@@ -11,8 +11,8 @@ from ..hub.download import check_room, check_whole, fetch, locate
 from ..terminal.progress import Bar
 
 _ENDING = """\
-A download that was stopped goes on where it was when it is started again. What has arrived is
-compared with the SHA-256 that the source announces. HF_ENDPOINT names another address for Hugging
+An interrupted download resumes when it is started again. The finished file is compared with the
+SHA-256 that the source announces. HF_ENDPOINT names another address for Hugging
 Face. svd-xt needs a token of yours in HF_TOKEN, and its licence accepted at
 https://huggingface.co/stabilityai/stable-video-diffusion-img2vid-xt
 """

@@ -44,10 +44,10 @@ _MEASURED_AT = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """A file and all that was found in it."""
+    """A video file and its measures."""
 
     path: Path
-    name: str  # short, and only this file's
+    name: str  # the file name, or its path where two have one name
     info: VideoInfo
     measures: Measures
     curves: ClipCurves
@@ -84,7 +84,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
-    """What each file is; raises whatever can be known before anything is measured."""
+    """Information about each file; raises all errors that can be known before anything is measured."""
     if arguments.chunk < 2:
         raise ExVideoError(f"--chunk {arguments.chunk} is too short: a chunk has at least 2 frames.")
     if arguments.plot is not None:
@@ -132,7 +132,7 @@ def _table(results: Sequence[_Result]) -> str:
 
 
 def _mark(name: str, value: float) -> str:
-    """Whether a value is suspicious, one character wide."""
+    """A "!" for suspicious values, else a space."""
     low, high = USUAL.get(name, (-math.inf, math.inf))
     return " " if low <= value < high else "!"
 

@@ -81,12 +81,12 @@ def _describe(file: WeightFile) -> str:
 
 
 def _values(file: WeightFile) -> str:
-    """Whether there is NaN or Inf; every value is read for that, at about the speed of the disk."""
+    """Say whether there is NaN or Inf; every value is read, at about the speed of the disk."""
     broken = {name: describe_nonfinite(weight) for name in file if not is_finite(weight := file[name])}
     if not broken:
-        return "all are numbers"
+        return "no NaN or Inf"
     name, what = next(iter(broken.items()))
-    return f"{len(broken)} of {len(file)} tensors hold what is no number (first: {name}, {what}); download it again"
+    return f"NaN or Inf in {len(broken)} of {len(file)} tensors (first: {name}, {what}); download it again"
 
 
 def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:

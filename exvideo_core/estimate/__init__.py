@@ -1,4 +1,4 @@
-"""What a clip will take, before it is made: operations, time, memory."""
+"""Estimates of a clip before it is made: operations, time, memory."""
 
 from .jobs import Clip, Estimate, Estimates, Place, usual_line
 from .speed import Speed, Work, probe, seconds, work_of

@@ -1,7 +1,7 @@
-"""What a call needs, counted on the meta device: real sizes in seconds, and without the memory.
+"""Operations and memory of a call, counted on the meta device: real sizes in seconds, without the memory.
 
 Two floating point operations are one multiply-add of a product, a convolution or attention; nothing else counts.
-Memory is what a call makes beside its inputs and weights. What kernels need inside of themselves is not seen.
+Memory is what a call allocates beside its inputs and weights. Workspaces inside of kernels are not seen.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Counts:
 
     @property
     def total_flops(self) -> int:
-        """Of all kinds."""
+        """Floating point operations of all kinds."""
         return sum(self.flops.values())
 
 
@@ -90,7 +90,7 @@ def counting() -> Iterator[Tally]:
 
 
 class Tally:
-    """What was counted until now.
+    """Counts so far.
 
     Attributes:
         flops, moved: by kind, as in `Counts`.
@@ -194,7 +194,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, _gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])  # type: ignore[attr-defined]  # untold by torch
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])  # type: ignore[attr-defined]  # torch has no type for it
 
 
 # Attention without its values: holds queries, keys, values and the result, and gradients of their sizes. For networks
@@ -256,7 +256,7 @@ class _Known:
 
     @classmethod
     def of(cls, traits: _Traits, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> _Known:
-        """What it did."""
+        """The record of an operation that has run."""
         made = result if isinstance(result, tuple) else (result,)
         is_repeatable = traits.makes and all(isinstance(one, Tensor) and one.is_meta for one in made)
         return cls(
@@ -268,7 +268,7 @@ class _Known:
         )
 
     def again(self, args: tuple[object, ...]) -> object:
-        """Its result for other tensors of the same shapes; None if it has to run for that."""
+        """Its result for other tensors of equal shapes; None if it has to run again."""
         if self.is_in_place:
             return args[0]
         if self.results is None:
@@ -278,7 +278,7 @@ class _Known:
 
 
 def _signature(value: object) -> object:
-    """What a result's shape depends on, to be compared."""
+    """Everything that a result's shape depends on, as a hashable value."""
     if isinstance(value, Tensor):
         return value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, list | tuple):
@@ -291,6 +291,6 @@ def _tensors(tree: object) -> Iterator[Tensor]:
 
 
 def _num_bytes(tensor: Tensor) -> int:
-    """What reading it takes; repeated ones (`expand`) are read once."""
+    """Bytes that reading it moves; those repeated by `expand` are read once."""
     own = (size for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride)
     return math.prod(own) * tensor.itemsize if tensor.numel() else 0

@@ -1,4 +1,4 @@
-"""What to say about a weight file that is missing: what it is, where to get it, where to put it."""
+"""Hints for a missing weight file: what it is, where to get it, where to put it."""
 
 from __future__ import annotations
 

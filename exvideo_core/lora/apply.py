@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..nn.out_of_memory import explained
+from ..weights.assign import different, misfit, shapes_of
 from ..weights.detect import UNKNOWN, identify
 from ..weights.kind import FileKind, Shapes
 from .files import LoRA, LoRAPair, read_lora
@@ -102,9 +103,11 @@ def fit_lora(lora: LoRA, shapes: Shapes) -> dict[str, LoRAPair]:
     if model.kind in keys.refused:  # although the shapes may fit
         raise CheckpointError(f"{lora.source} does not fit {model.what}; {model.where}. Nothing was changed.")
     missing = [name for name in lora.pairs if name not in sizes]
-    differing = [name for name, pair in lora.pairs.items() if name in sizes and pair.size != _flat(sizes[name])]
+    differing = different(
+        {name: pair.size for name, pair in lora.pairs.items()}, {name: _flat(shape) for name, shape in sizes.items()}
+    )
     if missing or differing:
-        raise _misfit(lora, keys, model, [*missing, *differing], _complaints(lora, sizes, missing, differing))
+        raise _misfit(lora, keys, model, [*missing, *differing], misfit(missing, (), differing))
     return {spelled[name]: pair for name, pair in lora.pairs.items()}
 
 
@@ -113,25 +116,12 @@ def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _complaints(lora: LoRA, sizes: Shapes, missing: list[str], differing: list[str]) -> str:
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} weights are missing in the model (first: {missing[0]})")
-    if differing:
-        first = differing[0]
-        complaints.append(
-            f"{len(differing)} have another shape (first: {first} is {list(_flat(sizes[first]))}, the LoRA is for "
-            f"{list(lora.pairs[first].size)})"
-        )
-    return ", ".join(complaints)
-
-
 def _misfit(lora: LoRA, keys: LoRAKeys, model: FileKind, unfit: list[str], complaints: str) -> CheckpointError:
     refused = sum(2 + (lora.pairs[name].alpha is not None) for name in unfit)
     what = "this model" if model.kind is UNKNOWN else model.what
     return CheckpointError(
         f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "
-        f"would not; {complaints}; {keys.hint(model)}. Nothing was changed."
+        f"would not; in the model, {complaints}; {keys.hint(model)}. Nothing was changed."
     )
 
 
@@ -165,7 +155,7 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
         DeviceMemoryError: out of memory; nothing was changed.
     """
     weights = dict(module.named_parameters())
-    fitted = fit_lora(lora, {name: tuple(weight.shape) for name, weight in weights.items()})
+    fitted = fit_lora(lora, shapes_of(weights))
     originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
     before: dict[str, Tensor] = {}
     try:

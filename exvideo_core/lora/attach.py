@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..weights.assign import shapes_of
 from .apply import fit_lora
 from .files import LoRA, LoRAPair
 
@@ -90,7 +91,7 @@ class AttachedLoRA:
 
     def __init__(self, module: nn.Module, lora: LoRA, strength: float) -> None:
         """Attach; callers use `attach`."""
-        fit_lora(lora, {name: tuple(weight.shape) for name, weight in module.named_parameters()})
+        fit_lora(lora, shapes_of(dict(module.named_parameters())))
         layers = {name: module.get_submodule(name.removesuffix(".weight")) for name in lora.pairs}
         if norms := [name for name, layer in layers.items() if not isinstance(layer, _LAYERS)]:
             raise ValueError(f"{norms[0]} is no weight of a linear layer or convolution: its LoRA can only be merged")

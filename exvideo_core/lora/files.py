@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..weights.assign import AGAIN, check_finite
-from ..weights.detect import identify, require
+from ..weights.detect import require
 from ..weights.safetensors_files import Shape, WeightFile, open_weights
 from ..weights.write import write_weights
 from .keys import Key, LoRAKeys, keys_for
@@ -103,7 +103,7 @@ def read_lora(path: str | Path | WeightFile) -> LoRA:
 def _check_known(file: WeightFile, family: LoRAKeys, keys: Mapping[str, Key], strangers: list[str]) -> None:
     factors = [key for key in keys if keys[key].role != "alpha"]
     if strangers or not factors:  # otherwise it is one, whatever names `identify` knows
-        require(file.name, identify(file.shapes), family.kind, f"a LoRA of {family.title}")
+        require(file.name, file.identity, family.kind, f"a LoRA of {family.title}")
     if strangers:
         raise CheckpointError(
             f"{file.name} would apply only in part: {len(keys)} of its {len(file)} tensors are known and "

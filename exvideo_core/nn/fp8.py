@@ -22,11 +22,7 @@ _FORMAT = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FORMAT).max  # 448
 _MULTIPLE = 16  # of both sides of a matrix, where it is multiplied in 8 bits
 
-# Parts of SVD's UNet, then of CogVideoX's transformer.
-_KEPT = re.compile(
-    r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\."
-    r"|^(patch_embed|time_embedding|norm_out|proj_out)(\.|$)|(^|\.)norm\d\."
-)
+_NOTHING = re.compile(r"(?!)")
 
 
 class _Scaled(Protocol):
@@ -93,12 +89,14 @@ _STORED: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: _Linear, nn.Conv2d
 
 @explained("the weights were rounded to 8 bits", "Load with stream=True (--stream), and do it again.")
 def store_in_fp8(network: nn.Module) -> None:
-    """Round the weights of the large layers to 8 bits, in place; each is spread out again when it is used.
+    """Round the weights of large layers to 8 bits, in place; each is converted back when it is used.
 
-    After LoRAs are merged and the network has its type: both need the weights as they were.
+    A network's `fp8_keep` matches the names of layers that keep their dtype. Call this after LoRAs are merged and the
+    network has its dtype: both need the original weights.
     """
+    keep: re.Pattern[str] = getattr(network, "fp8_keep", _NOTHING)
     for name, layer in network.named_modules():
-        if type(layer) in _STORED and not _KEPT.search(f"{name}."):
+        if type(layer) in _STORED and not keep.search(f"{name}."):
             _store(layer)
 
 

@@ -1,4 +1,4 @@
-"""Options that any model has: how it is loaded, and how its steps may be made faster."""
+"""Options of every model: loading, and faster steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
         help="kernel; auto chooses an exact one, sage is approximate (default: %(default)s)",
     )
     parser.add_argument(
-        "--stream", action="store_true", help="keep the large network in main memory, for a small card; same results"
+        "--stream",
+        action="store_true",
+        help="stream the large network's weights from main memory, for a small GPU; same results",
     )
     parser.add_argument(
         "--compile",
@@ -41,7 +43,7 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
 
 
 def make_faster(network: nn.Module, arguments: argparse.Namespace) -> None:
-    """What --fp8 and --compile ask for; after all LoRAs."""
+    """Apply --fp8 and --compile; call it after all LoRAs."""
     if arguments.fp8:
         FP8[arguments.fp8](network)
     fuse(arguments.compile)

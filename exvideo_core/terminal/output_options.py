@@ -1,4 +1,4 @@
-"""The options about the video file, which every verb that makes a clip has, and writing it."""
+"""Options of the video file, shared by the verbs that make a clip, and writing it."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(arguments: argparse.Namespace) -> None:
-    """VideoError now if `write_output` could not write there, or not like that."""
+    """Raise VideoError now where `write_output` would later."""
     check_target(arguments.output, arguments.codec, arguments.bit_depth)
 
 
 def saved_run(arguments: argparse.Namespace) -> SavedRun:
-    """The state of the run, beside the video, until that is written."""
+    """Where the state of the run is saved, beside the video, until the video is written."""
     output: Path = arguments.output
     return SavedRun(output.with_name(f"{output.name}.unfinished"), tell=say)
 
@@ -47,6 +47,6 @@ def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namesp
     except VideoError as error:
         if not run.path.exists():
             raise
-        raise VideoError(f"{error} All steps are kept: the same command again only decodes and writes.") from error
+        raise VideoError(f"{error} All steps are saved: the same command only decodes and writes now.") from error
     run.forget()
     print(path)

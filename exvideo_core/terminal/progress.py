@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 def say(text: str) -> None:
-    """A line about what goes on, above the bars."""
+    """Print a line above the bars."""
     tqdm.write(f"exvideo: {text}", file=sys.stderr)
 
 

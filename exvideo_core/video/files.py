@@ -28,7 +28,7 @@ from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_i
 
 Frame = Tensor | NDArray[Any]  # [H, W, 3]: float in [0, 1], or uint8
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 3]
-Progress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
+WriteProgress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
 
 
 def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
@@ -41,7 +41,7 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     bit_depth: int | None = None,
     audio: Audio | None = None,
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: WriteProgress | None = None,
 ) -> Path:
     """Write a clip; the file appears when it is complete, and replaces one of the same name.
 
@@ -132,7 +132,7 @@ def _plan(path: Path, fps: float | Fraction, codec: str | None, quality: Quality
 class _Source:
     """The frames as rgb24 or rgb48, counted, all of one size."""
 
-    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: Progress | None) -> None:
+    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: WriteProgress | None) -> None:
         self.num_frames = 0  # so far
         self._frames = iter(frames)
         self._total = len(frames) if isinstance(frames, Sized) else None

@@ -1,4 +1,4 @@
-"""What a weight file is, from the names and shapes of its tensors: never from its file name.
+"""Recognise weight files by the names and shapes of their tensors, never by the file name.
 
 The rules are the families'. `registry` hands them over, because nothing here may import a family.
 """

@@ -25,7 +25,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class FileKind:
-    """What one file is.
+    """Kind of a file, and a description.
 
     Attributes:
         kind: to be compared.

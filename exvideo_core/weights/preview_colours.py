@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
 from ..nn.nan_check import is_finite
-from .safetensors_files import WeightFile, open_file
 
 # What a file may say in its metadata, as JSON: [channels][3] and [3]. ComfyUI's latent formats have these names.
 FACTORS, BIAS = "latent_rgb_factors", "latent_rgb_factors_bias"
@@ -20,22 +19,18 @@ _LONGEST = 10_000  # characters; 16 channels take 500
 
 @dataclass(frozen=True)
 class Colours:
-    """Of latents: what they are multiplied by to red, green and blue in [-1, 1], and what is added."""
+    """Latents times `factors` plus `bias` are red, green and blue in [-1, 1]."""
 
     factors: list[list[float]]
     bias: list[float]
 
 
-def read_colours(file: Path | WeightFile, channels: int) -> Colours | None:
+def read_colours(notes: Mapping[str, str], source: str, channels: int) -> Colours | None:
     """Preview colours from a file's metadata; None if it has none.
 
     Raises:
         CheckpointError: they cannot be read.
     """
-    if isinstance(file, Path) and (not file.is_file() or file.suffix != ".safetensors"):
-        return None
-    opened = open_file(file) if isinstance(file, Path) else file
-    notes = opened.notes
     if FACTORS not in notes:
         return None
     try:
@@ -46,7 +41,7 @@ def read_colours(file: Path | WeightFile, channels: int) -> Colours | None:
         fits = False
     if not fits:
         raise CheckpointError(
-            f"{opened.name} has notes for previews that cannot be read ({FACTORS} is a JSON list of {channels} rows of "
+            f"{source} has notes for previews that cannot be read ({FACTORS} is a JSON list of {channels} rows of "
             f"3 numbers, {BIAS} one of 3). Save it again without them."
         )
     return Colours(factors.tolist(), bias.tolist())

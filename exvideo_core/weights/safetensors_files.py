@@ -21,24 +21,11 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..files import quoted, read_small, regular_size
 from .detect import identify
+from .formats import SAFETENSORS
 from .kind import FileKind
 
 Shape = tuple[int, ...]
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 # The format allows headers of 100 MB. Whole checkpoints of SVD have 3,000 tensors and 0.4 MB; notes of trainers and
 # graphs of ComfyUI add a few MB. What is beyond this would only fill memory.
 _MAX_HEADER = 16_000_000  # bytes
@@ -92,7 +79,7 @@ class WeightFile(Mapping[str, Tensor]):
         shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
         _check_shapes(part, shapes)
         self.shapes |= shapes
-        self.dtypes |= {name: _DTYPES[entry["dtype"]] for name, entry in entries.items()}
+        self.dtypes |= {name: SAFETENSORS[entry["dtype"]] for name, entry in entries.items()}
         self.notes |= opened.metadata() or {}  # type: ignore[no-untyped-call]
         self._where |= dict.fromkeys(entries, opened)
         self.num_bytes += size
@@ -103,7 +90,7 @@ class WeightFile(Mapping[str, Tensor]):
         return self.path.name
 
     @cached_property
-    def kind(self) -> FileKind:
+    def identity(self) -> FileKind:
         """What this file is."""
         return identify(self.shapes)
 
@@ -257,7 +244,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
     try:
         entries: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
         entries.pop("__metadata__", None)
-        unknown = [name for name, entry in entries.items() if entry["dtype"] not in _DTYPES]
+        unknown = [name for name, entry in entries.items() if entry["dtype"] not in SAFETENSORS]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _unreadable(path) from error
     if len(entries) > _MOST_TENSORS:

@@ -41,7 +41,7 @@ def load_cogvideox(
 
 def _load_model(path: Path, dtype: torch.dtype | None, disable_dynamic: bool = False) -> ModelPatcher:
     part = read_transformer(path)
-    latents = preview_latents(CogVideoXLatents, path)
+    latents = preview_latents(CogVideoXLatents, part.notes, part.source)
     model = make_model(
         CogVideoXModel, part.weights, part.source, dtype, latents=latents, disable_dynamic=disable_dynamic
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.lora import LoRAPair, LoRAReport, fit_lora, read_lora
 from ...exvideo_core.nn.out_of_memory import DeviceMemoryError
+from ...exvideo_core.weights.assign import shapes_of
 from .model import CogVideoXModel
 
 _STOCK = getattr(model_base, "CogVideoX", None)  # ComfyUI's own class, since 0.30
@@ -35,7 +36,7 @@ def apply(model: ModelPatcher, path: Path, strength: float) -> tuple[ModelPatche
     """
     _check_model(model)
     lora = read_lora(path)
-    shapes = {name: tuple(weight.shape) for name, weight in model.model.state_dict().items()}
+    shapes = shapes_of(model.model.state_dict())
     patched = model.clone()
     patched.add_patches(_patches(fit_lora(lora, shapes)), strength)
     report = LoRAReport.of(lora, strength)

@@ -19,7 +19,7 @@ from .sampling import Plan
 _INTERVAL = 1.0  # seconds between two updates of the text
 
 
-class Progress:
+class ProgressText:
     """Text about a run on its node.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import comfy.utils
@@ -16,17 +15,12 @@ from torch import Tensor, nn
 from ...exvideo_core.estimate import usual_line
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
+from ...exvideo_core.weights.formats import STORED
 from ...exvideo_core.weights.preview_colours import read_colours
 from .model import HostedModel
 
 # Saved in workflows, so the names stay.
-WEIGHT_TYPES = {
-    "default": None,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp32": torch.float32,
-    "fp8_e4m3fn": torch.float8_e4m3fn,
-}
+WEIGHT_TYPES = {"default": None, **STORED}
 
 
 def make_model(
@@ -90,15 +84,18 @@ def _declared_types(module: nn.Module) -> dict[str, torch.dtype | None]:
     }
 
 
-def preview_latents(latents_class: Callable[..., latent_formats.LatentFormat], path: Path) -> Any:
+def preview_latents(
+    latents_class: Callable[..., latent_formats.LatentFormat], notes: Mapping[str, str], source: str
+) -> Any:
     """A family's latent format with the preview colours in the file's metadata, else with those of the published VAE.
 
     Args:
         latents_class: takes the factors and the bias.
-        path: of the network's file.
+        notes: the metadata of the network's file.
+        source: the file, for messages.
     """
     default = latents_class()
-    colours = read_colours(path, default.latent_channels)
+    colours = read_colours(notes, source, default.latent_channels)
     return default if colours is None else latents_class(colours.factors, colours.bias)
 
 

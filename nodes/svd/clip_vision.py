@@ -13,14 +13,13 @@ from ...exvideo_core.families.svd.checkpoint import SVDWeights
 from ...exvideo_core.families.svd.config import ImageEncoderConfig
 from ...exvideo_core.families.svd.image_encoder import clip_pixels
 from ...exvideo_core.nn.nan_check import checked
+from ...exvideo_core.weights.assign import misfit, shapes_of
 from ..comfy_bridge import compat
 
 
 def make_clip_vision(weights: SVDWeights) -> Any:
     """ComfyUI's CLIP_VISION object around the image encoder's weights."""
-    sizes = ImageEncoderConfig.from_shapes(
-        {name: tuple(weight.shape) for name, weight in weights.image_encoder.items()}
-    )
+    sizes = ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder))
     clip_vision = compat.clip_vision_model(
         {
             "model_type": "clip_vision_model",
@@ -42,8 +41,7 @@ def make_clip_vision(weights: SVDWeights) -> Any:
     missing, unknown = clip_vision.load_sd(weights.image_encoder)
     if missing or unknown:
         raise CheckpointError(
-            f"{' + '.join(weights.sources)} does not fit CLIP's image encoder: {len(missing)} weights missing "
-            f"(first: {missing[:1]}), {len(unknown)} unknown (first: {unknown[:1]})."
+            f"{' + '.join(weights.sources)} does not fit CLIP's image encoder: {misfit(missing, unknown, {})}."
         )
     return clip_vision
 

@@ -12,7 +12,6 @@ from comfy.model_patcher import ModelPatcher
 from ...exvideo_core.families.svd import detect
 from ...exvideo_core.families.svd.checkpoint import UNET, SVDWeights, read_extension, read_svd
 from ...exvideo_core.weights.assign import shapes_of
-from ...exvideo_core.weights.detect import identify
 from ...exvideo_core.weights.safetensors_files import open_weights
 from ..comfy_bridge.loading import log_estimate, make_model, preview_latents
 from .clip_vision import make_clip_vision
@@ -36,10 +35,11 @@ def load_svd(checkpoint: Path, extension: Path | None, dtype: torch.dtype | None
 
 def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
     """Weights of a complete checkpoint (the core's `read_svd`), or of a UNet alone, as `ModelSave` writes it."""
-    file = None if checkpoint.is_dir() else open_weights(checkpoint)
-    found = None if file is None else identify(file.shapes)
-    if file is None or found is None or (found.kind, found.naming) != (detect.UNET, "sgm"):
+    if checkpoint.is_dir():
         return read_svd(checkpoint, extension)
+    file = open_weights(checkpoint)
+    if (file.identity.kind, file.identity.naming) != (detect.UNET, "sgm"):
+        return read_svd(file, extension)
     unet = {name.removeprefix(UNET): file[name] for name in file}
     table = unet.get("middle_block.1.extension.positions.weight")
     weights = SVDWeights(
@@ -48,6 +48,7 @@ def read_weights(checkpoint: Path, extension: Path | None) -> SVDWeights:
         image_encoder={},
         extension_frames=None if table is None else table.shape[0],
         sources=(checkpoint.name,),
+        notes=file.notes,
     )
     return weights if extension is None else _extended(weights, extension)
 
@@ -68,7 +69,7 @@ def _make_model(
     dtype: torch.dtype | None,
     disable_dynamic: bool = False,
 ) -> ModelPatcher:
-    latents = preview_latents(SVDLatents, checkpoint)
+    latents = preview_latents(SVDLatents, weights.notes, weights.sources[0])
     source = " + ".join(weights.sources)
     model = make_model(SVDModel, weights.unet, source, dtype, latents=latents, disable_dynamic=disable_dynamic)
     model.cached_patcher_init = (_reload_model, (checkpoint, extension, dtype))

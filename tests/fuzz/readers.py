@@ -95,9 +95,11 @@ def read_weights(folder):
     text = checked(inspect, path)
     if text and (refusal := re.search(r"^  loads +(no: .+)", text, re.MULTILINE)):
         _said(refusal[1])
-    checked(read_colours, path, 4)
+    file = checked(open_weights, path)
+    if file:
+        checked(read_colours, file.notes, file.name, 4)
     noted = len(refusals)  # what follows is for files of one kind, and refuses the others
-    if file := checked(open_weights, path):
+    if file:
         for name in file:
             assert checked(file.__getitem__, name).shape == file.shapes[name]
     checked(read_cached, path, ("latents", "fps"))

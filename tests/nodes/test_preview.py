@@ -13,6 +13,7 @@ from PIL import Image
 from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 from exvideo_core.families.svd.pipeline import load_svd
 from exvideo_core.families.svd.vae import SCALING_FACTOR
+from exvideo_core.weights.safetensors_files import open_weights
 
 SAMPLES = {"svd": (6, 6), "cogvideox": (17, 5)}  # frames and latent frames of the fixtures' clips
 
@@ -180,8 +181,11 @@ def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     with torch.inference_mode():
         latents = vae.encode(scene) * SCALING_FACTOR
         decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
-    latents_class = pack.svd.model.SVDLatents
-    kinds = pack.comfy_bridge.loading.preview_latents(latents_class, DEMO_CHECKPOINT), latents_class()
+    latents_class, notes = pack.svd.model.SVDLatents, open_weights(DEMO_CHECKPOINT).notes
+    kinds = (
+        pack.comfy_bridge.loading.preview_latents(latents_class, notes, "demo"),
+        latents_class(),
+    )
     near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 
     assert near[0] > 0.95
@@ -219,7 +223,7 @@ def test_the_time_left_is_that_of_the_steps_done(either, sent, pack, monkeypatch
     now = SimpleNamespace(seconds=0.0)
     monkeypatch.setattr(pack.comfy_bridge.estimates, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     plan = pack.comfy_bridge.sampling.Plan(either.model, 1.0, "euler", torch.zeros(11))
-    progress = pack.comfy_bridge.estimates.Progress("7", plan, either.latent["samples"])
+    progress = pack.comfy_bridge.estimates.ProgressText("7", plan, either.latent["samples"])
     for step in range(10):
         now.seconds += 60 if step == 0 else 20  # the first has loading in it
         progress(step, torch.zeros(1))

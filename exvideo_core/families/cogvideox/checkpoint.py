@@ -7,16 +7,16 @@ converted: the tensors stay views of the mapped files, in the files' dtypes.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...weights.detect import identify, require
-from ...weights.kind import FileKind, Kind
+from ...weights.detect import require
+from ...weights.kind import Kind
 from ...weights.safetensors_files import WeightFile, open_weights
 from . import detect
 from .keys import transformer_from_comfyui
@@ -31,12 +31,14 @@ class PartWeights:
         source: name of the file, for messages.
         kind: of the file; a transformer is text to video or image to video.
         naming: of the tensors in the file: diffusers, comfyui or transformers.
+        notes: metadata of the file.
     """
 
     weights: dict[str, Tensor]
     source: str
     kind: Kind
     naming: str
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 # Tensors of files that no network uses: the notes ComfyUI 0.30 writes (comfy_extras/nodes_model_merging.py,
@@ -56,11 +58,11 @@ def read_transformer(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(
+    file, source = _open(
         path, "transformer", (detect.TRANSFORMER, detect.IMAGE_TO_VIDEO), "the transformer of CogVideoX-5B"
     )
     prefix = next(name.removesuffix(_TEXT) for name in file if name.endswith(_TEXT))
-    rename = transformer_from_comfyui if found.naming == "comfyui" else str
+    rename = transformer_from_comfyui if file.identity.naming == "comfyui" else str
     weights = {}
     for name in file:
         if _NOTES.match(name):
@@ -70,7 +72,7 @@ def read_transformer(path: Path | WeightFile) -> PartWeights:
                 f"{source} contains {name!r}, which is no part of the transformer; choose a file of that alone."
             )
         weights[rename(name.removeprefix(prefix))] = file[name]
-    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming)
+    return _part(file, source, weights)
 
 
 def read_vae(path: Path | WeightFile) -> PartWeights:
@@ -79,8 +81,8 @@ def read_vae(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
-    return PartWeights(weights=dict(file), source=source, kind=found.kind, naming=found.naming)
+    file, source = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
+    return _part(file, source, dict(file))
 
 
 def read_text_encoder(path: Path | WeightFile) -> PartWeights:
@@ -92,12 +94,17 @@ def read_text_encoder(path: Path | WeightFile) -> PartWeights:
     Raises:
         CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
     """
-    file, source, found = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
+    file, source = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
     weights = {name: file[name] for name in file if not _NOT_ENCODER.match(name)}
     if tables := [weights[name] for name in _EMBEDDINGS if name in weights]:
         _check_embeddings(source, tables)
         weights |= dict.fromkeys(_EMBEDDINGS, tables[0])
-    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming)
+    return _part(file, source, weights)
+
+
+def _part(file: WeightFile, source: str, weights: dict[str, Tensor]) -> PartWeights:
+    found = file.identity
+    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming, notes=file.notes)
 
 
 def _check_embeddings(source: str, tables: list[Tensor]) -> None:
@@ -114,19 +121,16 @@ def _check_embeddings(source: str, tables: list[Tensor]) -> None:
         )
 
 
-def _open(path: Path | WeightFile, folder: str, kinds: Collection[Kind], slot: str) -> tuple[WeightFile, str, FileKind]:
-    """Open the file or folder at `path`, or `folder` within it: the file, its name for messages, and its kind."""
-    if isinstance(path, WeightFile):
-        file, source = path, path.name
-    elif (path / folder).is_dir():
-        file, source = open_weights(path / folder), f"{path.name}/{folder}"
-    else:
-        file, source = open_weights(path), path.name
-    found = identify(file.shapes)
-    require(source, found, kinds, slot)
+def _open(path: Path | WeightFile, folder: str, kinds: Collection[Kind], slot: str) -> tuple[WeightFile, str]:
+    """Open the file or folder at `path`, or `folder` within it: the file, and its name for messages."""
+    source = path.name
+    if isinstance(path, Path) and (path / folder).is_dir():
+        source, path = f"{path.name}/{folder}", path / folder
+    file = open_weights(path)
+    require(source, file.identity, kinds, slot)
     if scaled := next(filter(_SCALED.match, file), None):
         raise CheckpointError(
             f"{source} is quantised, with scales beside its weights ({scaled}), which this project does not read; "
             f"get the bf16, fp16 or plain fp8 version."
         )
-    return file, source, found
+    return file, source

@@ -164,7 +164,7 @@ def estimate(arguments: argparse.Namespace) -> Estimate:
 
 
 def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
-    """Refuse what can be refused before gigabytes are read; returns the frames to start from."""
+    """Check all that can be checked before gigabytes are read; returns the frames of --init-video."""
     check_output(arguments)
     GEOMETRY.check_size(arguments.width, arguments.height)
     GEOMETRY.check_frames(arguments.frames)
@@ -181,7 +181,7 @@ def make_clip(
     resume: SavedRun | None,
 ) -> None:
     """Run the pipeline with progress bars, and write the file."""
-    with Bar("sampling", "step") as sampling, Bar("decoding", "piece") as decoding:
+    with Bar("sampling", "step") as sampling, Bar("decoding", "chunk") as decoding:
         result = _clip(
             pipeline,
             init_video,
@@ -244,7 +244,7 @@ def run_demo(arguments: argparse.Namespace) -> None:
 
 
 def _lora(text: str) -> tuple[LoRA, float]:
-    """A LoRA and its strength; a colon that no number follows is part of the path."""
+    """Parse FILE[:STRENGTH]; a colon without a number after it is part of the path."""
     path, _, number = text.rpartition(":")
     try:
         strength = float(number)

@@ -1,4 +1,4 @@
-"""What a clip by CogVideoX takes: its networks, counted on the meta device."""
+"""Estimates for CogVideoX: its networks, counted on the meta device."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from ...training.randomness import chance, generator_of, window
 from ...training.recipe import OnPrepare, Sizes, TrainingRecipe
 from ...training.sources import PROCEDURAL, check_procedural, encoding_format
 from ...video import save_video
+from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS, converted
 from .block import Block
 from .checkpoint import read_text_encoder, read_transformer
@@ -219,7 +220,7 @@ def count(config: CogVideoXTraining) -> Sizes:
     """Parameters of the LoRA and of the transformer."""
     transformer = build_base(config)
     lora = starting_lora(config, transformer)
-    shapes = {name: tuple(p.shape) for name, p in transformer.named_parameters()}
+    shapes = shapes_of(dict(transformer.named_parameters()))
     trained: dict[str, int] = {}
     for name, pair in fit_lora(lora, shapes).items():
         trained |= {f"{name}.down": math.prod(pair.down.shape), f"{name}.up": math.prod(pair.up.shape)}

@@ -7,6 +7,7 @@ video's, D channels of the text, E channels of the time embedding.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import torch
@@ -35,7 +36,10 @@ class CogVideoXTransformer(nn.Module):
         chunk_bytes: for the temporary tensors of one chunk at inference, besides the tokens and their attention
             output; changes results by rounding only.
         run_blocks: runs tokens through blocks; `sequence_parallel` replaces it.
+        fp8_keep: layers that fp8 leaves in their dtype: the first, the last, and the modulation of norms.
     """
+
+    fp8_keep = re.compile(r"^(patch_embed|time_embedding|norm_out|proj_out)(\.|$)|(^|\.)norm\d\.")
 
     def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()

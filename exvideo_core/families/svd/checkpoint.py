@@ -6,15 +6,15 @@ Nothing is converted: the tensors stay views of the mapped files, in the files' 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...errors import CheckpointError
-from ...weights.assign import AGAIN, check_finite
-from ...weights.detect import identify, require
+from ...weights.assign import AGAIN, check_finite, different, misfit, shapes_of
+from ...weights.detect import require
 from ...weights.kind import Kind
 from ...weights.safetensors_files import Shape, WeightFile, open_weights
 from . import detect
@@ -50,6 +50,7 @@ class SVDWeights:
     Attributes:
         extension_frames: rows of ExVideo's position table; None is the base model.
         sources: names of the files, for messages.
+        notes: metadata of the checkpoint.
     """
 
     unet: dict[str, Tensor]
@@ -57,6 +58,7 @@ class SVDWeights:
     image_encoder: dict[str, Tensor]
     extension_frames: int | None = None
     sources: tuple[str, ...]
+    notes: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None = None) -> SVDWeights:
@@ -69,14 +71,11 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     Raises:
         CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
     """
-    if isinstance(checkpoint, Path) and checkpoint.is_dir():
-        base = _read_folder(checkpoint)
-    else:
-        base = _read_file(_opened(checkpoint))
+    base = _read(checkpoint)
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
-    new = read_extension(extension, {name: tuple(weight.shape) for name, weight in base.unet.items()})
+    new = read_extension(extension, shapes_of(base.unet))
     return replace(
         base,
         unet=base.unet | new,
@@ -85,12 +84,14 @@ def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None 
     )
 
 
-def _opened(source: Path | WeightFile) -> WeightFile:
-    return source if isinstance(source, WeightFile) else open_weights(source)
+def _read(checkpoint: Path | WeightFile) -> SVDWeights:
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        return _read_folder(checkpoint)
+    return _read_file(open_weights(checkpoint))
 
 
 def _read_file(file: WeightFile) -> SVDWeights:
-    require(file.name, identify(file.shapes), detect.CHECKPOINT, "an SVD checkpoint")
+    require(file.name, file.identity, detect.CHECKPOINT, "an SVD checkpoint")
     encoder = ENCODER if any(name.startswith(ENCODER + "encoder.") for name in file) else DECODER
     parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in (UNET, ENCODER, DECODER, IMAGE_ENCODER)}
     for name in file:
@@ -107,6 +108,7 @@ def _read_file(file: WeightFile) -> SVDWeights:
         vae=parts[ENCODER] | parts[DECODER],
         image_encoder=_image_encoder(parts[IMAGE_ENCODER]),
         sources=(file.name,),
+        notes=file.notes,
     )
 
 
@@ -141,24 +143,31 @@ _KeyMap = Callable[[Iterable[str]], dict[str, str]]
 def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> dict[str, Tensor]:
     file = open_weights(folder)
     source = f"{folder.parent.name}/{folder.name}"
-    found = identify(file.shapes)
+    found = file.identity
     require(source, found, kind, what)
     names = dict.fromkeys(file) if key_map is None or found.naming == "sgm" else key_map(file)
     return {new or name: file[name] for name, new in names.items()}
 
 
-def read_extension(extension: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
+def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
     """Read ExVideo's extension and check it against the names and shapes of a UNet.
 
     Returns:
         tensors by the UNet's names: those that replace the base's, and new ones.
     """
-    file = _opened(extension)
-    require(file.name, identify(file.shapes), detect.EXTENSION, "an ExVideo extension of SVD")
-    names, unknown = _extension_names(file)
+    file = open_weights(path)
+    require(file.name, file.identity, detect.EXTENSION, "an ExVideo extension of SVD")
+    names, strangers = _extension_names(file)
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)
-    _compare(file.name, extended_shapes(base, frames), found, unknown)
+    expected = extended_shapes(base, frames)
+    missing = [name for name in expected if name not in found]
+    unknown = [*strangers, *(name for name in found if name not in expected)]
+    if complaints := misfit(missing, unknown, different(expected, found), _published):
+        raise CheckpointError(
+            f"{file.name} does not fit the SVD checkpoint, which needs {len(expected)} tensors: {complaints}; choose "
+            f"the checkpoint the extension was made for, or download it again if it is incomplete."
+        )
     check_finite(file.name, file)
     return {new: file[old] for old, new in names.items()}
 
@@ -183,29 +192,6 @@ def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
         shapes[f"{site}.extension.mix.weight"] = (channels, channels, 3, 3, 3)
         shapes[f"{site}.extension.mix.bias"] = (channels,)
     return shapes
-
-
-def _compare(source: str, expected: Mapping[str, Shape], found: Mapping[str, Shape], unknown: Collection[str]) -> None:
-    """Raise CheckpointError unless the extension has exactly the expected tensors; names them as in its file."""
-    missing = [name for name in expected if name not in found]
-    unknown = [*unknown, *(name for name in found if name not in expected)]
-    differing = [name for name in found if name in expected and found[name] != expected[name]]
-    complaints = []
-    if missing:
-        complaints.append(f"{len(missing)} of {len(expected)} tensors are missing (first: {_published(missing[0])})")
-    if unknown:
-        complaints.append(f"{len(unknown)} are unknown (first: {_published(unknown[0])})")
-    if differing:
-        name = differing[0]
-        complaints.append(
-            f"{len(differing)} have another shape (first: {_published(name)} is {list(found[name])}, "
-            f"{list(expected[name])} is needed)"
-        )
-    if complaints:
-        raise CheckpointError(
-            f"{source} does not fit the SVD checkpoint: {', '.join(complaints)}; choose the checkpoint the extension "
-            f"was made for, or download it again if it is incomplete."
-        )
 
 
 def _published(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What a clip by Stable Video Diffusion takes: its networks, counted on the meta device."""
+"""Estimates for Stable Video Diffusion: its networks, counted on the meta device."""
 
 from __future__ import annotations
 

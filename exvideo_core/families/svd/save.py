@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import CheckpointError
+from ...weights.assign import shapes_of
 from ...weights.write import write_weights
 from .checkpoint import DECODER, ENCODER, IMAGE_ENCODER, UNET, extended_shapes
 from .keys import EXTENSION_SITES, extension_site, image_encoder_to_open_clip, sgm_to_extension
@@ -26,7 +27,7 @@ def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
             f"{path.name} was not written: the published format numbers the {len(EXTENSION_SITES)} temporal blocks of "
             f"SVD's own layout, and this UNet differs in {len(sites)} of them."
         )
-    expected = extended_shapes({name: tuple(weight.shape) for name, weight in own.items()}, frames=0)
+    expected = extended_shapes(shapes_of(own), frames=0)
     if missing := [name for name in expected if name not in own]:
         raise CheckpointError(
             f"{path.name} was not written: this UNet has no complete extension ({len(missing)} tensors missing, "

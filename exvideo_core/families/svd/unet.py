@@ -5,6 +5,7 @@ Shapes: N clips x T frames (B = N T), C channels, H and W latent height and widt
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 
@@ -38,7 +39,10 @@ class SVDUNet(nn.Module):
     Attributes:
         chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
         offload_skip: `keep`, or `HostTensor` to offload skips to host memory until the up path needs them.
+        fp8_keep: layers that fp8 leaves in their dtype: the first, the last and all embeddings.
     """
+
+    fp8_keep = re.compile(r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\.")
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()

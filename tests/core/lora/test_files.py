@@ -140,7 +140,7 @@ def test_factors_of_rank_0_are_refused(tmp_path: Path) -> None:
     weights["blocks.0.attn1.to_q.lora_A.weight"] = torch.zeros(0, 32)
     weights["blocks.0.attn1.to_q.lora_B.weight"] = torch.zeros(32, 0)
 
-    assert "is damaged: the size of blocks.0.attn1.to_q.lora_A.weight" in refusal(tmp_path, weights)
+    assert "is damaged: no weight has the shape of blocks.0.attn1.to_q.lora_A.weight" in refusal(tmp_path, weights)
 
 
 def test_an_alpha_of_several_numbers_is_refused(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def refusal(module: nn.Module, lora: LoRA) -> str:
 def test_a_lora_with_layers_the_model_lacks_is_refused() -> None:
     assert refusal(transformer(), random_lora(transformer(layers=3), alpha=4.0)) == (
         "lora.safetensors does not fit a CogVideoX text-to-video transformer (width 32, 2 layers): 24 of its tensors "
-        "would apply and 12 would not; 4 weights are missing in the model (first: "
+        "would apply and 12 would not; in the model, 4 tensors are missing (first: "
         "transformer_blocks.2.attn1.to_q.weight); choose the transformer this LoRA was made for; ExVideo's is "
         "THUDM/CogVideoX-5b. Nothing was changed."
     )
@@ -280,7 +280,7 @@ def test_a_lora_of_another_width_is_refused() -> None:
     message = refusal(transformer(), random_lora(transformer(width=64)))
 
     assert "0 of its tensors would apply and 16 would not" in message
-    assert "8 have another shape (first: transformer_blocks.0.attn1.to_q.weight is [32, 32], the LoRA is for [64, 64])"
+    assert "8 have another shape (first: transformer_blocks.0.attn1.to_q.weight is [32, 32], [64, 64] is needed)"
 
 
 def test_a_lora_for_pictures_and_text_is_refused_with_what_to_choose() -> None:
@@ -313,9 +313,9 @@ def test_the_published_lora_on_the_2b_model_counts_what_would_apply() -> None:
         fit_lora(full_size_lora(), full_size("cogvideox_2b_transformer"))
 
     assert (
-        "0 of its tensors would apply and 336 would not; 48 weights are missing in the model (first: "
+        "0 of its tensors would apply and 336 would not; in the model, 48 tensors are missing (first: "
         "transformer_blocks.30.attn1.to_k.weight), 120 have another shape (first: "
-        "transformer_blocks.0.attn1.to_k.weight is [1920, 1920], the LoRA is for [3072, 3072])"
+        "transformer_blocks.0.attn1.to_k.weight is [1920, 1920], [3072, 3072] is needed)"
     ) in str(error.value)
 
 

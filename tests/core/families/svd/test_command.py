@@ -151,5 +151,5 @@ def test_inspect_reads_every_value(files, tmp_path, capsys):
         == 0
     )
     whole, damaged = (line for line in capsys.readouterr().out.splitlines() if line.startswith("  values "))
-    assert whole.endswith("all are numbers")
-    assert f"1 of {len(weights)} tensors hold what is no number (first: {name}, NaN (" in damaged
+    assert whole.endswith("no NaN or Inf")
+    assert f"NaN or Inf in 1 of {len(weights)} tensors (first: {name}, NaN (" in damaged
