@@ -1,39 +1,41 @@
-"""A third model in ComfyUI: one line in the list of adapters, and the shared nodes work with it."""
+"""A third family joins the nodes by one line: its loader, ExVideo Sampler with preview and time left, and Save."""
 
-import base64
-import io
+import asyncio
+import importlib
 import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from PIL import Image
+from in_comfyui import relative
 from toy_family import TOY
 from toy_family.network import new_weights, save_toy
+from toy_family.nodes import adapter_for
 from toy_family.pipeline import load_toy
 
-from exvideo_core import registry
+from exvideo_core import registry as core_registry
+
+FILE = "toy.safetensors"
 
 
 @pytest.fixture
-def adapter(pack, monkeypatch):
-    from toy_family.nodes import adapter_for
-
-    families = sys.modules[pack.sampler.families.__name__]
-    toy = adapter_for(pack)
-    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, TOY))  # the one line of the core
-    monkeypatch.setattr(families, "ADAPTERS", (*families.ADAPTERS, toy))  # and of the nodes
-    return toy
-
-
-@pytest.fixture
-def weights(tmp_path):
-    save_toy(tmp_path / "toy.safetensors", new_weights())
-    return tmp_path / "toy.safetensors"
+def toy(pack, monkeypatch):
+    """The pack with the toy's adapter, and the toy's file among its models."""
+    registry = importlib.import_module("..exvideo_core.registry", pack.sampler.__package__)
+    for each in (core_registry, registry):
+        monkeypatch.setattr(each, "FAMILIES", (*each.FAMILIES, TOY))
+    adapter = adapter_for(pack)
+    monkeypatch.setattr(pack.families, "ADAPTERS", (*pack.families.ADAPTERS, adapter))
+    path = pack.base / "models" / "diffusion_models" / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_toy(path, new_weights())
+    yield SimpleNamespace(adapter=adapter, loader=adapter.nodes[0], path=path)
+    path.unlink()
 
 
 @pytest.fixture
 def sent(monkeypatch):
+    """Texts and previews that a page would get."""
     events = []
     instance = SimpleNamespace(
         client_id="page",
@@ -44,62 +46,72 @@ def sent(monkeypatch):
     return events
 
 
-@torch.inference_mode()
-def sampled(pack, adapter, weights, **changes):
-    from toy_family.nodes import node
-
-    nodes = node(pack, adapter)
-    model, conditioning, latent = nodes.loader.execute(str(weights)).result
-    options = {"seed": 3, "steps": 4, "guidance_min": 0.0, "guidance_max": 0.0, "denoise": 1.0} | changes
-    result = nodes.sampler.execute(model, conditioning, conditioning, latent, normalize="off", contrast=1.0, **options)
+def sample(pack, model, latents, **options):
+    """Latents that ExVideo Sampler makes as node 7."""
+    hidden = SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)
+    node = type("Sampler", (pack.sampler.ExVideoSampler,), {"hidden": hidden})
+    conditioning = [[torch.zeros(1, 1, 4), {}]]
+    settings = {"seed": 3, "steps": 4, "guidance_min": 0.0, "guidance_max": 0.0, "denoise": 1.0, **options}
+    with torch.inference_mode():
+        result = node.execute(
+            model, conditioning, conditioning, {"samples": latents}, normalize="auto", contrast=0.0, **settings
+        )
     return result.result[0]["samples"]
 
 
-def test_the_sampler_makes_the_clip_of_python(pack, adapter, weights):
-    frames = (sampled(pack, adapter, weights, preview="off", resume=False).movedim(1, -1) + 1) / 2
+def test_the_pack_lists_its_loader_and_methods(pack, toy):
+    extension = asyncio.run(importlib.import_module(pack.sampler.__package__).ExVideoExtension().get_node_list())
 
-    wanted = load_toy(weights)(num_frames=6, height=16, width=24, num_inference_steps=4, seed=3)
-    torch.testing.assert_close(frames.clamp(0, 1), wanted, rtol=0, atol=1e-5)
+    assert toy.loader in extension
+    assert "flow 2m" in pack.families.methods()
+    assert pack.files.labels()["diffusion_models"][FILE] == "toy network, fp32"
 
 
-def test_the_preview_has_all_frames_and_the_node_says_the_time(pack, adapter, weights, sent):
-    sampled(pack, adapter, weights, preview="animated")
+def test_the_sampler_makes_the_clip_of_the_python_interface(pack, toy, sent, monkeypatch):
+    monkeypatch.setattr(pack.comfy_bridge.estimates, "_INTERVAL", 0)
+    model = toy.loader.execute(FILE).result[0]
+    frames = load_toy(toy.path)(num_inference_steps=4, seed=3)
 
-    content = [content for event, content in sent if event == "exvideo.preview"][-1]
-    picture = Image.open(io.BytesIO(base64.b64decode(content["image"].partition(",")[2])))
+    found = sample(pack, model, torch.zeros(6, 3, 16, 16), preview="animated")
+
+    assert relative(((found + 1) / 2).clamp(0, 1).movedim(1, -1), frames) <= 1e-5
     texts = [content for event, content in sent if event == "text"]
-    assert (picture.n_frames, picture.size) == (6, (24, 16))
+    previews = [content for event, content in sent if event == "exvideo.preview"]
     assert texts[0].startswith("4 steps, about ")
-    assert "4 steps in" in texts[-1]
+    assert "GB beside" in texts[0]
+    assert any(text.startswith("step 3 of 4, about ") and "left" in text for text in texts)
+    assert texts[-1].startswith("4 steps in ")
+    assert (previews[-1]["frames"], previews[-1]["step"]) == (6, 4)
 
 
-def test_a_size_that_its_geometry_refuses_is_refused_before_the_run(pack, adapter, weights, monkeypatch):
-    from toy_family.nodes import node
+def test_its_other_method_presets_and_step_reuse_work(pack, toy):
+    model, latents = toy.loader.execute(FILE).result[0], torch.zeros(6, 3, 16, 16)
+    usual = sample(pack, model, latents)
 
-    nodes = node(pack, adapter)
-    model, conditioning, latent = nodes.loader.execute(str(weights)).result
-    latent = {"samples": latent["samples"][..., :7]}
-    with pytest.raises(Exception, match="multiples of 2 and at least 8"):
-        nodes.sampler.execute(
-            model, conditioning, conditioning, latent, seed=0, steps=2, guidance_min=0.0, guidance_max=0.0, denoise=1.0,
-            normalize="off", contrast=1.0,
-        )  # fmt: skip
+    assert relative(sample(pack, model, latents, method="flow 2m"), usual) > 1e-4
+    assert torch.equal(sample(pack, model, latents, preset="low memory"), usual)
+    faster = pack.speed.ExVideoSpeed.execute(model, 0.05, 2, 2, 1).result[0]
+    assert torch.equal(sample(pack, faster, latents), usual)  # the toy computes every step
+    with pytest.raises(pack.errors.ExVideoError, match="the toy has no method 'ddim'"):
+        sample(pack, model, latents, method="ddim")
 
 
-def test_save_writes_it(pack, adapter, weights, tmp_path, monkeypatch):
+def test_its_clip_is_saved(pack, toy, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
-    frames = ((sampled(pack, adapter, weights, resume=False).movedim(1, -1) + 1) / 2).clamp(0, 1)
-    save = pack.video.ExVideoSave.PREPARE_CLASS_CLONE(None)
-    save.hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)
+    latents = sample(pack, toy.loader.execute(FILE).result[0], torch.zeros(6, 3, 16, 16))
+    hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)
+    save = type("Save", (pack.video.ExVideoSave,), {"hidden": hidden})
 
-    save.execute(frames, 8.0, "mp4, h264", "high", "toy")
+    save.execute(((latents + 1) / 2).clamp(0, 1).movedim(1, -1), 8.0, "mp4, h264", "high", "toy")
 
     assert (tmp_path / "toy_00001_.mp4").stat().st_size > 0
 
 
-def test_a_model_of_nobody_names_all_loaders(pack, adapter):
-    model = SimpleNamespace(model=object())
-    with pytest.raises(pack.errors.ExVideoError, match="Load Toy"):
-        pack.sampler.families.adapter_of(model)
+def test_without_its_line_it_is_unknown(pack, toy, monkeypatch):
+    model = toy.loader.execute(FILE).result[0]
+    monkeypatch.setattr(pack.families, "ADAPTERS", pack.families.ADAPTERS[:-1])
+
+    with pytest.raises(pack.errors.ExVideoError, match="ToyModel, which ExVideo Sampler does not know"):
+        sample(pack, model, torch.zeros(6, 3, 16, 16))
