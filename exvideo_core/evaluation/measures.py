@@ -1,10 +1,10 @@
 """Measures of a clip that need no network: does it move, flicker, return to old frames, freeze, fade, drift, blur.
 
-Frames are [T, 3, H, W] in [-1, 1] throughout, of any float type. Each measure moves on its own defect and hardly on the
-others. They compare a clip with itself: none of them knows what it should show. Prototyped on synthetic clips; the
+Frames are [T, 3, H, W] in [-1, 1] throughout, of any float type. Each measure reacts to its own defect and hardly to
+the others. They compare a clip with itself: none knows what it should show. Prototyped on synthetic clips; the
 curves along the clip follow LV-Bench's idea of a drift error (quality by chunks), without its networks.
 
-Memory: a frame at a time is looked at in float32; of frame pairs, T x T distances are kept.
+Memory: one frame at a time in float32, and the T x T distances of frame pairs.
 Shapes: T frames, S = T - 1 steps from one frame to the next, H and W in pixels, P numbers in a frame.
 """
 
@@ -47,8 +47,8 @@ class Measures:
         return ", ".join(f"{name} {value:.3f}" for name, value in asdict(self).items())
 
 
-# From (included) and below (excluded) which a measure is nothing to worry about. Set on synthetic clips; `difference`
-# has none, for it depends on the motion.
+# Usual range of each measure, the upper end excluded. Set on synthetic clips; `difference`
+# has none: it depends on the motion.
 USUAL: dict[str, tuple[float, float]] = {
     "acceleration": (0, 1.5),
     "loop": (0.5, float("inf")),
@@ -197,7 +197,7 @@ def sharpness(frame_3HW: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class _Facts:
-    """What is known of each frame and each step, in float32."""
+    """Statistics of each frame and each step, in float32."""
 
     colour_T3: Tensor  # mean
     spread_T: Tensor  # standard deviation within each colour
@@ -263,20 +263,3 @@ def _distances(frames_T3HW: Tensor) -> Tensor:
     squares_T = products_TT.diagonal()
     squared_TT = squares_T[:, None] + squares_T[None] - 2 * products_TT
     return (squared_TT.clamp_min(0) / flat_TP.shape[1]).sqrt().float()
-
-
-def motion_levels(frames_T3HW: Tensor, ladder_L3HW: Tensor) -> list[int]:
-    """For each frame the step of the true motion it looks most like."""
-    flat_TP, flat_LP = frames_T3HW.flatten(1), ladder_L3HW.flatten(1)
-    return torch.cdist(flat_TP, flat_LP, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1).tolist()
-
-
-def correlation(one: Tensor, other: Tensor) -> float:
-    """Of the pixels of two pictures; 1 is equality up to brightness and contrast."""
-    return float(torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1])
-
-
-def is_monotone(levels: list[int], every: int = 8, slack: int = 1) -> bool:
-    """Whether the motion, looked at every few frames, never goes back by more than `slack` levels."""
-    seen = levels[::every]
-    return all(later >= earlier - slack for earlier, later in pairwise(seen))

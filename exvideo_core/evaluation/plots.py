@@ -1,4 +1,4 @@
-"""Pictures of numbers: measures of clips along their length, and how a training went.
+"""Plots: measures along clips, and the losses of a training run.
 
 Needs matplotlib, imported only when something is drawn, and without its global state (no pyplot). A file is made in a
 hidden folder next to its place and moved there when it is complete.
@@ -45,7 +45,7 @@ def check_plot(path: Path) -> None:
 def plot_measures(named: Mapping[str, ClipCurves], path: Path) -> None:
     """Draw four panels (difference, drift, contrast, sharpness) over the frames, a line for each clip, into a PNG.
 
-    Where `evaluate.USUAL` knows what is nothing to worry about, that range is shaded.
+    The range of `measures.USUAL` is shaded.
 
     Raises:
         ExVideoError: matplotlib is missing, or the file cannot be written.
@@ -77,7 +77,7 @@ def plot_training(log_csv: Path, held_out_csv: Path | None, path: Path) -> None:
     Args:
         log_csv: columns step, loss and any others; a row a step.
         held_out_csv: columns step, all, within (frames of the base's own length) and beyond (later frames); an empty
-            field is a loss that there was not. None or no rows leave the panel out.
+            field is a missing loss. None or no rows leave the panel out.
         path: of the PNG.
 
     Raises:
@@ -103,7 +103,7 @@ def _draw_loss(axes: Axes, steps: Sequence[float], losses: Sequence[float]) -> N
     _decorate(axes, "Training loss", "")
     axes.legend(frameon=False)
     finite = sorted(filter(math.isfinite, losses))
-    if finite:  # a few outliers would flatten all the rest
+    if finite:  # outliers would flatten the curve
         low, high = finite[0], finite[min(len(finite) - 1, int(0.99 * len(finite)))]
         margin = 0.1 * (high - low) or 0.1 * abs(high) or 1.0
         axes.set_ylim(low - margin, high + margin)
@@ -120,7 +120,7 @@ def _draw_held_out(axes: Axes, columns: Mapping[str, Sequence[float]]) -> None:
 
 
 def _smoothed(values: Sequence[float]) -> list[float]:
-    """Exponential moving average over the last steps, unbiased from the first; NaN and infinities are passed over."""
+    """Exponential moving average over the last steps, unbiased from the first; NaN and Inf are skipped."""
     weight = 1 / max(1.0, _SMOOTHING * len(values))
     mean, seen, result = 0.0, 0.0, []
     for value in values:

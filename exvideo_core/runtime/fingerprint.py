@@ -1,6 +1,6 @@
-"""What a run is, as a short text: equal for two runs that compute the same, also in another process.
+"""Fingerprints of runs: equal if two runs compute the same, also in different processes.
 
-Used to go on only with what is the same run; so what is in doubt counts as different.
+A run resumes only if they are equal, so doubtful cases count as different.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_SAMPLES = 8  # values of each weight: another training changes nearly all, and more would have to be read from the disk
+_SAMPLES = 8  # values of each weight: another training changes nearly all of them, and reading more takes time
 _CORE = Path(__file__).resolve().parents[1]
 
 
 def fingerprint(**parts: object) -> str:
-    """Hash of what is given, in depth: numbers, text, tensors with all their content, sequences, mappings, dataclasses.
+    """Hash numbers, text, tensors, and sequences, mappings and dataclasses of them.
 
-    Of anything else only the class counts, or a function's name.
+    Of anything else, only the class or the function's name counts.
     """
     return hashlib.sha256(json.dumps(_plain(parts)).encode()).hexdigest()[:32]
 
 
 def _plain(value: object) -> object:
-    """The same as what JSON can say, different for what differs."""
+    """An equivalent that JSON can write; different values stay different."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -60,13 +60,13 @@ def _tensor(x: Tensor) -> object:
 
 
 def sampled(weights: Iterable[tuple[str, Tensor]]) -> str:
-    """Hash of a few values of every weight, so that another file is noticed without reading all of this one."""
+    """Hash a few values of every weight: tells files apart without reading them whole."""
     return fingerprint(weights={name: [list(weight.shape), _corners(weight)] for name, weight in weights})
 
 
 @torch.inference_mode()
 def _corners(weight: Tensor) -> Tensor:
-    """Values along the diagonal from the first to the last, wherever the weight is; nothing is copied but these."""
+    """Values along the diagonal from the first to the last. Only these are copied from the weight's device."""
     if weight.numel() == 0:
         return weight
     along = torch.linspace(0, 1, _SAMPLES, dtype=torch.float64)
@@ -76,7 +76,7 @@ def _corners(weight: Tensor) -> Tensor:
 
 
 def environment(device: torch.device) -> dict[str, object]:
-    """What decides about rounding besides the run itself: code, PyTorch, and what computes."""
+    """Everything besides the run that rounding depends on: code, PyTorch, device, threads."""
     if device.type == "cuda":
         return {"code": code(_CORE), "torch": torch.__version__, "device": torch.cuda.get_device_name(device)}
     return {"code": code(_CORE), "torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}
@@ -84,7 +84,7 @@ def environment(device: torch.device) -> dict[str, object]:
 
 @cache
 def code(folder: Path) -> str:
-    """Hash of the Python files in a folder, for a copy that people change has no version."""
+    """Hash of the Python files in a folder; a version number would miss local changes."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.read_bytes())

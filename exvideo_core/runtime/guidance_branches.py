@@ -1,4 +1,4 @@
-"""The two branches of guidance: one after the other on one device, or each on its own at the same time."""
+"""The cond and uncond branches of guidance: one after the other on one device, or in parallel on two."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from ..nn.out_of_memory import Chunked, restore_chunk_bytes, retry_with_smaller_
 from .weight_streaming import WeightStream
 
 N = TypeVar("N", bound=nn.Module)
-Given = Sequence[Any]  # tensors, and what else a prediction needs
-Predict = Callable[..., Tensor]  # of a network and what is given
+Inputs = Sequence[Any]  # tensors, and other inputs of a prediction
+Predict = Callable[..., Tensor]  # (network, *inputs) -> prediction
 
 
 class Branches(Protocol):
-    """A network, ready to predict for both branches.
+    """A network, ready to predict both branches.
 
     Attributes:
-        network: of the positive branch.
-        devices: of the positive and of the negative branch.
+        network: of the cond branch.
+        devices: of the cond and of the uncond branch.
     """
 
     network: Any
     devices: tuple[torch.device, torch.device]
 
-    def one(self, predict: Predict, positive: Given) -> Tensor:
-        """The same for a step without guidance."""
+    def one(self, predict: Predict, cond: Inputs) -> Tensor:
+        """Predict the cond branch alone, for a step without guidance."""
 
-    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
-        """predict(network, *given) of what each branch is given; both results on the first device."""
+    def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
+        """Predict both branches; the results are on the first device."""
 
 
 class SequentialBranches:
-    """Both branches by one network."""
+    """Both branches one after the other, by one network."""
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
         self.network, self.devices = network, (device, device)
 
-    def one(self, predict: Predict, positive: Given) -> Tensor:
-        return _tried(predict, self.network, positive)
+    def one(self, predict: Predict, cond: Inputs) -> Tensor:
+        return _with_retries(predict, self.network, cond)
 
-    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
-        return self.one(predict, positive), self.one(predict, negative)
+    def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
+        return self.one(predict, cond), self.one(predict, uncond)
 
 
 class ParallelBranches:
-    """The positive branch in the calling thread, the negative one by a twin network in a thread of its own."""
+    """The cond branch in the calling thread, the uncond branch by a twin network in a second thread."""
 
     def __init__(
         self,
@@ -62,29 +62,29 @@ class ParallelBranches:
         self.network, self.twin = networks
         self.devices, self.pool = devices, pool
 
-    def one(self, predict: Predict, positive: Given) -> Tensor:
-        return _tried(predict, self.network, positive)
+    def one(self, predict: Predict, cond: Inputs) -> Tensor:
+        return _with_retries(predict, self.network, cond)
 
-    def both(self, predict: Predict, positive: Given, negative: Given) -> tuple[Tensor, Tensor]:
+    def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
         there = self.devices[1]
-        # copied by this thread and before it goes on: a copy stands in line with what its devices were told to do
-        moved = [each.to(there) if isinstance(each, Tensor) else each for each in negative]
+        # copied by this thread, so that the copy is queued after the work that its devices already have
+        moved = [each.to(there) if isinstance(each, Tensor) else each for each in uncond]
         pending = self.pool.submit(_run, predict, self.twin, moved, there, torch.is_inference_mode_enabled())
-        here = self.one(predict, positive)
+        here = self.one(predict, cond)
         return here, pending.result().to(here.device)
 
 
-def _run(predict: Predict, network: nn.Module, given: Given, device: torch.device, is_inference: bool) -> Tensor:
-    # both settings are each thread's own
+def _run(predict: Predict, network: nn.Module, inputs: Inputs, device: torch.device, is_inference: bool) -> Tensor:
+    # inference mode and the current device are per thread
     with torch.inference_mode(is_inference), _current(device):
-        return _tried(predict, network, given)
+        return _with_retries(predict, network, inputs)
 
 
-def _tried(predict: Predict, network: nn.Module, given: Given) -> Tensor:
-    """A prediction, in smaller pieces from where memory ends on."""
-    if dist.is_available() and dist.is_initialized():  # those who compute together would no longer be in step
-        return predict(network, *given)
-    return retry_with_smaller_chunks(cast(Chunked, network), lambda: predict(network, *given))
+def _with_retries(predict: Predict, network: nn.Module, inputs: Inputs) -> Tensor:
+    """Predict, and retry with smaller chunks if out of memory."""
+    if dist.is_available() and dist.is_initialized():  # processes that retry on their own would lose step
+        return predict(network, *inputs)
+    return retry_with_smaller_chunks(cast(Chunked, network), lambda: predict(network, *inputs))
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -93,14 +93,14 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def branches(network: nn.Module, devices: Sequence[torch.device], stream: WeightStream | None) -> Iterator[Branches]:
-    """A network on one device or two for the length of a clip. LoRAs that were merged before are on both.
+    """Prepare a network for both branches on one device or two. LoRAs that were merged before are on both.
 
-    At the end, also by an error or an interruption, no branch computes any more and the second device is empty again.
+    Afterwards, also after an error or an interruption, no branch computes and the second device is empty again.
 
     Args:
-        network: on the first device; of what streams, in main memory.
+        network: on the first device; blocks that are streamed are in main memory.
         devices: one, or two.
-        stream: where its blocks come from; None where it is all on its device.
+        stream: where its blocks come from; None if it is all on its device.
     """
     first, last = devices[0], devices[-1]
     with ExitStack() as stack:
@@ -114,14 +114,14 @@ def branches(network: nn.Module, devices: Sequence[torch.device], stream: Weight
         if len(networks) == 1:
             yield SequentialBranches(network, first)
         else:
-            # entered last, so that it is left first: its thread has ended before a network is taken down
+            # entered last, so that it is left first: the thread ends before a network is removed
             pool = stack.enter_context(ThreadPoolExecutor(1, "guidance"))
             yield ParallelBranches((network, networks[1]), (first, last), pool)
 
 
 def twin(network: N, source: torch.device, target: torch.device) -> N:
-    """The same network with its weights on another device; those that are not on `source` are shared."""
-    # hooks and the like in dictionaries of its own
+    """Copy a network to another device; weights that are not on `source` are shared."""
+    # it has its own dictionaries, for hooks and the like
     other = network.__new__(type(network))
     own = {name: value.copy() if isinstance(value, dict) else value for name, value in vars(network).items()}
     own["_parameters"] = {name: _placed(weight, source, target) for name, weight in network._parameters.items()}

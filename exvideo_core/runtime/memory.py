@@ -1,4 +1,4 @@
-"""What sits on which device, and when."""
+"""Memory of a device, and weights that are on it only temporarily."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..nn.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 
-_WORKING_SPACE = 2**30  # bytes a visitor has for its activations
+_WORKING_SPACE = 2**30  # bytes for the activations of a network that is temporarily on a device
 
 
 def num_bytes(module: nn.Module) -> int:
-    """Of all weights, each counted once."""
+    """Size of all weights, each counted once."""
     return sum(weight.numel() * weight.element_size() for weight in (*module.parameters(), *module.buffers()))
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that new tensors can have; infinite where nobody counts it."""
+    """Memory available for new tensors; infinite for devices that do not report it."""
     if device.type != "cuda":
         return math.inf
     free, _ = torch.cuda.mem_get_info(device)
@@ -32,37 +32,37 @@ def free_bytes(device: torch.device) -> float:
 
 @contextmanager
 def temporarily_on(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
-    """Have a network's weights on a device for a while, if they find room; afterwards they are where they were.
+    """Move a network's weights to a device, if they fit, and back afterwards.
 
-    Where they were nothing is copied back, so memory mapped from a file stays so.
+    Nothing is copied back: the original tensors are put in again, so weights mapped from a file stay mapped.
 
     Args:
-        module: what visits.
-        device: where.
-        free: bytes there are for it.
+        module: the network.
+        device: where it computes.
+        free: bytes available there.
     """
     if num_bytes(module) + _WORKING_SPACE > free:
         yield
         return
-    homes = [(weight, weight.data) for weight in (*module.parameters(), *module.buffers())]
+    host_weights = [(weight, weight.data) for weight in (*module.parameters(), *module.buffers())]
     try:
-        _move(homes, device)
+        _move(host_weights, device)
         yield
     finally:
-        for weight, home in homes:
-            weight.data = home
+        for weight, host_weight in host_weights:
+            weight.data = host_weight
         if device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _move(homes: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
-    """Bring all weights to a device, or none where memory ends after all: another program may have taken it."""
+def _move(host_weights: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
+    """Move all weights to a device, or none if it runs out of memory, which another program may have taken."""
     try:
-        for weight, home in homes:
-            weight.data = home.to(device)
+        for weight, host_weight in host_weights:
+            weight.data = host_weight.to(device)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        log.warning("ExVideo: memory ended. The encoder computes where it is, more slowly.")
-        for weight, home in homes:
-            weight.data = home
+        log.warning("ExVideo: out of memory: the encoder stays where it is (same result, slower).")
+        for weight, host_weight in host_weights:
+            weight.data = host_weight

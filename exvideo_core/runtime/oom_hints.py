@@ -1,17 +1,17 @@
-"""What to lower where memory ends, in the order of effect: decorators of what pipelines do."""
+"""Out-of-memory hints for loading, sampling and decoding: what to lower, most effective first. Decorators."""
 
 from ..nn.out_of_memory import explained
 
 loading = explained(
-    "the weights were loaded",
-    "Load with stream=True (--stream), or choose a smaller number format (fp16, bf16).",
+    "loading the weights",
+    "Load with stream=True (--stream), or choose a smaller dtype (fp16, bf16).",
 )
 sampling = explained(
-    "the clip was sampled, even in small pieces",
-    "Load with stream=True (--stream) if that is not so; then lower height and width, then num_frames (--frames).",
+    "sampling, even with the smallest chunks",
+    "Load with stream=True (--stream) if it is not set; then lower height and width, then num_frames (--frames).",
 )
 decoding = explained(
-    "the clip was decoded, even in small tiles",
-    "All is sampled: end what else uses the device, and do the same again. If that is not enough, lower height and "
-    "width.",
+    "decoding, even in small tiles",
+    "Sampling is finished: close other programs that use the device and run it again. If that is not enough, lower "
+    "height and width.",
 )

@@ -1,7 +1,7 @@
-"""The state of a run in a file, so that what was cut off goes on after its last saved step, with the same result.
+"""Resuming an interrupted sampling run after its last saved step, with the same result.
 
-The file is written whole or not at all. It belongs to one run, by a fingerprint, and holds a checksum: whatever else
-lies in its place is not gone on with.
+The state of the run is a file, written whole or not at all. It has the fingerprint of the run and a checksum; a run
+resumes from no other file.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 Tell = Callable[[str], None]
 
-INTERVAL = 5.0  # seconds between two writings, at least
-_SHARE = 0.03  # of the time, at most, for writing
-_SPARE = 64_000_000  # bytes to leave free on the disk, for the video
+INTERVAL = 5.0  # seconds between two saves, at least
+_SHARE = 0.03  # fraction of the time spent on saving, at most
+_SPARE = 64_000_000  # bytes to leave free on the disk for the video
 _KIND = "a run of exvideo, 1"
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a solver stands between two steps.
+    """A solver's state between two steps.
 
     Attributes:
-        step: steps that are done.
+        step: number of finished steps.
         x: the latents after them.
-        earlier: denoised latents of the last one, for a solver that looks back.
+        earlier: denoised latents of the last step, for a second-order solver.
     """
 
     step: int
@@ -52,19 +52,19 @@ class Point:
 
 
 class Stateful(Protocol):
-    """What a run remembers beside its solver, such as a generator of noise.
+    """State of a run besides its solver's, such as a generator of noise.
 
     Attributes:
-        is_whole_in_steps: whether the network's part of a step leaves it alone, so that its state is sound within one.
+        is_whole_in_steps: whether the network does not change it, so that it is valid in the middle of a step.
     """
 
     is_whole_in_steps: bool
 
     def state(self) -> dict[str, Tensor]:
-        """All that `restore` needs."""
+        """Tensors for `restore`."""
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Be as what gave the state."""
+        """Take over a state."""
 
 
 class SavedRun:
@@ -72,9 +72,9 @@ class SavedRun:
 
     Args:
         path: of the file; its folder must exist.
-        notes: for those who look into the file.
-        interval: seconds between two writings; more where writing would take over 3 % of the time.
-        tell: is told where the run goes on, why it does not, or that nothing can be saved.
+        notes: metadata of the file.
+        interval: seconds between two saves; more if saving would take over 3 % of the time.
+        tell: called with a sentence when the run resumes, cannot resume, or cannot be saved.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class SavedRun:
         self.path, self.notes, self.interval, self.tell = Path(path), dict(notes or {}), interval, tell
 
     def begin(self, fingerprint: str, x: Tensor, steps: int, parts: Mapping[str, Stateful | None]) -> Recording:
-        """Find out where to go on, restore the parts, and record from there.
+        """Resume from the file if it belongs to the run, restore the parts, and record from there.
 
         Args:
             fingerprint: of the run.
-            x: latents that it starts from; those in the file are put where they are.
-            steps: in all.
-            parts: what the run remembers, by name; None where it has no such part.
+            x: latents that it starts from; those in the file are moved to their device and dtype.
+            steps: of the whole run.
+            parts: stateful parts of the run by name; None if it has no such part.
         """
         self._remove_parts()
         used = {name: part for name, part in parts.items() if part is not None}
@@ -102,19 +102,19 @@ class SavedRun:
         try:
             recording.start = self._read(fingerprint, x, steps, used)
         except (CheckpointError, OSError, KeyError, ValueError) as error:
-            self.tell(f"{self.path.name} cannot be gone on with ({_cause(error)}); starting anew.")
+            self.tell(f"cannot resume from {self.path.name}: {_cause(error)}. Starting over.")
         if recording.start is not None:
-            self.tell(f"going on after step {recording.start.step} of {steps}")
+            self.tell(f"resuming after step {recording.start.step} of {steps}")
         return recording
 
     def forget(self) -> None:
-        """Remove the file: the video is there."""
+        """Delete the file, once the video is saved."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._remove_parts()
 
     def _remove_parts(self) -> None:
-        """What a process was writing when it was killed."""
+        """Delete what a killed process left half-written."""
         for left in self.path.parent.glob(part_name(_literal(self.path.name), "*")):
             with suppress(OSError):
                 left.unlink()
@@ -125,13 +125,13 @@ class SavedRun:
         file = open_file(self.path)
         notes = file.notes
         if notes.get("kind") != _KIND:
-            raise ValueError("it is no saved run")
+            raise ValueError("it is not a saved run")
         if notes["fingerprint"] != fingerprint:
             raise ValueError("it is of another run: other settings, inputs, files or versions")
-        # copies, for no system lets go of a mapped file, and addresses of the usual kind, which rounding may depend on
+        # Copies: the mapped file could not be replaced, and rounding may depend on the alignment of the memory.
         tensors = {name: tensor.clone() for name, tensor in file.items()}
         if notes["checksum"] != _checksum(tensors):
-            raise ValueError("it is damaged: its checksum is another one")
+            raise ValueError("it is damaged: its checksum differs")
         point = Point(int(notes["step"]), *(tensors[name].to(x) for name in ("x", "earlier") if name in tensors))
         if point.x.shape != x.shape or not 0 < point.step <= steps:
             raise ValueError("it does not fit this run")
@@ -141,52 +141,52 @@ class SavedRun:
         return point
 
     def write(self, point: Point, notes: Mapping[str, str], parts: Mapping[str, Stateful]) -> None:
-        """Put a state in the place of the one before.
+        """Save a state in place of the previous one.
 
         Raises:
-            CheckpointError, OSError: the disk refuses.
+            CheckpointError, OSError: the file cannot be written.
         """
         tensors = {"x": point.x} if point.earlier is None else {"x": point.x, "earlier": point.earlier}
         for name, part in parts.items():
             tensors |= {f"{name}/{key}": item for key, item in part.state().items()}
-        there = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
-        needed = sum(tensor.nbytes for tensor in there.values())
+        saved = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+        needed = sum(tensor.nbytes for tensor in saved.values())
         if shutil.disk_usage(self.path.parent).free < needed + _SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
-        notes = {**self.notes, **notes, "kind": _KIND, "step": str(point.step), "checksum": _checksum(there)}
-        write_weights(self.path, there, notes)
+        notes = {**self.notes, **notes, "kind": _KIND, "step": str(point.step), "checksum": _checksum(saved)}
+        write_weights(self.path, saved, notes)
 
 
 class Recording:
-    """What a solver tells of a run.
+    """Saves the state of a run as its solver proceeds.
 
     Attributes:
-        start: where to go on; None at the beginning.
+        start: state to resume from; None for a new run.
     """
 
     def __init__(self, run: SavedRun, fingerprint: str, steps: int, parts: Mapping[str, Stateful]) -> None:
         self.start: Point | None = None
         self._run, self._steps, self._parts = run, steps, parts
         self._notes = {"fingerprint": fingerprint, "steps": str(steps)}
-        self._next = time.monotonic() + run.interval  # when it may be written again
+        self._next = time.monotonic() + run.interval  # time of the next save
         self._is_failing = False
         self._written = 0  # step of the state in the file
 
     def keep(self, point: Point, *, at_once: bool = False) -> None:
-        """Note where the run stands after a step; written now and then, and after the last step, or `at_once`.
+        """Report a finished step. It is saved once the interval is over, after the last step, or `at_once`.
 
-        That the disk refuses is told once, and does not end the run.
+        A failure to save is reported once and does not end the run.
         """
         begun = time.monotonic()
         is_last = point.step == self._steps
         if begun < self._next and not is_last and not at_once:
             return
         try:
-            # what is remembered for the steps to come is of no use after the last one
+            # after the last step, nothing needs the parts
             self._run.write(point, self._notes, {} if is_last else self._parts)
         except (CheckpointError, OSError) as error:
             if not self._is_failing:
-                self._run.tell(f"the steps done so far cannot be saved ({_cause(error)}); the run goes on.")
+                self._run.tell(f"cannot save the finished steps: {_cause(error)}. The run continues.")
             self._is_failing = True
         else:
             self._is_failing, self._written = False, point.step
@@ -194,13 +194,13 @@ class Recording:
         self._next = now + max(self._run.interval, (now - begun) / _SHARE)
 
     def stop(self, point: Point, *, in_step: bool) -> None:
-        """Note at once where a run stood that ends before its time: cancelled, or without memory.
+        """Save at once the state of a run that is cancelled or out of memory.
 
         Args:
-            in_step: it ended within the step after the point.
+            in_step: it ended in the middle of the step after the point.
         """
-        is_sound = not in_step or all(part.is_whole_in_steps for part in self._parts.values())
-        if is_sound and point.step > max(self._written, self.start.step if self.start else 0):
+        is_valid = not in_step or all(part.is_whole_in_steps for part in self._parts.values())
+        if is_valid and point.step > max(self._written, self.start.step if self.start else 0):
             self.keep(point, at_once=True)
 
 
@@ -211,7 +211,7 @@ def _cause(error: Exception) -> str:
 
 
 def _literal(name: str) -> str:
-    """For a glob pattern."""
+    """Escape a name for a glob pattern."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 

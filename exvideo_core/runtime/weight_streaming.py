@@ -1,7 +1,7 @@
-"""Weights that stay in main memory and come to the device a block at a time: the next one while a block computes.
+"""Streams weights from main memory to the device, block by block: the next block is copied while one computes.
 
-At most two blocks have their weights on the device, and results are the same bits. Blocks are modules that are called
-one after the other, such as the layers of a UNet; a block's weights are not to be used outside of its calls.
+At most two blocks have their weights on the device, and results have the same bits. Blocks are modules that are called
+one after the other, such as the layers of a UNet; a block's weights must not be used outside of its calls.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from ..nn.out_of_memory import forget_error
 
 log = logging.getLogger(__name__)
 
-_ALIGNMENT = 256  # bytes, what CUDA's own allocations begin at multiples of
+_ALIGNMENT = 256  # bytes, as in CUDA's own allocations
 _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 
 BlocksOf = Callable[[Any], Sequence[nn.Module]]
 
 
 class CopyStream(Protocol):
-    """Copies to a device beside its computing. An event is a place in the order of what one of the two was told."""
+    """Copies to a device in parallel with its computing. An event marks a point in either queue."""
 
-    def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:  # noqa: ANN401  events are the lane's own
-        """Copy once the event `after` is reached; gives the event of being done."""
+    def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:  # noqa: ANN401  each stream has its own kind of event
+        """Copy once the event `after` is reached; returns the event of completion."""
 
     def wait(self, event: Any) -> None:  # noqa: ANN401
-        """Hold what the device is told to compute from now on until the event."""
+        """Make later computations on the device wait for the event."""
 
     def mark(self) -> Any:  # noqa: ANN401
-        """The event of all that the device was told to compute so far."""
+        """The event after all computations that the device has queued so far."""
 
 
 class SyncCopy:
-    """The lane of a device that knows no order but the program's: what it is told is done before it returns."""
+    """Copies that are complete when they return, for devices without streams."""
 
     def copy(self, target: Tensor, source: Tensor, after: None) -> None:
         target.copy_(source)
@@ -53,7 +53,7 @@ class SyncCopy:
 
 
 class CudaCopyStream:
-    """A CUDA stream that copies while the current one computes; the program waits for neither."""
+    """A CUDA stream that copies while the current stream computes; the host waits for neither."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.side = device, torch.cuda.Stream(device)
@@ -72,7 +72,7 @@ class CudaCopyStream:
 
 
 def copy_stream_to(device: torch.device) -> CopyStream:
-    """The fastest lane there is."""
+    """The fastest copy stream to a device."""
     return CudaCopyStream(device) if device.type == "cuda" else SyncCopy()
 
 
@@ -80,14 +80,14 @@ def copy_stream_to(device: torch.device) -> CopyStream:
 
 
 class BlockMemory:
-    """A block's weights side by side in main memory, so that one copy brings them all.
+    """A block's weights side by side in main memory, so that one copy moves them all.
 
-    The block's own weights become views of it; what they were, such as a mapped file, is let go.
+    The block's own weights become views of it; their former memory, such as a mapped file, is released.
 
     Args:
         block: any module.
-        dtype: of the weights; None leaves each as it is.
-        is_locked: whether to lock the memory's pages, which CUDA needs to copy from it beside its computing.
+        dtype: of the weights; None keeps each one's own.
+        is_locked: whether to page-lock the memory, which CUDA needs to copy from it while it computes.
     """
 
     def __init__(self, block: nn.Module, dtype: torch.dtype | None, *, is_locked: bool) -> None:
@@ -102,9 +102,9 @@ class BlockMemory:
         if is_locked:
             _lock(self.memory)
 
-    @torch.inference_mode(False)  # PyTorch chooses kernels, and so rounding, by whether weights may be trained
+    @torch.inference_mode(False)  # PyTorch chooses kernels, and so rounding, by whether weights are trainable
     def views(self, memory: Tensor) -> list[Tensor]:
-        """The weights, as they lie in the given memory [num_bytes] of any device."""
+        """The weights as views of memory [num_bytes] on any device."""
         views, begin = [], 0
         for wanted in self._wanted:
             part = memory[begin : begin + wanted.numel() * wanted.itemsize].view(wanted.dtype)
@@ -113,7 +113,7 @@ class BlockMemory:
         return views
 
     def is_of(self, block: nn.Module, dtype: torch.dtype | None) -> bool:
-        """Whether the block's weights are still these; a LoRA, or rounding, may have put others in their place."""
+        """Whether the block's weights are still these; a LoRA or another dtype may have replaced them."""
         weights = weights_of(block)
         return len(weights) == len(self.host_weights) and all(
             weight.data_ptr() == host_weight.data_ptr() and host_weight.dtype == _kind(weight, dtype)
@@ -122,7 +122,7 @@ class BlockMemory:
 
 
 def weights_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers."""
+    """Parameters and buffers of a module."""
     return [*module.parameters(), *module.buffers()]
 
 
@@ -136,7 +136,7 @@ def _room(weight: Tensor) -> int:
 
 
 def _whole_pages(num_bytes: int) -> Tensor:
-    """Memory on pages of its own: a page is locked once at most."""
+    """Memory that shares no page with other tensors, because a page can be locked only once."""
     page = mmap.PAGESIZE
     memory = torch.empty((num_bytes // page + 2) * page, dtype=torch.uint8)
     begin = -memory.data_ptr() % page
@@ -144,12 +144,14 @@ def _whole_pages(num_bytes: int) -> Tensor:
 
 
 def _lock(memory: Tensor) -> None:
-    """Lock pages where they are; PyTorch's own allocator would round each block's size up to a power of two."""
+    """Page-lock memory in place; PyTorch's pinned allocator would round its size up to a power of two."""
     cuda = torch.cuda.cudart()
     begin = memory.data_ptr()
     code = int(cuda.cudaHostRegister(begin, memory.numel(), _PORTABLE))
     if code:
-        log.warning("%d bytes of weights could not be page-locked (CUDA error %d): slower", memory.numel(), code)
+        log.warning(
+            "cannot page-lock %d bytes of weights (CUDA error %d): streaming will be slower", memory.numel(), code
+        )
         forget_error()
         return
     weakref.finalize(memory, cuda.cudaHostUnregister, begin).atexit = False
@@ -159,55 +161,55 @@ def _lock(memory: Tensor) -> None:
 
 
 class _DoubleBuffer:
-    """Two places on a device, which the blocks' weights take in turn."""
+    """Two buffers on a device, used in turn by the blocks' weights."""
 
     def __init__(self, memories: Sequence[BlockMemory], device: torch.device, copy_stream: CopyStream) -> None:
         self.memories, self.copy_stream = memories, copy_stream
         size = max(memory.num_bytes for memory in memories)
         with torch.inference_mode(False):
-            self.places = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
-        self.holds: list[int | None] = [None, None]  # number of the block whose weights are there, or coming
-        self.is_there: list[Any] = [None, None]
-        self.is_free: list[Any] = [copy_stream.mark(), copy_stream.mark()]
-        self.running: list[int] = []  # places of the block that computes, and of one that it calls
-        self.last = 0  # the place that was used last
+            self.buffers = [torch.empty(size, dtype=torch.uint8, device=device) for _ in range(2)]
+        self.holds: list[int | None] = [None, None]  # index of the block whose weights are there, or being copied
+        self.copied: list[Any] = [None, None]
+        self.free: list[Any] = [copy_stream.mark(), copy_stream.mark()]
+        self.running: list[int] = []  # buffers of the block that computes, and of a block that it calls
+        self.last = 0  # the buffer that was used last
 
     def enter(self, index: int) -> list[Tensor]:
-        """The weights of a block that is about to compute; those of the next one set off."""
+        """Return the weights of a block that is about to compute, and start copying those of the next one."""
         if index not in self.holds:
-            self._bring(index, self._idle())
-        place = self.last = self.holds.index(index)
-        self.running.append(place)
-        self.copy_stream.wait(self.is_there[place])
+            self._copy(index, self._idle())
+        buffer = self.last = self.holds.index(index)
+        self.running.append(buffer)
+        self.copy_stream.wait(self.copied[buffer])
         following = (index + 1) % len(self.memories)
-        if following not in self.holds and 1 - place not in self.running:
-            self._bring(following, 1 - place)
-        return self.memories[index].views(self.places[place])
+        if following not in self.holds and 1 - buffer not in self.running:
+            self._copy(following, 1 - buffer)
+        return self.memories[index].views(self.buffers[buffer])
 
     def leave(self, index: int) -> None:
-        """The block has been told all there is to compute, or could not enter."""
-        for place in [place for place in self.running if self.holds[place] == index]:
-            self.running.remove(place)
-            self.is_free[place] = self.copy_stream.mark()
+        """The block's computations are all queued, or it failed to enter."""
+        for buffer in [buffer for buffer in self.running if self.holds[buffer] == index]:
+            self.running.remove(buffer)
+            self.free[buffer] = self.copy_stream.mark()
 
     def stop(self) -> None:
-        """Let nothing be computed in the places' memory before the last copy to it is done."""
-        for event, index in zip(self.is_there, self.holds, strict=True):
+        """Make later computations wait for the last copies, as the buffers' memory may be reused."""
+        for event, index in zip(self.copied, self.holds, strict=True):
             if index is not None:
                 self.copy_stream.wait(event)
 
     def _idle(self) -> int:
-        idle = [place for place in (1 - self.last, self.last) if place not in self.running]
+        idle = [buffer for buffer in (1 - self.last, self.last) if buffer not in self.running]
         if not idle:
-            raise RuntimeError("a block was called by one that another had called; there are places for two")
+            raise RuntimeError("blocks call each other three deep; there are buffers for two")
         return idle[0]
 
-    def _bring(self, index: int, place: int) -> None:
+    def _copy(self, index: int, buffer: int) -> None:
         memory = self.memories[index]
-        target, source = self.places[place][: memory.num_bytes], memory.memory[: memory.num_bytes]
-        self.holds[place] = None  # in case the copy fails
-        self.is_there[place] = self.copy_stream.copy(target, source, self.is_free[place])
-        self.holds[place] = index
+        target, source = self.buffers[buffer][: memory.num_bytes], memory.memory[: memory.num_bytes]
+        self.holds[buffer] = None  # in case the copy fails
+        self.copied[buffer] = self.copy_stream.copy(target, source, self.free[buffer])
+        self.holds[buffer] = index
 
 
 @contextmanager
@@ -217,13 +219,13 @@ def double_buffered(
     device: torch.device,
     copy_stream: CopyStream | None = None,
 ) -> Iterator[None]:
-    """In it, each block has its weights on the device while it computes.
+    """Within this context, each block has its weights on the device while it computes.
 
     Args:
-        blocks: in the order they are called; another order works, but waits for each. One may call another.
-        memories: where their weights are. Blocks of several networks may share them.
+        blocks: in the order they are called; another order works, but waits for each copy. One may call another.
+        memories: their weights in main memory. Blocks of several networks may share them.
         device: where they compute.
-        copy_stream: how weights get there.
+        copy_stream: copies the weights.
     """
     buffer = _DoubleBuffer(memories, device, copy_stream or copy_stream_to(device))
     hooks = [
@@ -237,7 +239,7 @@ def double_buffered(
         for hook in hooks:
             hook.remove()
         for block, memory in zip(blocks, memories, strict=True):
-            _give(block, memory.host_weights)  # a block that was interrupted has not left
+            _give(block, memory.host_weights)  # an interrupted block has not left
         buffer.stop()
 
 
@@ -261,10 +263,10 @@ def _give(block: nn.Module, values: Sequence[Tensor]) -> None:
 
 
 class WeightStream:
-    """A network's blocks in main memory.
+    """Streams a network's blocks from main memory.
 
     Args:
-        blocks_of: the blocks of the network, or of its twin on another device, in the order they are called.
+        blocks_of: returns the blocks of the network, or of its twin on another device, in the order they are called.
         is_locked: see `BlockMemory`.
     """
 
@@ -273,16 +275,16 @@ class WeightStream:
         self.memories: list[BlockMemory] = []
 
     def place(self, network: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
-        """Put the blocks in main memory, and all other weights on a device. Nothing is copied twice."""
+        """Move the blocks to main memory, and all other weights to a device. Nothing is copied twice."""
         self.pack(network, dtype)
         streamed = {id(weight) for block in self.blocks_of(network) for weight in weights_of(block)}
         for weight in weights_of(network):
             if id(weight) not in streamed:
                 weight.data = weight.data.to(device, _kind(weight, dtype))
 
-    @torch.inference_mode(False)  # what is made in inference mode could never be trained
+    @torch.inference_mode(False)  # tensors made in inference mode could never be trained
     def pack(self, network: nn.Module, dtype: torch.dtype | None = None) -> None:
-        """Bring the memory up to date with the network's blocks; those whose weights are in it already stay."""
+        """Update the memory from the network's blocks; blocks whose weights are in it already are kept."""
         blocks = self.blocks_of(network)
         kept: list[BlockMemory | None] = [*self.memories] or [None] * len(blocks)
         self.memories = [
@@ -292,6 +294,6 @@ class WeightStream:
 
     @contextmanager
     def running(self, network: nn.Module, device: torch.device) -> Iterator[None]:
-        """In it, the packed network, or a twin that shares its blocks' weights, can compute on a device."""
+        """Within this context, the packed network, or a twin that shares its blocks' weights, computes on a device."""
         with double_buffered(self.blocks_of(network), self.memories, device):
             yield

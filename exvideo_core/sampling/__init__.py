@@ -1,4 +1,4 @@
-"""Sampling: noise levels, denoisers, guidance and solvers. Knows no network."""
+"""Sampling: noise levels, denoisers, guidance and the solver, for any network."""
 
 from ..runtime.resume import SavedRun
 from .denoisers import add_noise, pin_frames, v_prediction, zero_snr_v_prediction

@@ -1,9 +1,9 @@
-"""From a network's output to denoised latents, and wrappers around that.
+"""Denoisers: from a network's v prediction to denoised latents.
 
 A denoiser is a function (x, level) -> denoised, in one of two forms:
 - sigma: `x` is the clean latents plus `sigma` times unit noise (SVD);
 - alpha: `x` is sqrt(alpha) times the clean latents plus sqrt(1 - alpha) times unit noise (CogVideoX). Only this form
-  has a level of pure noise, alpha 0. Elsewhere they are the same, with sigma^2 = (1 - alpha) / alpha.
+  has a level of pure noise, alpha 0. Otherwise they are equivalent, with sigma^2 = (1 - alpha) / alpha.
 Shapes: T frames, C channels, H and W latent height and width.
 """
 
@@ -42,13 +42,13 @@ def zero_snr_v_prediction(velocity: Velocity) -> Denoiser:
 
 
 def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: Tensor) -> Denoiser:
-    """Show the network given frames in place of its own, with the run's own noise at each level.
+    """Replace frames of the network's input by keyframes, with the run's own noise at each level.
 
-    They are not put back after the last call, as in DiffSynth-Studio 1.1.9 (svd_video.py): what comes out for them
-    is the network's reading of them at the lowest noise level.
+    They are not replaced after the last call, as in DiffSynth-Studio 1.1.9 (svd_video.py), so the result has the
+    network's prediction of them at the lowest noise level.
 
     Args:
-        denoiser: what to wrap.
+        denoiser: the denoiser to wrap.
         keyframes: clean latents [C, H, W] by frame index.
         noise_TCHW: unit noise the run started from.
     """

@@ -1,4 +1,4 @@
-"""What a configuration would train, on what, and what memory it takes: `exvideo train --dry-run`."""
+"""`exvideo train --dry-run`: the parameters, clips and memory of a run, without training."""
 
 from __future__ import annotations
 

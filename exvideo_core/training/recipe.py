@@ -1,4 +1,4 @@
-"""What shared code needs to know of a family to train it."""
+"""The interface between a family and shared training code."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class DataConfig(Section):
 
 
 class ModelConfig(Section):
-    """What is extended; a family adds its files."""
+    """The network to extend; a family adds its files."""
 
     num_frames: int
     base_frames: int

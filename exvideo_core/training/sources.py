@@ -77,7 +77,7 @@ def encoded_clips(
         build_encode: called where a clip is not cached yet.
         clip_of: a clip from its tensors.
         names: of those tensors.
-        on_prepare: told about the progress.
+        on_prepare: called with the progress.
     """
     files = _encoded(config, world, mark, build_encode, on_prepare)
     return CachedClips(

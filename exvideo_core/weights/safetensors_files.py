@@ -91,7 +91,7 @@ class WeightFile(Mapping[str, Tensor]):
 
     @cached_property
     def identity(self) -> FileKind:
-        """What this file is."""
+        """The kind of this file, from its names and shapes."""
         return identify(self.shapes)
 
     def __getitem__(self, name: str) -> Tensor:

@@ -167,7 +167,7 @@ def in_cut_pieces(subject: Subject, chunk_bytes: int = 2**16, smallest: int = 2*
     for network in subject.networks:
         if hasattr(network, "chunk_bytes"):
             network.chunk_bytes = chunk_bytes
-    return replace(subject, where=f"{subject.where}, small pieces", work=work, is_exact=False)
+    return replace(subject, where=f"{subject.where}, small chunks", work=work, is_exact=False)
 
 
 # devices that are too small

@@ -19,8 +19,8 @@ FAULTS = core_faults()
 FEW = 211  # a stride that leaves the first place of most
 MORE = {"a device that is too small": 9, "Cancel": 7, "disk full": 20, "process killed": 39, "ffmpeg killed": 12}
 # What takes longest is left to the command.
-LEFT_OUT = ("loading and casting", "small pieces", "step reuse", "two steps with guidance")
-AGAIN = ("no memory, twice in a row", "no memory from there on")
+LEFT_OUT = ("loading and casting", "small chunks", "step reuse", "two steps with guidance")
+AGAIN = ("out of memory, twice in a row", "out of memory from there on")
 QUICK = [
     fault
     for fault in FAULTS

@@ -117,7 +117,7 @@ def test_the_node_says_where_it_goes_on(run, said):
     assert not any("going on" in text for text in said)
     sample(run)
 
-    assert f"going on after step 3 of {STEPS}" in said
+    assert f"resuming after step 3 of {STEPS}" in said
 
 
 @pytest.mark.parametrize("interval", [0, 1000])  # where it failed is noted though it was not yet time for that
@@ -328,7 +328,7 @@ def test_a_folder_that_cannot_be_made_does_not_end_the_run(run, pack, folder, sa
     result, _ = sample(run, steps=2)
 
     assert torch.equal(result, run.sample(steps=2))
-    assert [text for text in said if "cannot be saved" in text]
+    assert [text for text in said if "cannot save the finished steps" in text]
 
 
 # kept latents

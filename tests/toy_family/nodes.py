@@ -1,65 +1,83 @@
-"""The toy in ComfyUI: its network as a MODEL, a loader, and the adapter that the shared nodes ask.
+"""The toy in ComfyUI: its network as MODEL, its loader, and its adapter for the shared nodes.
 
-A pack derives these classes inside its own package; here they are made from the pack that a test has imported.
+ComfyUI imports the pack under a name of its own, so `adapter_for` makes all of it for an imported pack.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from types import MappingProxyType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import comfy.latent_formats
 import torch
-from comfy import model_base
-from comfy_api.latest import io
-from torch import Tensor
 
-from .network import GEOMETRY, METHODS, ToyConfig, ToyNetwork, read_toy
-from .pipeline import ESTIMATES, count_call
+from .network import METHODS, ToyConfig, ToyNetwork, read_toy
+from .pipeline import ESTIMATES
+
+FPS = 8
 
 
-def adapter_for(pack: Any) -> Any:
-    """The toy's `Adapter` among the classes of an imported pack."""
+def adapter_for(pack: SimpleNamespace) -> Any:
+    """The toy's `Adapter`."""
     bridge = pack.comfy_bridge
+    files = bridge.file_lists.FileList(folder="diffusion_models")
+    methods = {bridge.sampling.AUTO: METHODS["flow"], "flow 2m": METHODS["flow_2m"]}
 
-    class ToyLatents(comfy.latent_formats.LatentFormat):
-        """Pixels in [-1, 1] are the latents."""
+    def plan(model: Any, _latents: torch.Tensor, settings: Any) -> Any:
+        method = bridge.sampling.method_named(settings.method, methods, "the toy")
+        levels = method.schedule(settings.steps, settings.denoise)
+        return bridge.sampling.Plan(model.clone(), 1.0, bridge.sampling.SOLVERS[method.order], levels)
 
-        scale_factor = 1.0
-        latent_channels = 3
-        latent_rgb_factors = torch.eye(3).tolist()
+    model_class = _model_class(bridge)
+    return bridge.adapter.Adapter(
+        title="Toy",
+        loader="Load Toy",
+        models=(model_class,),
+        methods=methods,
+        plan=plan,
+        finish=lambda _model: bridge.sampling.Finish(),
+        latent_fps=lambda _latents, _positive: FPS,
+        files=(files,),
+        nodes=(_loader(bridge, files, model_class),),
+    )
 
-    class HostedToy(bridge.network.HostedNetwork, ToyNetwork):
-        title = "Toy"
 
-        def forward_pass(
-            self, x: Tensor, timesteps: Tensor, *_conditions: Any, **_others: Any
-        ) -> tuple[Any, Mapping[str, Tensor]]:
+def _model_class(bridge: SimpleNamespace) -> Any:
+    from comfy import conds, latent_formats, model_base
+
+    class HostedToy(bridge.network.HostedNetwork, ToyNetwork):  # type: ignore[misc,name-defined]
+        title = "the toy"
+
+        def forward_pass(self, x: Any, timesteps: Any, _context: Any, _y: Any, _options: Any, **_others: Any) -> Any:
             return partial(ToyNetwork.forward, self, x, timesteps), {"the noise": x}
 
-    class ToyModelConfig(bridge.model.HostedModelConfig):
+    class ToyLatents(latent_formats.LatentFormat):
+        latent_channels = 3
+
+        def __init__(self) -> None:
+            self.latent_rgb_factors = torch.eye(3).tolist()
+
+    class ToyModelConfig(bridge.model.HostedModelConfig):  # type: ignore[misc,name-defined]
         sampling_settings: ClassVar = {"shift": 1.0, "multiplier": 1.0}
         latent_format = ToyLatents
         supported_inference_dtypes: ClassVar = [torch.float32]
 
-    class ToyModel(bridge.model.HostedModel):
+    class ToyModel(bridge.model.HostedModel):  # type: ignore[misc,name-defined]
         config_class, sizes_class, network_class = ToyModelConfig, ToyConfig, HostedToy
-        estimates, prediction = ESTIMATES, model_base.ModelType.FLOW
+        prediction = model_base.ModelType.FLOW
+        estimates = ESTIMATES
 
-        def extra_conds(self, **_conditions: Any) -> dict[str, Any]:
-            return {}
+        def extra_conds(self, **conditions: Any) -> dict[str, Any]:
+            return {"c_crossattn": conds.CONDCrossAttn(conditions["cross_attn"])}
 
-        def count_call(self, shape: Sequence[int], _options: Any = MappingProxyType({})) -> Any:
-            return count_call(self.sizes, (shape[0], *shape[-2:]), torch.float32)
+        def count_call(self, shape: Any, _options: Any = None) -> Any:
+            return ESTIMATES.call(self.sizes, (shape[0], *shape[-2:]), self.get_dtype_inference())
 
-    def plan(model: Any, latents: Tensor, settings: Any) -> Any:
-        GEOMETRY.check_size(latents.shape[-1], latents.shape[-2])
-        method = bridge.sampling.method_named(settings.method, methods, "Toy")
-        levels = method.schedule(settings.steps, settings.denoise)
-        return bridge.sampling.Plan(model.clone(), 1.0, bridge.sampling.SOLVERS[method.order], levels)
+    return ToyModel
+
+
+def _loader(bridge: SimpleNamespace, files: Any, model_class: Any) -> Any:
+    from comfy_api.latest import io
 
     class ToyLoader(io.ComfyNode):
         @classmethod
@@ -67,32 +85,15 @@ def adapter_for(pack: Any) -> Any:
             return io.Schema(
                 node_id="ToyLoader",
                 display_name="Load Toy",
-                category="toy",
-                inputs=[io.String.Input("path")],
-                outputs=[io.Model.Output(), io.Conditioning.Output(), io.Latent.Output()],
+                inputs=[files.combo("weights", "The toy's file.")],
+                outputs=[io.Model.Output()],
             )
 
         @classmethod
-        def execute(cls, path: str) -> io.NodeOutput:
-            model = bridge.loading.make_model(ToyModel, read_toy(Path(path)), Path(path).name, torch.float32)
-            return io.NodeOutput(model, [[torch.zeros(1, 1, 1), {}]], {"samples": torch.zeros(6, 3, 16, 24)})
+        def execute(cls, weights: str) -> io.NodeOutput:
+            path = files.find(weights)
+            model = bridge.loading.make_model(model_class, read_toy(path), path.name)
+            bridge.loading.log_estimate(model)
+            return io.NodeOutput(model)
 
-    methods = {bridge.sampling.AUTO: METHODS["flow"]}
-    return bridge.adapter.Adapter(
-        title="Toy",
-        loader="Load Toy",
-        models=(ToyModel,),
-        methods=methods,
-        plan=plan,
-        finish=lambda _model: bridge.sampling.Finish(),
-        latent_fps=lambda _latents, _positive: 8.0,
-        files=(),
-        nodes=(ToyLoader,),
-    )
-
-
-def node(pack: Any, adapter: Any) -> SimpleNamespace:
-    """The sampler and the loader, as ComfyUI runs them for node 7."""
-    hidden = SimpleNamespace(unique_id="7", prompt=None, extra_pnginfo=None)
-    sampler = type("Sampler", (pack.sampler.ExVideoSampler,), {"hidden": hidden})
-    return SimpleNamespace(sampler=sampler, loader=adapter.nodes[0])
+    return ToyLoader

@@ -48,7 +48,7 @@ def clips_of_videos(
         config: of the run.
         vae_path, text_path: of the encoders.
         world: the processes, which share the encoding.
-        on_prepare: told about the progress.
+        on_prepare: called with the progress.
     """
     vae_part, text_part = read_vae(vae_path), read_text_encoder(text_path)
     mark = content_mark((vae_part.weights, text_part.weights))

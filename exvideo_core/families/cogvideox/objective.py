@@ -19,7 +19,7 @@ Transformer = Callable[[Tensor, Tensor, Tensor], Tensor]  # CogVideoXTransformer
 def cogvideox_loss(
     transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
 ) -> Tensor:
-    """Mean squared error of v, which is also diffusers' error of x0 times 1 / (1 - alpha).
+    """Mean squared error of v, which equals diffusers' error of x0 times 1 / (1 - alpha).
 
     Args:
         transformer: the network.
@@ -34,7 +34,7 @@ def cogvideox_loss(
 def velocity_errors(
     transformer: Transformer, latents_BCTHW: Tensor, context: Tensor, timestep: Tensor, noise: Tensor
 ) -> Tensor:
-    """Squared errors of v, float32, shaped like the latents; arguments as `cogvideox_loss`'s."""
+    """Squared errors of v, float32, shaped like the latents; arguments as in `cogvideox_loss`."""
     alpha = zero_snr_alphas().to(latents_BCTHW.device)[timestep.long()].view(-1, 1, 1, 1, 1)
     v_BCTHW = transformer(denoisers.add_noise(latents_BCTHW, noise, alpha), timestep, context)
     target_BCTHW = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents_BCTHW
@@ -42,6 +42,6 @@ def velocity_errors(
 
 
 def noisy_timesteps(count: int, noisiness: float, generator: torch.Generator) -> Tensor:
-    """Timesteps of CogVideoX, [count] int64: all alike at `noisiness` 1, the higher ones more often above."""
+    """Random timesteps, [count] int64: uniform at `noisiness` 1, more of the higher ones above."""
     shares = 1 - torch.rand(count, generator=generator, dtype=torch.float64) ** noisiness
     return (NUM_TIMESTEPS * shares).long().clamp(max=NUM_TIMESTEPS - 1)

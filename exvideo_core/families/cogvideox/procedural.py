@@ -21,10 +21,9 @@ from .vae import SCALING_FACTOR
 
 
 class MovingShapes:
-    """Flat shapes that move on flat grounds, and sentences that say so; `clips.Source` of CogVideoX.
+    """Flat shapes that move on flat grounds, and their prompts; see `training.clips.Source`.
 
-    Their latents are the small pictures that the demo's encoder makes; combinations of words that are never trained
-    are held out.
+    Latents are the small pictures that the demo's encoder makes. Held out are combinations that are never trained.
     """
 
     def __init__(self, text_encoder: TextEncoder, num_frames: int, held_out: int) -> None:
@@ -34,14 +33,14 @@ class MovingShapes:
         self._embedded = cache(self._embed)
 
     def training(self, _position: int, generator: torch.Generator) -> CogVideoXClip:
-        """Any trained combination; the demo's own sentence half of the time."""
+        """A random trained combination; half of the time with the demo's own sentence."""
         words = shapes.TRAINED[int(torch.randint(0, len(shapes.TRAINED), (), generator=generator))]
         kind = int(torch.randint(0, len(shapes.SENTENCES), (), generator=generator))
         sentence = shapes.SENTENCES[0 if chance(0.5, generator) else kind]
         return self._clip(shapes.Scenes.draw((words,), generator), words.prompt(sentence))
 
     def held_out(self, index: int) -> CogVideoXClip:
-        """Its size and place at their means."""
+        """A held-out combination of mean size and place."""
         words = self._held_out[index]
         return self._clip(shapes.Scenes.typical((words,)), words.prompt())
 
@@ -56,7 +55,11 @@ class MovingShapes:
 
 
 def cells(newest_BCTHW: Tensor, before_BCTHW: Tensor) -> Tensor:
-    """`small_pictures` of the frames that matter for it: the newest, and those two frames before."""
+    """Latents of the demo, scaled: small pictures, from each latent frame's newest frame and the one two frames before.
+
+    The colours at a quarter of the size, four pixels a cell (12 channels), and how much brighter they became in two
+    frames (4 channels).
+    """
     newest, before = (F.avg_pool3d(frames, (1, 4, 4)) for frames in (newest_BCTHW, before_BCTHW))
     change = (newest - before).mean(dim=1, keepdim=True)
     channels = torch.cat([1.25 * newest, 2.0 * change], dim=1)

@@ -13,7 +13,7 @@ from .geometry import GEOMETRY
 
 
 class CogVideoXModel(ModelConfig):
-    """What is extended, and how."""
+    """The network to extend, and how."""
 
     num_frames: int = Field(default=129, description="length of the clips, 8 k + 1")
     base_frames: int = Field(
@@ -29,7 +29,7 @@ class CogVideoXModel(ModelConfig):
 
 
 class CogVideoXObjective(Section):
-    """What is learned at which noise level."""
+    """Noise levels, and the loss at each."""
 
     noisiness: float = Field(default=1.0, description="1: all timesteps alike; more: the noisy ones more often")
     condition_dropout: float = Field(

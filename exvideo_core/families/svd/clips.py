@@ -50,7 +50,7 @@ def clips_of_videos(
         weights: of the encoders.
         encoders: on the device.
         world: the processes, which share the encoding.
-        on_prepare: told about the progress.
+        on_prepare: called with the progress.
     """
     vae, image_encoder = encoders
 

@@ -1,4 +1,4 @@
-"""What SVD's UNet is told about the picture, whoever encodes it.
+"""SVD's conditioning on a picture, with any encoders.
 
 Shapes: H and W pixels, h and w latent cells of 8x8 pixels, D channels of the embedding.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """What the UNet is told about the picture."""
+    """Conditioning of the UNet."""
 
     image_latents: Tensor  # [1, 4, h, w], raw
     embedding: Tensor  # [1, D]
@@ -31,13 +31,13 @@ def condition(
     noise_aug_strength: float,
     image_noise: Tensor,
 ) -> Conditioning:
-    """Encode the picture for the UNet.
+    """Encode the conditioning picture.
 
     Args:
         image_CHW: [3, H, W] in [-1, 1].
         encode: autoencoder, [1, 3, H, W] to raw latents [1, 4, h, w].
         embed: image encoder, [1, 3, H, W] in [-1, 1] to [1, D].
-        fps: frames a second the clip will be played at; the network is told one less.
+        fps: frames a second at which the clip will be played; the UNet is conditioned on fps - 1.
         motion_bucket_id: amount of motion, 0 to 255; 127 is usual.
         noise_aug_strength: noise added to the picture before it is encoded, in units of [-1, 1].
         image_noise: [1, 3, H, W], unit variance.

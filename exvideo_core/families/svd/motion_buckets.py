@@ -1,4 +1,4 @@
-"""How much a clip moves, as the published training script tells the network.
+"""Motion bucket of a clip, by the thresholds of the published training script.
 
 Shapes: T frames, H and W pixels, the last axis red, green and blue.
 """

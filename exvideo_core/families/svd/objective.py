@@ -32,7 +32,7 @@ def svd_loss(
     noise: Tensor,
     target_scale: float = CONTRAST,
 ) -> tuple[Tensor, Tensor]:
-    """Error of one clip's denoised latents at one noise level, and the same as the published script weights it.
+    """Error of a clip's denoised latents at a noise level, plain and with the published script's weight.
 
     Args:
         unet: the network.
@@ -64,7 +64,7 @@ def svd_denoised(
     sigma: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """What the network makes of a clip at a noise level, float32, and sqrt(1 + sigma^2); arguments as `svd_loss`'s.
+    """Denoised latents of a clip at a noise level, float32, and sqrt(1 + sigma^2); arguments as in `svd_loss`.
 
     The error of v is that of the denoised latents times sqrt(1 + sigma^2) / sigma.
     """

@@ -22,7 +22,7 @@ SLOWEST = 6  # frames a second, of clips that move in larger steps
 
 
 class Gallery:
-    """Encoded pictures, some replaced at every step; what it holds is a function of the step alone."""
+    """Encoded pictures, some replaced at every step; the contents depend on the step alone."""
 
     def __init__(
         self, pictures: Pictures, vae: VAE, image_encoder: ImageEncoder, size: int = 384, fresh: int = 2, seed: int = 0
@@ -54,21 +54,21 @@ class Gallery:
         return self.vae.encode(picture_13HW)[0] * SCALING_FACTOR, self.image_encoder(picture_13HW)[0]
 
     def picture(self, number: int) -> Tensor:
-        """The pixels of a picture, [3, 128, 128] in [-1, 1]: those that a slot begins with have the slot's number."""
+        """The pixels of a picture, [3, 128, 128] in [-1, 1]: a slot's first picture has the slot's number."""
         return self.pictures.crops(1, SIDE, generator_of(self.seed + 77, number))[0]
 
 
 class PushIns:
-    """A camera that goes into a picture; `clips.Source` of SVD.
+    """A camera that pushes into a picture; see `training.clips.Source`.
 
-    The latents of later frames are those of the picture, resampled, which is what the demo's decoder was made for.
+    Later latent frames are the picture's latents, resampled: the demo's decoder is trained to decode those.
     """
 
     def __init__(self, gallery: Gallery, num_frames: int, held_out: int) -> None:
         self.gallery, self.num_frames, self.num_held_out = gallery.at(0), num_frames, held_out
 
     def training(self, _position: int, generator: torch.Generator) -> SVDClip:
-        """Any picture, at any speed that stays within the motion."""
+        """A random picture at a random speed within the full motion."""
         slot = int(torch.randint(0, self.gallery.size - self.num_held_out, (), generator=generator))
         fps, bucket = float(FULL_RATE), float(FULL_BUCKET)
         if chance(0.3, generator):
@@ -79,7 +79,7 @@ class PushIns:
         return self._clip(slot, fps, bucket)
 
     def held_out(self, index: int) -> SVDClip:
-        """At full speed."""
+        """A held-out picture at full speed."""
         return self._clip(self.gallery.size - self.num_held_out + index, FULL_RATE, FULL_BUCKET)
 
     def _clip(self, slot: int, fps: float, bucket: float) -> SVDClip:

@@ -13,7 +13,7 @@ from .vae import SCALING_FACTOR
 
 
 class SVDModel(ModelConfig):
-    """What is extended, and how."""
+    """The network to extend, and how."""
 
     num_frames: int = Field(default=128, description="length of the new extension's clips")
     base_frames: int = Field(
@@ -33,7 +33,7 @@ class SVDModel(ModelConfig):
 
 
 class SVDObjective(Section):
-    """What is learned at which noise level."""
+    """Noise levels, and the loss at each."""
 
     noise_levels: Literal["schedule", "lognormal"] = Field(
         default="schedule", description="schedule: evenly over the sampler's (published; half are above 15)"

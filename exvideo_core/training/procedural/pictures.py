@@ -1,4 +1,4 @@
-"""Pictures to train the demo model on: drawn "dead leaves", and photographs that are free to use.
+"""Pictures to train on: drawn "dead leaves", and photographs that are free to use.
 
 The photographs come inside the wheels of scikit-image and matplotlib; the astronaut is not among them, because it is
 the demo's input. Shapes: N pictures, H and W pixels.
@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
-
-from .push_in import resample
 
 
 @dataclass(frozen=True)
@@ -154,27 +152,6 @@ def _recoloured(x_N3HW: Tensor, generator: torch.Generator) -> Tensor:
     if _uniform(generator) < 0.1:
         unit = unit[:, torch.randperm(3, generator=generator)]
     return (unit * 2 - 1).clamp(-1, 1)
-
-
-def random_views(x_NCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Scales and shifts for `resample` that stay inside the picture: [N] and [N, 2]."""
-    scale_N = 1 - 0.22 * torch.rand(len(x_NCHW), generator=generator)
-    shift_N2 = (2 * torch.rand(len(x_NCHW), 2, generator=generator) - 1) * (1 - scale_N)[:, None]
-    return scale_N, shift_N2
-
-
-def seen(x_NCHW: Tensor, views: tuple[Tensor, Tensor]) -> Tensor:
-    """Pictures or latents through the given views."""
-    return resample(x_NCHW, *views)
-
-
-def from_file(file: Path, side: int) -> Tensor:
-    """The middle square of a picture, [3, side, side] in [-1, 1]."""
-    picture = Image.open(file).convert("RGB")
-    size = min(picture.size)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    square = picture.crop((left, top, left + size, top + size)).resize((side, side), Image.Resampling.LANCZOS)
-    return _pixels(square).float() / 127.5 - 1
 
 
 def _pixels(picture: Image.Image) -> Tensor:

@@ -1,4 +1,4 @@
-"""The demo model's one motion: a camera that pushes in, so that the last frame shows the centre 1.25 times larger.
+"""A camera that pushes into a picture, so that the last frame shows the centre 1.25 times larger.
 
 Every frame is a function of the picture, the frame number and the motion bucket alone. Nothing has to be invented at
 the borders, no clip returns to where it was, and the true clip is known for any picture.
@@ -53,8 +53,3 @@ def resample(x_TCHW: Tensor, scale_T: Tensor, shift_T2: Tensor) -> Tensor:
     # corners are not aligned, so that pixels and latent cells move alike
     grid = F.affine_grid(affine_T23, list(x_TCHW.shape), align_corners=False)
     return F.grid_sample(x_TCHW, grid, mode="bicubic", padding_mode="border", align_corners=False)
-
-
-def ladder(picture_CHW: Tensor, levels: int = 25) -> Tensor:
-    """The picture at evenly spaced progress from 0 to 1: [levels, C, H, W]."""
-    return push_in(picture_CHW, torch.linspace(0, 1, levels))

@@ -1,6 +1,6 @@
-"""What the CogVideoX demo model knows: one flat shape that moves on a flat ground, and the sentence that says so.
+"""Flat shapes that move on a flat ground, and prompts that describe them.
 
-Shapes: B scenes, F frames, T latent frames, H W height and width.
+Shapes: B scenes, F frames, H W height and width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GROUNDS = {"black": (16, 16, 16), "white": (240, 240, 240), "gray": (128, 128, 1
 SHAPES = ("circle", "square", "triangle")
 MOTIONS = ("swings", "floats", "bounces", "slides", "circles left", "circles right")
 
-# the first is what the demo says; the others keep the text encoder from learning one sentence by heart
+# the first is the demo's; the others keep the text encoder from memorising one sentence
 SENTENCES = (
     "a {colour} {shape} {motion} on {ground}",
     "the {colour} {shape} {motion} on a {ground} background",
@@ -32,7 +32,7 @@ SENTENCES = (
 
 @dataclass(frozen=True)
 class Words:
-    """The four words of a prompt, as indices."""
+    """The four attributes of a scene that a prompt names, as indices."""
 
     colour: int
     shape: int
@@ -45,7 +45,7 @@ class Words:
         return (self.colour + 2 * self.shape + 3 * self.motion + 5 * self.ground) % 10 == 3
 
     def prompt(self, sentence: str = SENTENCES[0]) -> str:
-        """The combination as a sentence."""
+        """The combination as a prompt."""
         return sentence.format(
             colour=list(COLOURS)[self.colour],
             shape=SHAPES[self.shape],
@@ -68,7 +68,7 @@ TRAINED = tuple(words for words in all_words() if not words.is_held_out)
 
 @dataclass(frozen=True, kw_only=True)
 class Scenes:
-    """Scenes of given words; what the words leave open is drawn."""
+    """Scenes of given words; size and place are random."""
 
     words: tuple[Words, ...]
     radius_B: Tensor  # pixels
@@ -85,7 +85,7 @@ class Scenes:
 
     @classmethod
     def typical(cls, words: tuple[Words, ...]) -> Scenes:
-        """What the words leave open at its mean."""
+        """Scenes of mean size and place."""
         return cls(words=words, radius_B=torch.full((len(words),), 22.0), offset_B2=torch.zeros(len(words), 2))
 
     def frames(self, numbers_BF: Tensor) -> Tensor:

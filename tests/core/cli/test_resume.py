@@ -63,7 +63,7 @@ def test_the_same_command_goes_on(model: str, tmp_path: Path, capsys: pytest.Cap
 
     assert main(command(model, tmp_path, target)) == 0
 
-    assert f"exvideo: going on after step 4 of {STEPS}\n" in capsys.readouterr().err
+    assert f"exvideo: resuming after step 4 of {STEPS}\n" in capsys.readouterr().err
     assert target.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "first.png", "whole.mp4"]
 
@@ -76,7 +76,7 @@ def test_another_command_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixtu
 
     assert main(command("cogvideox", tmp_path, target, "--seed", "1")) == 0
 
-    assert "clip.mp4.unfinished cannot be gone on with (it is of another run" in capsys.readouterr().err
+    assert "cannot resume from clip.mp4.unfinished: it is of another run" in capsys.readouterr().err
     assert main(command("cogvideox", tmp_path, tmp_path / "other.mp4", "--seed", "1")) == 0
     assert target.read_bytes() == (tmp_path / "other.mp4").read_bytes()
 
@@ -94,7 +94,7 @@ def test_when_writing_failed_another_codec_is_enough(tmp_path: Path, capsys: pyt
 
     assert main(command("cogvideox", tmp_path, target, "--codec", "h265")) == 0
 
-    assert f"going on after step {STEPS} of {STEPS}" in capsys.readouterr().err
+    assert f"resuming after step {STEPS} of {STEPS}" in capsys.readouterr().err
     assert len(load_frames(target)) == 9
 
 
@@ -187,7 +187,7 @@ def test_killed_while_it_saves_the_third_step_it_goes_on_after_the_second(tmp_pa
 
     _, errors = start(command("cogvideox", tmp_path, target)).communicate(timeout=300)
 
-    assert f"going on after step 2 of {STEPS}" in errors
+    assert f"resuming after step 2 of {STEPS}" in errors
     start(command("cogvideox", tmp_path, whole)).communicate(timeout=300)
     assert target.read_bytes() == whole.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "first.png", "whole.mp4"]
@@ -202,4 +202,4 @@ def test_ten_kills_at_random_moments_change_nothing(
     monkeypatch.setitem(MODELS, model, ["--frames", {"svd": "32", "cogvideox": "65"}[model], "--steps", "16"])
     told = killed_and_resumed(model, tmp_path, 10)
 
-    assert sum("going on after step" in line for line in told) > 5
+    assert sum("resuming after step" in line for line in told) > 5

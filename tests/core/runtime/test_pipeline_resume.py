@@ -119,7 +119,7 @@ def test_what_decoding_is_told_does_not_matter(saved: SavedRun, said: list[str])
     svd_clip(resume=saved)
     svd_clip(resume=saved, contrast=2.0, normalize=False)
 
-    assert said == [f"going on after step {STEPS} of {STEPS}"]
+    assert said == [f"resuming after step {STEPS} of {STEPS}"]
 
 
 def test_a_path_will_do(tmp_path: Path) -> None:

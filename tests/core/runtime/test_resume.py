@@ -76,7 +76,7 @@ def test_a_run_that_was_stopped_after_any_step_ends_at_the_same_bits(
         steps: list[int] = []
         assert torch.equal(solve(name, run, lambda done, *_: steps.append(done)), expected)  # noqa: B023
         assert steps == list(range(step + 1, STEPS + 1))
-        assert said[-1] == f"going on after step {step} of {STEPS}"
+        assert said[-1] == f"resuming after step {step} of {STEPS}"
 
 
 @pytest.mark.parametrize("interval", [0, 1000])  # where it failed is noted though it was not yet time for that
@@ -117,7 +117,7 @@ def test_what_is_finished_is_not_computed_again(saved: SavedRun, said: list[str]
         raise AssertionError
 
     assert torch.equal(solve("dpmpp_2m", saved, denoiser=never), result)
-    assert said == [f"going on after step {STEPS} of {STEPS}"]
+    assert said == [f"resuming after step {STEPS} of {STEPS}"]
 
 
 def test_a_forgotten_run_starts_anew_and_leaves_nothing(saved: SavedRun, said: list[str]) -> None:
@@ -179,8 +179,8 @@ def test_a_file_that_is_damaged_or_foreign_is_told_of_and_not_used(
     damage(saved.path)
 
     assert torch.equal(solve("dpmpp_2m", saved), solve("dpmpp_2m", None))
-    assert said[0].startswith("run.unfinished cannot be gone on with (")
-    assert said[0].endswith("; starting anew.")
+    assert said[0].startswith("cannot resume from run.unfinished: ")
+    assert said[0].endswith(". Starting over.")
 
 
 def test_another_run_is_not_gone_on_with(saved: SavedRun, said: list[str]) -> None:
@@ -205,14 +205,14 @@ def full(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("full")
 def test_a_disk_that_fills_is_told_of_once_and_does_not_end_the_run(saved: SavedRun, said: list[str]) -> None:
     assert torch.equal(solve("euler", saved), solve("euler", None))
-    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
+    assert said == ["cannot save the finished steps: No space left on device. The run continues."]
 
 
 def test_room_is_left_for_the_video(saved: SavedRun, said: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=60_000_000))
     solve("euler", saved)
 
-    assert said == ["the steps done so far cannot be saved (No space left on device); the run goes on."]
+    assert said == ["cannot save the finished steps: No space left on device. The run continues."]
     assert not saved.path.exists()
 
 

@@ -185,7 +185,7 @@ def test_three_at_a_time_are_refused(blocks: list[Block], copy_stream: CopyStrea
 
     with (
         double_buffered(blocks, memories(blocks), CPU, copy_stream),
-        pytest.raises(RuntimeError, match="places for two"),
+        pytest.raises(RuntimeError, match="buffers for two"),
     ):
         nested(blocks, noise(3, 8))
 
@@ -279,7 +279,7 @@ def test_pages_that_cannot_be_locked_are_said(
     with caplog.at_level(logging.WARNING):
         BlockMemory(blocks[0], None, is_locked=True)
 
-    assert "could not be page-locked (CUDA error 2)" in caplog.text
+    assert "cannot page-lock 4096 bytes of weights (CUDA error 2)" in caplog.text
 
 
 def test_what_is_in_no_block_is_on_the_device(copy_stream: CopyStream, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from exvideo_core import apply_lora, load_cogvideox, load_svd
-from exvideo_core.evaluation.measures import correlation, is_monotone, measure, motion_levels
+from exvideo_core.evaluation.measures import measure
 from exvideo_core.families.cogvideox.files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
-from exvideo_core.training.procedural.pictures import from_file
-from exvideo_core.training.procedural.push_in import ladder
 from tools.demo_models.cogvideox.measure import PROMPTS, look_at
+from tools.demo_models.svd.measure import correlation, from_file, is_monotone, ladder, motion_levels
 
 PICTURE = Path(__file__).parents[3] / "samples" / "astronaut.png"
 FILES = (DEMO_CHECKPOINT, DEMO_EXTENSION)

@@ -38,7 +38,7 @@ PROMPTS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """What was found in a clip.
+    """Attributes found in a clip.
 
     Attributes:
         colour, ground, shape, motion: whether the word is recognised.

@@ -15,10 +15,7 @@ from exvideo_core.training.procedural.shapes import TRAINED, Scenes
 
 
 def small_pictures(frames_BCFHW: Tensor) -> Tensor:
-    """The latents that the demo's encoder is taught, scaled: small pictures, which a transformer learns easily.
-
-    Of each latent frame's newest frame: the colours at a quarter of the size, four pixels a cell (12 channels), and how
-    much brighter they became in the last two frames (4 channels).
+    """Latents of whole clips, scaled; see `cells`.
 
     Args:
         frames_BCFHW: [B, 3, F, H, W]; F is 4 (T - 1) + 1.

@@ -78,8 +78,8 @@ def understood(lesson: TextLesson, words: Sequence[Words]) -> float:
     """Share of the four words that every token on its own tells rightly, over these combinations."""
     embeddings_BLD = lesson([w.prompt() for w in words])
     answers = lesson.reader(embeddings_BLD).split(_ANSWERS, dim=-1)
-    told = torch.stack([answer.argmax(-1) for answer in answers], dim=-1)
-    return float((told == _right(words)[:, None]).float().mean())
+    answered = torch.stack([answer.argmax(-1) for answer in answers], dim=-1)
+    return float((answered == _right(words)[:, None]).float().mean())
 
 
 def _right(words: Sequence[Words]) -> Tensor:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from exvideo_core.families.svd.config import VAEConfig
 from exvideo_core.families.svd.vae import SCALING_FACTOR, SPATIAL_FACTOR, VAE
 from exvideo_core.families.svd.vae_decoder import VideoResBlock
-from exvideo_core.training.procedural.pictures import Pictures, random_views, seen
-from exvideo_core.training.procedural.push_in import FULL_BUCKET, LAST_FRAME, progress, push_in
+from exvideo_core.training.procedural.pictures import Pictures
+from exvideo_core.training.procedural.push_in import FULL_BUCKET, LAST_FRAME, progress, push_in, resample
 from exvideo_core.training.randomness import generator_of
 
 DEMO_VAE = VAEConfig(widths=(24, 40, 56, 56))  # no multiples of 32: 32 groups would hold one or two channels each
@@ -66,7 +66,7 @@ class _Still(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """What is trained of the `VAE`: without the layers over time, or (`steadied`) with those of the coarse levels."""
+    """The trained part of the `VAE`: without the layers over time, or (`steadied`) with those of the coarse levels."""
 
     def __init__(self, config: VAEConfig = DEMO_VAE, steadied: bool = False) -> None:
         super().__init__()
@@ -195,6 +195,18 @@ def assemble(weights: dict[str, Tensor], latent_std: float, config: VAEConfig = 
     vae.quant_conv.bias[:channels] *= factor
     vae.decoder.conv_in.weight /= factor
     return vae
+
+
+def random_views(x_NCHW: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Scales and shifts for `resample` that stay inside the picture: [N] and [N, 2]."""
+    scale_N = 1 - 0.22 * torch.rand(len(x_NCHW), generator=generator)
+    shift_N2 = (2 * torch.rand(len(x_NCHW), 2, generator=generator) - 1) * (1 - scale_N)[:, None]
+    return scale_N, shift_N2
+
+
+def seen(x_NCHW: Tensor, views: tuple[Tensor, Tensor]) -> Tensor:
+    """Pictures or latents through the given views."""
+    return resample(x_NCHW, *views)
 
 
 def _silence(layer: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Colours of previews: factors from an SVD checkpoint's latents to red, green and blue, kept as notes in its file.
+"""Colours of previews: factors from an SVD checkpoint's latents to red, green and blue, kept as metadata in its file.
 
     python -m tools.demo_models.svd.preview_colours exvideo_core/demo_models/svd_demo.safetensors
 
@@ -46,14 +46,14 @@ def fit(latents_NCHW: Tensor, pictures_N3HW: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fit_autoencoder(vae: VAE, pictures_N3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """The same for what an autoencoder decodes of pictures, each a clip of its own."""
+    """`fit` on the decoded latents of pictures, each a clip of its own."""
     latents = [vae.encode(picture) for picture in pictures_N3HW.split(1)]
     decoded = [vae.decode(latent) for latent in latents]
     return fit(torch.cat(latents) * SCALING_FACTOR, torch.cat(decoded))
 
 
 def notes(factors_C3: Tensor, bias_3: Tensor) -> dict[str, str]:
-    """As a file's metadata."""
+    """Metadata of a file."""
     return {FACTORS: json.dumps(_rounded(factors_C3)), BIAS: json.dumps(_rounded(bias_3))}
 
 

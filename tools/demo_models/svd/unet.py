@@ -35,7 +35,7 @@ BASE_FRAMES = 25  # places of a clip that the base is taught, as many as SVD's; 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What one step learns from."""
+    """Inputs of one step."""
 
     latents_BCHW: Tensor  # clean, of unit variance
     image_BCHW: Tensor  # the conditioning picture's, unscaled

@@ -199,5 +199,5 @@ def test_damaged_cached_clip_is_refused(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(b"damaged")
 
     for name in ("a.safetensors", "missing.safetensors"):
-        with pytest.raises(ExVideoError, match="start again, and it is made anew"):
+        with pytest.raises(ExVideoError, match="run the command again to encode it again"):
             read_cached(tmp_path / name)

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from exvideo_core.evaluation.measures import correlation, is_monotone, measure, motion_levels
-from exvideo_core.training.procedural.pictures import Pictures, dead_leaves, random_views, seen
-from exvideo_core.training.procedural.push_in import LAST_FRAME, ZOOM, ladder, progress, push_in, scale_of
+from exvideo_core.evaluation.measures import measure
+from exvideo_core.training.procedural.pictures import Pictures, dead_leaves
+from exvideo_core.training.procedural.push_in import LAST_FRAME, ZOOM, progress, push_in, scale_of
+from tools.demo_models.svd.autoencoder import random_views, seen
+from tools.demo_models.svd.measure import correlation, is_monotone, ladder, motion_levels
 
 
 @pytest.fixture(scope="module")
