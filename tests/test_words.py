@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 OLD_NAMES = "exvideo_core/aliases.py"  # which must stay importable
 # Files and folders whose words are not revised yet.
-NOT_YET = {"exvideo_core/lora", "exvideo_core/nn", "exvideo_core/runtime", "exvideo_core/video", "nodes"}
+NOT_YET = {"exvideo_core/lora", "exvideo_core/nn", "exvideo_core/runtime", "exvideo_core/video"}
 # What to write instead, and the private terms it replaces. Upper and lower case differ: "picture to video" is a value
 # that graphs with the download node have saved.
 TERMS = {
