@@ -65,6 +65,10 @@ def test_tested_versions_satisfy_the_dependencies():
     assert {re.split(r"[^\w-]", line)[0] for line in requirements("requirements.txt")} <= pinned
 
 
+def test_the_wheel_has_the_core_and_not_the_tools():
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["exvideo_core"]
+
+
 def test_the_package_says_its_version():
     assert exvideo_core.__version__ == PROJECT["project"]["version"]
 
@@ -89,7 +93,7 @@ def test_registry_archive_is_small_and_has_what_people_see():
     files = archive()
     folders = {path.relative_to(ROOT).parts[0] for path in files}
 
-    assert not folders & {"tests", "benchmarks", "docs", ".ci", "output", "run.py"}
+    assert not folders & {"tests", "benchmarks", "docs", "tools", ".ci", "output", "run.py"}
     seen = {"web", "locales", "subgraphs", "workflows", "samples", "nodes", "exvideo_core"}
     assert folders >= {name for name in seen if (ROOT / name).exists()} | {"README.md", "installation.py", "LICENSE"}
     compressed = sum(len(zlib.compress(path.read_bytes())) for path in files)
@@ -135,7 +139,14 @@ def test_requirements_ask_for_nothing_newer_than_comfyui_does(comfyui):
 def test_registry_archive_has_the_pack_and_not_its_tests():
     ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines())
 
-    for path in ("tests/conftest.py", "tests/host/server.py", ".ci/run", "output/demo/server.log", "run.py"):
+    for path in (
+        "tests/conftest.py",
+        "tests/host/server.py",
+        ".ci/run",
+        "output/demo/server.log",
+        "run.py",
+        "tools/demo_models/loop.py",
+    ):
         assert ignored.match_file(path), path
     for path in [
         *our_files(".py"),

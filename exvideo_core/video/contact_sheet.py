@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import move, work_folder
+from ..errors import VideoError
+from ..whole_file import whole_file
 from .reading import read_video
-from .refusals import cannot_write
 
 _LONGEST_SIDE = 256  # of one frame, in pixels
 _GAP = 4  # between frames, in pixels
@@ -31,13 +31,8 @@ def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8
     chosen = {round(i) for i in np.linspace(0, num_frames - 1, columns * rows)}
     cells = [_cell(frame_HWC, i) for i, frame_HWC in enumerate(read_video(video_path)) if i in chosen]
     png_path = Path(png_path)
-    with work_folder(png_path) as folder:
-        finished = folder / "sheet.png"
-        try:
-            _arranged(cells, columns).save(finished)
-        except OSError as error:
-            raise cannot_write(png_path.parent, error) from error
-        move(finished, png_path)
+    with whole_file(png_path, VideoError) as temporary:
+        _arranged(cells, columns).save(temporary, "PNG")
     return png_path
 
 

@@ -21,7 +21,7 @@ from typing import IO
 import imageio_ffmpeg  # type: ignore[import-untyped]  # it ships no types
 
 from ..errors import VideoError
-from .refusals import MAKE_ROOM
+from ..whole_file import MAKE_ROOM
 
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows would open a console for each call
 

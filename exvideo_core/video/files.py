@@ -7,11 +7,8 @@ Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import VideoError
+from ..whole_file import check_writable, move, work_folder
 from . import codecs, ffmpeg, webp_tags
 from .codecs import CODECS, Container, Quality
 from .frames import to_uint8, to_uint16
-from .refusals import WORK, cannot_write
 from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_input
 
 Frame = Tensor | NDArray[Any]  # [H, W, 3]: float in [0, 1], or uint8
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 3]
-Progress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
+WriteProgress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
 
 
 def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
@@ -44,7 +41,7 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     bit_depth: int | None = None,
     audio: Audio | None = None,
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: WriteProgress | None = None,
 ) -> Path:
     """Write a clip; the file appears when it is complete, and replaces one of the same name.
 
@@ -98,8 +95,7 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
 def check_target(path: str | Path, codec: str | None = None, bit_depth: int | None = None) -> None:
     """Raise VideoError now if `save_video` could not write there: for use before hours of work."""
     job = _plan(Path(path), 30, codec, None, bit_depth)
-    with work_folder(job.path):
-        pass
+    check_writable(job.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +132,7 @@ def _plan(path: Path, fps: float | Fraction, codec: str | None, quality: Quality
 class _Source:
     """The frames as rgb24 or rgb48, counted, all of one size."""
 
-    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: Progress | None) -> None:
+    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: WriteProgress | None) -> None:
         self.num_frames = 0  # so far
         self._frames = iter(frames)
         self._total = len(frames) if isinstance(frames, Sized) else None
@@ -235,33 +231,3 @@ def _run_on(source: _Source, job: _Job, arguments: list[str]) -> None:
 
 def _size(frame_HWC: Pixels) -> str:
     return f"{frame_HWC.shape[1]}x{frame_HWC.shape[0]}"
-
-
-@contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """A folder next to `path`, so on the same disk, that disappears with all it holds."""
-    if path.is_dir():
-        raise VideoError(f"{path} is a folder. Choose another name for the file.")
-    if not path.parent.is_dir():
-        raise VideoError(f"the folder {path.parent} does not exist. Create it, or choose another one.")
-    try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=WORK, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
-    with folder as name:
-        try:
-            yield Path(name).absolute()
-        except VideoError as error:
-            if Path(name).exists():
-                raise
-            raise VideoError(
-                f"the folder {path.parent} was deleted or moved away while {path.name} was written. Write it again."
-            ) from error
-
-
-def move(finished: Path, path: Path) -> None:
-    """Give a finished file its name, in place of an older one; VideoError if that is held open."""
-    try:
-        os.replace(finished, path)
-    except OSError as error:  # on Windows: a player has the old file open
-        raise VideoError(f"cannot replace {path}: {error.strerror}. Close the programs that use it.") from error

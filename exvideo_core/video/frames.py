@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ClipError, VideoError
+from ..errors import VideoError
 from .pictures import decoding
 
 _OVERSHOOT = 0.25  # bicubic resizing leaves [0, 1] by less; [-1, 1] and [0, 255] leave it by more
@@ -107,37 +107,6 @@ def cover_crop(image: Image.Image | Tensor, width: int, height: int) -> Image.Im
         image_HWC = rearrange(image_BCHW.clamp(0, 1), "1 C H W -> H W C")
     top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
     return image_HWC[top : top + height, left : left + width].contiguous()
-
-
-def check_svd_size(width: int, height: int) -> None:
-    """Raise ClipError with the nearest valid size unless SVD can make width x height pixels."""
-    _check_size(width, height, multiple=8, minimum=128)
-
-
-def check_cogvideox_size(width: int, height: int) -> None:
-    """Raise ClipError with the nearest valid size unless CogVideoX can make width x height pixels."""
-    _check_size(width, height, multiple=16, minimum=16)
-
-
-def check_cogvideox_frames(num_frames: int) -> None:
-    """Raise ClipError with the nearest valid numbers unless CogVideoX can make exactly so many frames."""
-    if num_frames < 9 or num_frames % 8 != 1:
-        below = (num_frames - 1) // 8 * 8 + 1
-        nearest = "nearest is 9" if num_frames < 9 else f"nearest are {below} and {below + 8}"
-        raise ClipError(
-            f"{num_frames} frames are not possible: CogVideoX makes 8 k + 1 of them, at least 9. The {nearest}."
-        )
-
-
-def _check_size(width: int, height: int, *, multiple: int, minimum: int) -> None:
-    def nearest(side: int) -> int:
-        return max(minimum, (side + multiple // 2) // multiple * multiple)
-
-    if (width, height) != (nearest(width), nearest(height)):
-        raise ClipError(
-            f"{width}x{height} pixels are not possible: width and height must be multiples of {multiple} "
-            f"and at least {minimum}. The nearest size is {nearest(width)}x{nearest(height)}."
-        )
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:

@@ -10,9 +10,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import VideoError
+from ..whole_file import cannot_write
 from . import ffmpeg
 from .codecs import Container
-from .refusals import cannot_write
 from .webp_tags import MOST_TAGS
 
 Audio = str | Path | tuple[Tensor, int]  # a file, or waveform [channels, samples] in [-1, 1] and samples per second
@@ -55,7 +55,7 @@ def tag_input(metadata: Mapping[str, str], folder: Path) -> list[str]:
     try:
         file.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))  # lone surrogates become "?"
     except OSError as error:
-        raise cannot_write(folder.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error
     return ["-f", "ffmetadata", "-i", ffmpeg.file_argument(file)]
 
 
@@ -149,4 +149,4 @@ def _write_samples(waveform: Tensor, file: Path) -> None:
     try:
         file.write_bytes(samples.tobytes())
     except OSError as error:
-        raise cannot_write(file.parent.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..errors import VideoError
+from ..whole_file import cannot_write
 from .pictures import opened
-from .refusals import cannot_write
 
 MOST_TAGS = 8
 _MODEL = 0x0110  # the EXIF field that ComfyUI puts the prompt into; the others go into those before it
@@ -43,7 +44,7 @@ def add_tags(file: Path, tags: Mapping[str, str]) -> None:
             stream.seek(4)
             stream.write(struct.pack("<I", size - 8))
     except OSError as error:
-        raise cannot_write(file.parent.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error
 
 
 def read_tags(path: Path) -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_a_second_run_uses_the_same_clone(split, either, passes):
 
 def test_a_lora_is_on_both(pack, split, cog, cog_lora, in_float64):
     def with_lora(model):
-        return pack.adapters.lora.apply(model, cog_lora, 1.0)[0]
+        return pack.cogvideox.lora.apply(model, cog_lora, 1.0)[0]
 
     wanted, double = cog.sample(with_lora(cog.model)), in_float64(cog)
     near = FACTOR * relative(wanted, double.sample(with_lora(double.model)))
@@ -111,7 +111,7 @@ def test_guidance_by_frame_and_context_windows_split(pack, loaded, split, in_flo
 
 
 def test_attention_is_told_the_options_of_its_own_thread(pack):
-    attention, meeting, told = pack.adapters.model.HostAttention(), threading.Barrier(2, timeout=20), {}
+    attention, meeting, told = pack.comfy_bridge.network.HostAttention(), threading.Barrier(2, timeout=20), {}
 
     def attend_as(name):
         def override(attend, *args, **options):
@@ -119,7 +119,7 @@ def test_attention_is_told_the_options_of_its_own_thread(pack):
             told[name] = options["transformer_options"]["name"]
             return attend(*args, **options)
 
-        with pack.adapters.model.running_with({"name": name, "optimized_attention_override": override}):
+        with pack.comfy_bridge.network.running_with({"name": name, "optimized_attention_override": override}):
             meeting.wait()  # both have set their options
             attention(*torch.randn(3, 1, 2, 5, 4))
 

@@ -1,8 +1,8 @@
 """The cache of encoded clips: which clips there are, making the missing ones, and reading them.
 
-A clip's file is named by a hash of all that decides its contents, so it is either right or not there: nothing has to be
-thrown away when a setting changes, and several processes agree without talking. A clip is usable if its file is whole,
-which each of them sees on the disk. A video is used with all of its clips or, if one cannot be made, not at all.
+A clip's file is named by a hash of everything that decides its contents, so it is either right or missing: a changed
+setting invalidates nothing, and processes need not communicate. A clip is usable if its file is complete. A video is
+used with all of its clips or, if one cannot be made, not at all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ...checkpoint.files import read_header
-from ...checkpoint.save import write_weights
 from ...errors import CheckpointError, ExVideoError, VideoError
+from ...weights.safetensors_files import open_file
+from ...weights.write import write_weights
 from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
 from .videos import Sampling, clip_fps, last_start, read_clip
 
@@ -49,7 +49,7 @@ class CachedClip:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheReport:
-    """What one process did."""
+    """Counts of one process."""
 
     made: int  # clips
     kept: int  # clips that were there already
@@ -113,7 +113,7 @@ def cache_clips(
         max_bad_share: as in `index_videos`.
         rank: number of this process, from 0.
         world: number of processes.
-        progress: told after each clip how many of how many this process has made.
+        progress: called after each clip with the number that this process has made, and its total.
 
     Raises:
         ExVideoError: too many videos are bad, or a file cannot be written.
@@ -160,12 +160,12 @@ def read_cached(file: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
         ExVideoError: the file is missing or damaged.
     """
     try:
-        if missing := set(names) - read_header(file).keys():
+        if missing := set(names) - open_file(file).keys():
             raise CheckpointError(f"it has no {' and no '.join(sorted(missing))}")
         return load(file.read_bytes())
     except (OSError, SafetensorError, CheckpointError) as error:
         raise ExVideoError(
-            f"the cached clip {file} is missing or damaged ({error}): start again, and it is made anew."
+            f"the cached clip {file} is missing or damaged ({error}): run the command again to encode it again."
         ) from error
 
 
@@ -202,7 +202,7 @@ def _is_whole(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        read_header(file)
+        open_file(file)
     except CheckpointError:  # empty, cut short, or its header is damaged
         return False
     return True
@@ -215,7 +215,7 @@ def _write(clip: CachedClip, encode: Encode, frames: Tensor) -> None:
 
 
 def _quarantine(report: Path, bad: BadFile) -> None:
-    """Append one line in one piece, since other processes append theirs."""
+    """Append a line with a single write, since other processes append theirs."""
     try:
         file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
