@@ -1,9 +1,9 @@
-"""What each approximation costs in exactness and saves in time, on the embedded demo models, as tables in Markdown.
+"""Error and time saved of each approximation on the embedded demo models, as Markdown tables.
 
     python benchmarks/approximations.py [reuse] [fp8] [steps] [presets]
 
-Error is the distance of the sampled latents from the exact ones, as a part of their size; PSNR is of the frames.
-Time is this process's CPU time for the whole clip, decoding included, as a part of the exact run's.
+Error is the norm of the latents' difference to the exact ones, relative to their norm; PSNR is of the frames. Time is
+the process's CPU time for the whole clip including decoding, relative to the exact run's.
 """
 
 from __future__ import annotations
@@ -23,17 +23,19 @@ sys.path.insert(0, str(ROOT))
 
 from PIL import Image
 
-from exvideo_core import apply_lora, demo_models, load_cogvideox, load_svd
-from exvideo_core.models.fp8 import FP8
-from exvideo_core.step_cache import Reuse
+from exvideo_core import apply_lora, load_cogvideox, load_svd
+from exvideo_core.families.cogvideox.files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT, DEMO_EXTENSION
+from exvideo_core.nn.fp8 import FP8
+from exvideo_core.nn.step_cache import Reuse
 
 STEPS = 50
 Clip = Callable[..., Any]
 
 
 def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
-    """24 frames of the example picture; the demo model was trained to do without guidance."""
-    pipeline = load_svd(demo_models.SVD, demo_models.SVD_EXTENSION, device="cpu")
+    """24 frames from the example image; the demo model was trained for sampling without guidance."""
+    pipeline = load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION, device="cpu")
     if fp8:
         FP8[fp8](pipeline.unet)
     scales = {"min_guidance_scale": guidance, "max_guidance_scale": guidance}
@@ -43,10 +45,10 @@ def svd(guidance: float = 1.0, fp8: str | None = None) -> Clip:
 
 
 def cogvideox(fp8: str | None = None) -> Clip:
-    """33 frames of one sentence, with guidance 3."""
-    parts = {"text_encoder": demo_models.COGVIDEOX_TEXT_ENCODER, "vae": demo_models.COGVIDEOX_VAE}
-    pipeline = load_cogvideox(demo_models.COGVIDEOX_TRANSFORMER, device="cpu", **parts)
-    apply_lora(pipeline, demo_models.COGVIDEOX_LORA)
+    """33 frames of one prompt, with guidance 3."""
+    networks = {"text_encoder": DEMO_TEXT_ENCODER, "vae": DEMO_VAE}
+    pipeline = load_cogvideox(DEMO_TRANSFORMER, device="cpu", **networks)
+    apply_lora(pipeline, DEMO_LORA)
     if fp8:
         FP8[fp8](pipeline.transformer)
     size = {"num_frames": 33, "height": 96, "width": 96, "guidance_scale": 3.0}
@@ -54,7 +56,7 @@ def cogvideox(fp8: str | None = None) -> Clip:
 
 
 class Table:
-    """Runs compared with an exact one, printed as they are done."""
+    """Runs compared with an exact one, printed one by one."""
 
     def __init__(self, title: str, exact: Clip) -> None:
         self.exact, self.seconds = self._timed(exact)
@@ -74,7 +76,7 @@ class Table:
 
 
 def reuse() -> None:
-    """Steps predicted from those before, beside as many steps left out."""
+    """Step reuse, compared with fewer steps."""
     for title, clip in (
         ("SVD, 50 steps, no guidance", svd()),
         ("SVD, 50 steps, guidance 2", svd(2.0)),
@@ -88,7 +90,7 @@ def reuse() -> None:
 
 
 def fp8() -> None:
-    """Weights, and products, in 8 bits."""
+    """Weights in fp8, and matrix products in fp8."""
     for title, clip in (("SVD, 50 steps", svd), ("CogVideoX, 50 steps", cogvideox)):
         table = Table(title, clip())
         for mode in FP8:
@@ -96,7 +98,7 @@ def fp8() -> None:
 
 
 def steps() -> None:
-    """Fewer steps by both methods, beside very many by the first."""
+    """Fewer steps with each method, compared with 200 of the first."""
     for title, clip, methods in (
         ("SVD, no guidance: to 200 steps of Euler", svd(), ("euler", "dpmpp_2m")),
         ("SVD, guidance 2: to 200 steps of Euler", svd(2.0), ("euler", "dpmpp_2m")),
@@ -109,7 +111,7 @@ def steps() -> None:
 
 
 def presets() -> None:
-    """ExVideo Sampler's "fast" beside its parts; "quality" is what it is compared with."""
+    """ExVideo Sampler's "fast" preset and its settings one by one, compared with "quality"."""
     for title, clip in (
         ("SVD, guidance 2: to 50 steps", svd(2.0)),
         ("CogVideoX, guidance 3: to 50 steps", cogvideox()),

@@ -1,11 +1,11 @@
 """Floating point operations and peak memory of every job, at the real sizes, on the meta device.
 
     python benchmarks/count.py                 a table
-    python benchmarks/count.py --reference     beside DiffSynth-Studio 1.1.9 and diffusers, where they are installed
+    python benchmarks/count.py --reference     with DiffSynth-Studio 1.1.9 and diffusers, if they are installed
     python benchmarks/count.py --json          for programs
     python benchmarks/count.py --job svd_512   one of them
 
-One branch of guidance, float16, weights and inputs not counted. Two operations are one multiply-add.
+One guidance branch, float16, without weights and inputs. A multiply-add counts as two operations.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import nn
 from benchmarks import tasks
 from benchmarks.engine import Config
 from benchmarks.engines import ENGINES
-from exvideo_core.counting import Counts, Elsewhere, count
+from exvideo_core.estimate.counting import Counts, Elsewhere, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,8 @@ class Job:
     Attributes:
         task: see `engine`.
         cfg: sizes.
-        most_bytes: bar for the peak.
-        most_flops: bar for the operations.
+        most_bytes: limit for the peak.
+        most_flops: limit for the operations.
     """
 
     task: str
@@ -79,16 +79,16 @@ def count_job(job: Job, engine: str = "exvideo", dtype: torch.dtype = torch.floa
         ModuleNotFoundError: the engine is not installed.
     """
     network, call = ENGINES[engine]().network(job.task, job.cfg)
-    # theirs have parameters that are on the CPU all the same; torch's `to`, because diffusers' warns of what is not so
+    # some parameters of the references are on the CPU anyway; nn.Module's `to`, because diffusers' prints a warning
     nn.Module.to(network, "meta", dtype)
     if job.cfg.get("is_streamed"):
-        network.park = Elsewhere  # for on the meta device there is no other place
+        network.offload_skip = Elsewhere  # a stand-in for host memory on the meta device
     given = tasks.inputs(job.task, job.cfg, dtype, "meta")
     return count(lambda: call(given))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was asked for."""
+    """Count the jobs and print a table or JSON."""
     arguments = arguments_of(sys.argv[1:] if argv is None else argv)
     engines = list(ENGINES) if arguments.reference else ["exvideo"]
     rows = {name: _counted(JOBS[name], engines) for name in arguments.job or JOBS}
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", choices=JOBS, action="append", help="only this one; repeatable")
     parser.add_argument("--reference", action="store_true", help="count DiffSynth and diffusers too")
@@ -109,7 +109,7 @@ def _counted(job: Job, engines: Sequence[str]) -> dict[str, dict[str, object]]:
     row: dict[str, dict[str, object]] = {}
     for engine in engines:
         if engine != "exvideo" and job.cfg.get("is_streamed"):
-            continue  # theirs cannot
+            continue  # the references have no skip offload
         try:
             counts = count_job(job, engine)
         except ModuleNotFoundError as error:

@@ -1,6 +1,7 @@
-"""Engines of the benchmark: this core's, and what all have in common. Published networks at full size.
+"""The interface of benchmark engines, and this core's engine. Published networks at full size.
 
-A task is one network's call. Shapes: F frames, T latent frames, H and W latent height and width (`h`, `w` below).
+A task is a forward pass of a network.
+Shapes: F frames, T latent frames, H and W latent height and width (`h`, `w` below).
 
 - `svd_unet`: `sample` [F, 8, H, W], `timestep`, `ctx` [1, 1024] and `ids` [1, 3] to v [F, 4, H, W]
 - `cog_dit`: `latents` [B, 16, T, H, W], `timestep` [B] and `prompt` [B, 226, 4096] to v [B, 16, T, H, W]
@@ -17,39 +18,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exvideo_core.checkpoint.keymaps import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import SCALE as COG_SCALE
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE, pieces
-from exvideo_core.models.svd.config import UNetConfig, VAEConfig
-from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import SCALE as SVD_SCALE
-from exvideo_core.models.svd.vae import VAE
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR as COG_SCALE
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE, temporal_chunks
+from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
+from exvideo_core.families.svd.lazy_frames import HostTensor
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import SCALING_FACTOR as SVD_SCALE
+from exvideo_core.families.svd.vae import VAE
 
-Config = Mapping[
-    str, Any
-]  # frames, h, w; where they matter ext (rows of the extension's table), layers, batch, is_streamed
+# frames, h, w; for some tasks ext (rows of the extension's position table), layers, batch, is_streamed
+Config = Mapping[str, Any]
 Weights = Mapping[str, Tensor]
 Call = Callable[[Mapping[str, Tensor]], Tensor]
 Network = tuple[nn.Module, Call]
 
-EXTENSION = "exvideo::"  # before the names of the extension's weights, which are DiffSynth's
+EXTENSION = "exvideo::"  # prefix of the extension's weights, which keep DiffSynth's names
 
-
-# How a task's network is made, and how its weights are named.
+# Builds a task's network, and renames diffusers' weights to the network's.
 Task = tuple[Callable[[Config], Network], Callable[[Weights], Weights]]
 
 
 class Networks:
-    """What an engine is: the networks of the tasks."""
+    """An engine: its name and its network for each task."""
 
     def __init__(self, name: str, tasks: Mapping[str, Task]) -> None:
         self.name, self.tasks = name, tasks
 
     def network(self, task: str, cfg: Config) -> Network:
-        """A task's network on the meta device, and its call."""
+        """A task's network on the meta device, and its forward pass."""
         if task not in self.tasks:
             raise NotImplementedError(f"{self.name} has no {task}")
         make, _ = self.tasks[task]
@@ -58,12 +57,12 @@ class Networks:
         return module.eval().requires_grad_(False), call
 
     def build(self, task: str, cfg: Config, weights: Weights) -> Call:
-        """A task's call over given weights.
+        """A task's forward pass with given weights.
 
         Args:
-            task: one of those above.
+            task: see the module's docstring.
             cfg: sizes.
-            weights: in diffusers' names, and the extension's in its own after `EXTENSION`. They are shared, not copied.
+            weights: by diffusers' names, and the extension's by its own after `EXTENSION`; shared, not copied.
         """
         module, call = self.network(task, cfg)
         _, name = self.tasks[task]
@@ -72,19 +71,19 @@ class Networks:
 
 
 def base(weights: Weights) -> dict[str, Tensor]:
-    """Without those of the extension."""
+    """Weights of the base model, without the extension's."""
     return {name: weight for name, weight in weights.items() if not name.startswith(EXTENSION)}
 
 
 def extension(weights: Weights) -> dict[str, Tensor]:
-    """Those of the extension, in its own names."""
+    """Weights of the extension, by its own names."""
     return {n.removeprefix(EXTENSION): weight for n, weight in weights.items() if n.startswith(EXTENSION)}
 
 
 def _svd_unet(cfg: Config) -> Network:
     unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None))
     if cfg.get("is_streamed"):
-        unet.park = OnHost
+        unet.offload_skip = HostTensor
     return unet, lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
 
 
@@ -106,25 +105,25 @@ def _svd_encode(_cfg: Config) -> Network:
 def _cog_vae(_cfg: Config) -> Network:
     vae = CogVideoXVAE(cog.VAEConfig())
 
-    def parts(latents_BCTHW: Tensor) -> Iterator[Tensor]:
+    def decode(latents_BCTHW: Tensor) -> Iterator[Tensor]:
         past: dict[Any, Any] = {}
-        for start, end in pieces(latents_BCTHW.shape[2], 2):
+        for start, end in temporal_chunks(latents_BCTHW.shape[2], 2):
             yield vae.decoder(latents_BCTHW[:, :, start:end], past)
 
-    return vae, lambda given: _in_main_memory(parts(given["latents"] / COG_SCALE))
+    return vae, lambda given: _cat_on_host(decode(given["latents"] / COG_SCALE))
 
 
-def _in_main_memory(parts: Iterator[Tensor]) -> Tensor:
-    """Pieces of a clip together, each taken from the device before the next is made, as `decode` does.
+def _cat_on_host(chunks: Iterator[Tensor]) -> Tensor:
+    """Concatenate temporal chunks, each moved to host memory before the next is computed, as in `CogVideoXVAE.decode`.
 
-    On the meta device, where there is no other memory, only the last.
+    On the meta device, which has no host memory, only the last chunk is kept.
     """
     kept: list[Tensor] = []
-    for part_BCFHW in parts:
-        if part_BCFHW.is_meta:
-            kept = [part_BCFHW]
+    for chunk_BCFHW in chunks:
+        if chunk_BCFHW.is_meta:
+            kept = [chunk_BCFHW]
         else:
-            kept.append(part_BCFHW.cpu())
+            kept.append(chunk_BCFHW.cpu())
     return torch.cat(kept, dim=2)
 
 
@@ -153,7 +152,7 @@ _TASKS: Mapping[str, Task] = {
 
 
 class Engine(Networks):
-    """This core."""
+    """The engine of this repository, `exvideo_core`."""
 
     def __init__(self) -> None:
         super().__init__("exvideo", _TASKS)

@@ -1,4 +1,4 @@
-"""The engines there are, by name."""
+"""All engines by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ENGINES: Mapping[str, type[Networks]] = {"exvideo": Engine, "diffsynth": DiffSyn
 
 
 def engine(name: str) -> Networks:
-    """By name, or `module:attribute`."""
+    """An engine by its name or `module:attribute`."""
     if name in ENGINES:
         return ENGINES[name]()
     module, _, attribute = name.partition(":")

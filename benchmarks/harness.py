@@ -1,11 +1,11 @@
-"""Engines side by side: the same weights and inputs, one after the other in every round, in rotated order.
+"""Compare engines on equal weights and inputs, interleaved in rounds of rotated order.
 
     python benchmarks/harness.py --task svd_unet --ext 128 --engines diffsynth,exvideo
     python benchmarks/harness.py --task cog_dit --layers 1 --frames 5 --dtype bfloat16
     python benchmarks/harness.py --task svd_unet --ext 128 --engines exvideo --memory
 
-Reported are medians over the rounds, their ratio to the first engine, and the largest error relative to it. `--memory`
-runs each engine in a process of its own, and says how much that took at most. An engine is `exvideo`, `diffsynth`,
+Reports medians over the rounds, their ratio to the first engine, and the largest error relative to it. `--memory` runs
+each engine in a process of its own and reports its peak memory. An engine is `exvideo`, `diffsynth`,
 `diffusers` or `module:attribute` (see `benchmarks/engine.py`); the references must be installed.
 """
 
@@ -41,9 +41,9 @@ def compare(
     """Time engines against each other.
 
     Returns:
-        for each: `wall_s` and `cpu_s` (median seconds, and of the process's time), `wall_ratio` and `cpu_ratio` to the
-        first engine, `error` (largest difference relative to its largest value), and on CUDA `peak_bytes`, with the
-        weights, which all share.
+        a row for each: `wall_s` and `cpu_s` (median seconds of wall and process time), `wall_ratio` and `cpu_ratio` to
+        the first engine, `error` (largest difference relative to its largest value), and on CUDA `peak_bytes`, which
+        includes the shared weights.
     """
     weights, given = tasks.weights(task, cfg, dtype, device), tasks.inputs(task, cfg, dtype, device)
     calls = {name: engine(name).build(task, cfg, weights) for name in names}
@@ -68,12 +68,12 @@ def compare(
 def interleaved(
     calls: Mapping[str, Call], given: Mapping[str, Tensor], device: str, rounds: int
 ) -> dict[str, list[tuple[float, float]]]:
-    """Seconds of every call, and of the process's time; each round begins with another engine."""
+    """Wall and process seconds of every call; each round starts with another engine."""
     names = list(calls)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for index in range(rounds):
-        turn = index % len(names)
-        for name in names[turn:] + names[:turn]:
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
             gc.collect()
             memory.wait(device)
             start = time.perf_counter(), time.process_time()
@@ -85,7 +85,7 @@ def interleaved(
 
 @torch.no_grad()
 def alone(task: str, cfg: Config, name: str, dtype: torch.dtype, device: str = "cpu") -> Row:
-    """What one call takes, as the only thing this process does.
+    """Peak memory of one call in a process that does nothing else.
 
     Returns:
         `weights_bytes`, `peak_bytes` (of the whole process; on CUDA of its tensors) and `beside_bytes`, the difference.
@@ -102,7 +102,7 @@ def alone(task: str, cfg: Config, name: str, dtype: torch.dtype, device: str = "
 
 
 def _isolated(arguments: argparse.Namespace, argv: Sequence[str]) -> list[Row]:
-    """`alone` for each engine, each in a fresh process."""
+    """Run `alone` for each engine in a fresh process."""
     rows = []
     for name in arguments.engines.split(","):
         command = [sys.executable, __file__, *argv, "--engines", name, "--alone"]
@@ -112,7 +112,7 @@ def _isolated(arguments: argparse.Namespace, argv: Sequence[str]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print one line for each engine, and write JSON where asked for."""
+    """Measure, print one line for each engine, and optionally write JSON."""
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = arguments_of(argv)
     cfg = {name: getattr(arguments, name) for name in ("frames", "h", "w", "ext", "layers", "batch")}
@@ -132,16 +132,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
         )
     if arguments.json:
-        told = {"task": arguments.task, "cfg": cfg, "dtype": arguments.dtype, "device": arguments.device}
-        arguments.json.write_text(json.dumps({**told, "rows": rows}, indent=1), encoding="utf-8")
+        settings = {"task": arguments.task, "cfg": cfg, "dtype": arguments.dtype, "device": arguments.device}
+        arguments.json.write_text(json.dumps({**settings, "rows": rows}, indent=1), encoding="utf-8")
     return 0
 
 
 def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", choices=tasks.TASKS, required=True, help="see benchmarks/engine.py")
-    parser.add_argument("--engines", default="diffsynth,exvideo", help="with commas between (%(default)s)")
+    parser.add_argument("--engines", default="diffsynth,exvideo", help="comma-separated (%(default)s)")
     parser.add_argument("--frames", type=int, default=8, help="frames, or latent frames of CogVideoX (%(default)s)")
     parser.add_argument("--h", type=int, default=16, help="latent height (%(default)s)")
     parser.add_argument("--w", type=int, default=16, help="latent width (%(default)s)")

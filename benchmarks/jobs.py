@@ -3,8 +3,8 @@
     python benchmarks/jobs.py svd_512 --engine exvideo --device cuda
     python benchmarks/jobs.py cog_129f --engine diffusers --device cuda --steps 5
 
-This core runs its own pipelines. The references' networks run in the plainest loop: both branches of guidance and a
-step of the solver, then their own decoding. The text encoder is left out of both. One step is run first and not timed.
+This core runs its own pipelines. The references' networks run in a minimal loop: both branches of guidance and a solver
+step, then their own decoding. Text encoders are left out. One step is run first as warm-up.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from torch import Tensor, nn
 
 from benchmarks import memory, tasks
 from benchmarks.engines import engine
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
-from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from exvideo_core.models.svd.image_encoder import ImageEncoder, fill_buffers
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
-from exvideo_core.pipelines.cogvideox import CogVideoXPipeline, blocks_of
-from exvideo_core.pipelines.svd import SVDPipeline
-from exvideo_core.streaming import WeightStream
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.pipeline import CogVideoXPipeline, blocks_of
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
+from exvideo_core.families.svd.image_encoder import ImageEncoder, fill_buffers
+from exvideo_core.families.svd.pipeline import SVDPipeline
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
+from exvideo_core.runtime.weight_streaming import WeightStream
 
-Run = Callable[[int], None]  # of so many steps
+Run = Callable[[int], None]  # runs a job with a number of steps
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A clip.
+    """A clip to generate.
 
     Attributes:
         frames: pixel frames.
         height, width: in pixels.
-        steps: model calls of each branch.
-        denoise: below 1, a clip of the same size is changed.
-        is_streamed: whether weights wait in main memory.
-        narrow: divides widths, of the references only the number of layers, to try the script without a GPU.
+        steps: model calls of each guidance branch.
+        denoise: below 1, video to video from a clip of equal size.
+        is_streamed: whether the transformer's weights are streamed from host memory.
+        narrow: divides widths (the references' number of layers), to try the script without a GPU.
     """
 
     model: str
@@ -76,21 +76,21 @@ def measure(job: Job, name: str, device: str) -> dict[str, Any]:
     """Run a job once.
 
     Returns:
-        `seconds` of all, and of one step and of the rest; on CUDA `allocated_bytes` and `reserved_bytes`, the most of
-        PyTorch's tensors and of what it took for them; else `process_bytes`.
+        `seconds` in total, of one step and of the rest; on CUDA `allocated_bytes` and `reserved_bytes`, the peaks of
+        PyTorch's tensors and of its allocator; else `process_bytes`.
     """
     dtype = _TYPES[job.model] if device.startswith("cuda") else torch.float32
     with torch.no_grad():
         run = (_own if name == "exvideo" else _theirs)(job, name, dtype, device)
         once = _seconds(run, 1, device)
-        once = min(once, _seconds(run, 1, device))  # the first has kernels to find
+        once = min(once, _seconds(run, 1, device))  # the first run selects kernels
         memory.reset(device)
         whole = _seconds(run, job.steps, device) if job.steps > 1 else once
     step = (whole - once) / max(1, job.steps - 1)
-    told = {"engine": name, "steps": job.steps, "seconds": whole, "step_seconds": step, "rest_seconds": once - step}
+    row = {"engine": name, "steps": job.steps, "seconds": whole, "step_seconds": step, "rest_seconds": once - step}
     if not device.startswith("cuda"):
-        return told | {"process_bytes": memory.peak(device)}
-    return told | {"allocated_bytes": memory.peak(device), "reserved_bytes": torch.cuda.max_memory_reserved()}
+        return row | {"process_bytes": memory.peak(device)}
+    return row | {"allocated_bytes": memory.peak(device), "reserved_bytes": torch.cuda.max_memory_reserved()}
 
 
 def _seconds(run: Run, steps: int, device: str) -> float:
@@ -113,7 +113,7 @@ def _svd(job: Job, dtype: torch.dtype, device: str) -> Run:
     unet = _filled(lambda: SVDUNet(UNetConfig(widths=widths, extension_frames=128)), dtype, device)
     vae = _filled(lambda: VAE(VAEConfig(widths=_narrowed(VAEConfig().widths, job))), dtype, device)
     layers = ImageEncoderConfig().layers // job.narrow
-    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(layers=layers)), dtype, "cpu")  # it visits the device
+    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(layers=layers)), dtype, "cpu")  # moved when it is used
     fill_buffers(encoder.clip)
     pipeline = SVDPipeline(unet, vae, encoder)
     picture = Image.new("RGB", (job.width, job.height), (90, 120, 150))
@@ -196,7 +196,7 @@ def _theirs(job: Job, name: str, dtype: torch.dtype, device: str) -> Run:
 
 
 def _decoding(networks: Any, task: str, cfg: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Callable[..., object]:
-    """DiffSynth has windows of 8 frames, 4 apart, for SVD; all else is one call."""
+    """Decoder call of a reference: DiffSynth's windows of 8 frames with stride 4 for SVD, else one call."""
     module, call = networks.network(task, cfg)
     module.load_state_dict(networks.tasks[task][1](weights), assign=True)
     if networks.name == "diffsynth" and task == "svd_vae":
@@ -221,15 +221,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--engine", default="exvideo", help="exvideo, diffsynth or diffusers (%(default)s)")
     parser.add_argument("--device", default="cuda", help="%(default)s")
-    parser.add_argument("--steps", type=int, help="in place of the job's")
-    parser.add_argument("--frames", type=int, help="in place of the job's")
-    parser.add_argument("--side", type=int, help="height and width in pixels, in place of the job's")
-    parser.add_argument("--narrow", type=int, default=1, help="divide widths (theirs: layers alone), to try the script")
+    parser.add_argument("--steps", type=int, help="instead of the job's")
+    parser.add_argument("--frames", type=int, help="instead of the job's")
+    parser.add_argument("--side", type=int, help="height and width in pixels, instead of the job's")
+    parser.add_argument("--narrow", type=int, default=1, help="divide widths (references: layers), to try the script")
     return parser.parse_args(argv)
 
 

@@ -1,4 +1,4 @@
-"""The most memory there was: of the process on the CPU, of PyTorch's tensors on CUDA."""
+"""Peak memory: of the process on the CPU, of PyTorch's tensors on CUDA."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ _STATUS = Path("/proc/self/status")
 
 
 def wait(device: str) -> None:
-    """Until the device has done everything it was told."""
+    """Wait until the device has finished all queued work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 
 
 def reset(device: str) -> None:
-    """Forget earlier peaks; those of a process cannot be."""
+    """Reset the peak on CUDA; a process's peak cannot be reset."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak(device: str) -> int:
-    """Bytes."""
+    """Peak memory in bytes."""
     wait(device)
     return int(torch.cuda.max_memory_allocated()) if device.startswith("cuda") else _of_process()
 
 
 def _of_process() -> int:
-    if _STATUS.exists():  # of this program alone; what getrusage says includes the one that started it
+    if _STATUS.exists():  # of this program alone, while getrusage includes the process that started it
         lines = dict(line.split(":", 1) for line in _STATUS.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/performance.md from a file of `run_all.py`.
+"""Draw the figures of docs/performance.md from a results file of `run_all.py`.
 
 python benchmarks/plot.py benchmarks/results/<date>-cpu.json
 """
@@ -47,7 +47,7 @@ _TIMES = {
 
 
 def memory(counts: Mapping[str, Row]) -> Figure:
-    """Peak memory beside the weights, of each engine."""
+    """Peak memory of each engine, without weights."""
     figure, axes = _figure(5.0)
     jobs = [name for name in JOBS if name in counts]
     for number, (engine, (label, colour)) in enumerate(ENGINES.items()):
@@ -61,7 +61,7 @@ def memory(counts: Mapping[str, Row]) -> Figure:
 
 
 def operations(counts: Mapping[str, Row]) -> Figure:
-    """Floating point operations by kind: this core's above the reference's."""
+    """Floating point operations by kind, of this core and of DiffSynth."""
     figure, axes = _figure(3.2)
     rows = [
         (f"{JOBS[name]}\n{ENGINES[engine][0]}", counts[name][engine]["flops"])
@@ -81,7 +81,7 @@ def operations(counts: Mapping[str, Row]) -> Figure:
 
 
 def times(results: Mapping[str, Any]) -> Figure:
-    """CPU time to DiffSynth's."""
+    """CPU time relative to DiffSynth's."""
     figure, axes = _figure(3.0)
     names = [name for name in _TIMES if name in results]
     for number, (engine, (label, colour)) in enumerate(ENGINES.items()):
@@ -114,7 +114,7 @@ def _rows(axes: Axes, labels: Sequence[str], what: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw what the file has numbers for."""
+    """Draw the figures that the file has measurements for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where pictures go (%(default)s)")

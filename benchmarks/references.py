@@ -1,4 +1,4 @@
-"""DiffSynth-Studio 1.1.9 and diffusers as engines of the benchmark; both are only imported when used."""
+"""DiffSynth-Studio 1.1.9 and diffusers as benchmark engines; both are imported only when used."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine import COG_SCALE, SVD_SCALE, Config, Network, Networks, Task, Weights, base, extension
-from exvideo_core.models.cogvideox.positions import rotary_angles
+from exvideo_core.families.cogvideox.rope import rope_angles
 
 
 def diffsynth(submodule: str) -> Any:
-    """One submodule of DiffSynth, without what its packages import: everything it knows."""
+    """Import one submodule of DiffSynth, without its packages' `__init__`, which import all models."""
     if "diffsynth" not in sys.modules:
         spec = importlib.util.find_spec("diffsynth")
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError("the reference needs diffsynth==1.1.9 (pip install --no-deps)")
-        parts = ("models", "pipelines", "prompters", "schedulers")
-        for package in ("diffsynth", *(f"diffsynth.{part}" for part in parts)):
+        packages = ("models", "pipelines", "prompters", "schedulers")
+        for package in ("diffsynth", *(f"diffsynth.{name}" for name in packages)):
             module = ModuleType(package)
             module.__path__ = [str(Path(spec.origin).parent.joinpath(*package.split(".")[1:]))]
             sys.modules[package] = module
@@ -32,12 +32,12 @@ def diffsynth(submodule: str) -> Any:
 
 
 def rotary(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of CogVideoX's positions [tokens, 64], which both references want from outside.
+    """Cosines and sines of CogVideoX's RoPE, [tokens, 64], an input of both references' transformers.
 
-    Always ours, which equal those of DiffSynth; diffusers 0.42 changed its own.
+    Computed by this core, whose angles equal DiffSynth's; diffusers 0.42 changed its own.
     """
     frames, height, width = given["latents"].shape[2:]
-    angles = rotary_angles(torch.arange(frames, device=given["latents"].device), height // 2, width // 2, 64)
+    angles = rope_angles(torch.arange(frames, device=given["latents"].device), height // 2, width // 2, 64)
     angles = angles.repeat_interleave(2, dim=-1)
     return angles.cos(), angles.sin()
 
@@ -47,7 +47,7 @@ def rotary(given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def _synth_unet(cfg: Config) -> Network:
     unet = diffsynth("models.svd_unet").SVDUNet(add_positional_conv=cfg.get("ext") or None)
-    # it takes the noise level as a number; one without a value has none to give
+    # it takes the noise level as a float, which a meta tensor does not have
     return unet, lambda given: unet(given["sample"], _number(given["timestep"]), given["ctx"], given["ids"])
 
 
@@ -204,7 +204,7 @@ _FUSERS: Mapping[str, Task] = {
 
 
 class Diffusers(Networks):
-    """diffusers, whose SVD knows no extension."""
+    """diffusers, which has SVD without the extension."""
 
     def __init__(self) -> None:
         super().__init__("diffusers", _FUSERS)

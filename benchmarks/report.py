@@ -1,4 +1,4 @@
-"""Measurements against what was promised, as a Markdown page."""
+"""Measurements against the promised limits, as a Markdown page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Results = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """A bar.
+    """An upper limit for a measurement.
 
     Attributes:
-        text: what of which.
-        value: from the results; a KeyError says that it was not measured.
-        most: the bar.
+        text: row label.
+        value: reads the measurement from the results; a KeyError means that it was not measured.
+        most: the limit.
         unit: of both.
     """
 
@@ -39,7 +39,7 @@ def _ratio(name: str, first: str = "diffsynth") -> Callable[[Results], float]:
 
 
 def whole(row: Mapping[str, Any], steps: int) -> float:
-    """Seconds of a job of so many steps, also where fewer were run."""
+    """Seconds of a job with `steps` steps, extrapolated where fewer were run."""
     return row["seconds"] if row["steps"] == steps else row["rest_seconds"] + steps * row["step_seconds"]
 
 
@@ -124,18 +124,18 @@ PROMISES = [
 ]
 
 
-def page(told: Mapping[str, Any]) -> str:
-    """The promises that were measured, and every row of every measurement."""
-    machine = ", ".join(f"{key} {value}" for key, value in told["machine"].items())
+def page(measured: Mapping[str, Any]) -> str:
+    """Markdown of the promises that were measured, and of all rows."""
+    machine = ", ".join(f"{key} {value}" for key, value in measured["machine"].items())
     lines = [f"# Measured\n\n{machine}\n", "| promise | measured | at most | |", "| --- | ---: | ---: | --- |"]
     for promise in PROMISES:
         try:
-            value = promise.value(told["results"])
+            value = promise.value(measured["results"])
         except (KeyError, StopIteration):
             continue
         kept = "kept" if value <= promise.most else "**not kept**"
         lines.append(f"| {promise.text} | {value:.3g} {promise.unit} | {promise.most:g} {promise.unit} | {kept} |")
-    for name, result in told["results"].items():
+    for name, result in measured["results"].items():
         lines += ["", f"## {name}", "", *(_counts(result) if name == "counts" else _rows(result))]
     return "\n".join(lines) + "\n"
 

@@ -1,11 +1,11 @@
-"""Everything that is promised about time and memory, measured with one command.
+"""Measure all promises about time and memory with one command.
 
     python benchmarks/run_all.py --device cuda     on an NVIDIA GPU: whole jobs, beside the references
     python benchmarks/run_all.py --device cpu      on a CPU, one thread: counts, one call of each network
 
-Each measurement is a process of its own. What was measured is in `benchmarks/results/<date>-<device>.json` after each
-of them, and as a page beside it; a second run on the same day measures only what is missing, or what `--only` names.
-The references run a few steps of a whole job, which are scaled to all of them; `--whole-references` runs all.
+Each measurement is a process of its own. After each, `benchmarks/results/<date>-<device>.json` and a Markdown page
+beside it are updated; a second run on the same day measures only what is missing, or what `--only` names. References
+run a few steps of a whole job, from which the whole is extrapolated; `--whole-references` runs all.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CPU: Commands = {
 
 
 def cuda(reference_steps: int | None) -> Commands:
-    """Calls of each network, then whole jobs."""
+    """Commands on CUDA: a call of each network, then whole jobs."""
     few = [] if reference_steps is None else ["--steps", str(reference_steps)]
     clip = ["--frames", "128", "--h", "64", "--w", "64"]
     cog = ["harness.py", "--task", "cog_dit", "--frames", "33", "--h", "60", "--w", "90", "--dtype", "bfloat16"]
@@ -85,7 +85,7 @@ def cuda(reference_steps: int | None) -> Commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is missing; the status says how many measurements failed."""
+    """Measure what is missing; returns the number of failed measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
     parser.add_argument("--only", action="append", help="measure this again; repeatable")
@@ -95,25 +95,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     commands = CPU if arguments.device == "cpu" else cuda(None if arguments.whole_references else _REFERENCE_STEPS)
     file = arguments.folder / f"{date.today().isoformat()}-{device_name(arguments.device)}.json"
-    told = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
-    told["machine"] = machine(arguments.device, arguments.threads)
+    measured = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
+    measured["machine"] = machine(arguments.device, arguments.threads)
     failed = 0
     for name, command in commands.items():
-        if name not in arguments.only if arguments.only else name in told["results"]:
+        if name not in arguments.only if arguments.only else name in measured["results"]:
             continue
         print(f"{name} ...", flush=True)
         try:
-            told["results"][name] = _measured(command, arguments.device, arguments.threads)
+            measured["results"][name] = _measured(command, arguments.device, arguments.threads)
         except (subprocess.CalledProcessError, json.JSONDecodeError) as error:
             failed += 1
             print(f"{name} failed: {error}\n{getattr(error, 'stderr', '')[-2000:]}", flush=True)
-        _write(file, told)
+        _write(file, measured)
     print(f"{file}\n{file.with_suffix('.md')}")
     return failed
 
 
 def _measured(command: Sequence[str], device: str, threads: int) -> Any:
-    """What a script of this folder says, as JSON."""
+    """Run a script of this folder and parse its JSON output."""
     script, *rest = command
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "rows.json"
@@ -136,29 +136,29 @@ def _measured(command: Sequence[str], device: str, threads: int) -> Any:
     return json.loads(done.stdout if script == "count.py" else done.stdout.splitlines()[-1])
 
 
-def _write(file: Path, told: Mapping[str, Any]) -> None:
+def _write(file: Path, measured: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    file.with_suffix(".md").write_text(page(told), encoding="utf-8")
+    file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    file.with_suffix(".md").write_text(page(measured), encoding="utf-8")
 
 
 def device_name(device: str) -> str:
-    """For a file's name."""
+    """The device's name as part of a file name."""
     name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
     return "-".join(name.lower().split())
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Hardware and versions that the measurements depend on."""
     cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        models = (line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        models = (line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line)
         cpu = next(models, cpu)
-    told = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
+    info = {"cpu": cpu, "python": platform.python_version(), "torch": torch.__version__}
     if device == "cuda":
-        return told | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-    return told | {"threads": threads, "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None}
+        return info | {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    return info | {"threads": threads, "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Inputs and weights of the tasks: seeded, and the same for all engines."""
+"""Seeded inputs and weights of the tasks, equal for all engines."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 from benchmarks.engine import EXTENSION, Config, Engine
 from benchmarks.references import Diffusers
-from exvideo_core.checkpoint.keymaps import sgm_to_extension
+from exvideo_core.families.svd.keys import sgm_to_extension
 
 TASKS = ("svd_unet", "cog_dit", "svd_vae", "cog_vae")
 
 
 def inputs(task: str, cfg: Config, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """What a task's call is given; on the meta device shapes alone."""
+    """Inputs of a task's forward pass; on the meta device only shapes."""
     batch, frames, height, width = cfg.get("batch", 1), cfg["frames"], cfg["h"], cfg["w"]
     shapes = {
         "svd_unet": {"sample": (frames, 8, height, width), "ctx": (1, 1024)},
@@ -40,7 +40,7 @@ def inputs(task: str, cfg: Config, dtype: torch.dtype, device: str) -> dict[str,
 
 
 def weights(task: str, cfg: Config, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Random weights in diffusers' names, with the extension's in its own after `EXTENSION`."""
+    """Random weights by diffusers' names, and the extension's by its own after `EXTENSION`."""
     shapes = {name: weight.shape for name, weight in Diffusers().network(task, cfg)[0].state_dict().items()}
     if task == "svd_unet" and cfg.get("ext"):
         for name, weight in Engine().network(task, cfg)[0].state_dict().items():
@@ -50,7 +50,7 @@ def weights(task: str, cfg: Config, dtype: torch.dtype, device: str) -> dict[str
 
 
 def filled(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str) -> dict[str, Tensor]:
-    """Weights that keep activations near unit variance, each made in place: they are most of the memory there is."""
+    """Weights that keep activations near unit variance, filled in place because they take most of the memory."""
     pool = torch.randn(1 << 22, generator=torch.Generator().manual_seed(0)).to(device)
     return {name: _fill(name, torch.empty(shape, dtype=dtype, device=device), pool) for name, shape in shapes.items()}
 
@@ -61,8 +61,8 @@ def _fill(name: str, weight: Tensor, pool: Tensor) -> Tensor:
     if weight.ndim == 1 and name.endswith("weight"):
         return weight.fill_(1)
     scale = 0.02 if weight.ndim < 2 else 0.6 / math.sqrt(weight[0].numel())
-    # another part of the pool for each, else all biases would be the same
+    # start at another offset of the pool for each, so that biases differ
     source = pool[sum(name.encode()) * 7919 % 1_000_000 :]
-    for part in weight.view(-1).split(len(source)):
-        torch.mul(source[: len(part)].to(part.dtype), scale, out=part)
+    for chunk in weight.view(-1).split(len(source)):
+        torch.mul(source[: len(chunk)].to(chunk.dtype), scale, out=chunk)
     return weight

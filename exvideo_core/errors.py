@@ -1,14 +1,14 @@
 """Errors a user can act on.
 
-Their text is shown as it is, in the terminal and in ComfyUI: what was given, what was expected, what to do.
-A mistake of the calling code is a ValueError or TypeError instead.
+The terminal and ComfyUI show their text unchanged: what was given, what was expected, what to do.
+A mistake in the calling code is a ValueError or TypeError instead.
 """
 
 from __future__ import annotations
 
 
 class ExVideoError(Exception):
-    """Base of every error that is written for the person at the keyboard."""
+    """Base class of all errors whose text is for users."""
 
 
 class CheckpointError(ExVideoError):
@@ -16,7 +16,7 @@ class CheckpointError(ExVideoError):
 
 
 class ClipError(ExVideoError):
-    """A clip is asked for that the model cannot make: frames, width or height."""
+    """The model cannot make a clip with so many frames, or of that width or height."""
 
 
 class VideoError(ExVideoError):
@@ -28,8 +28,8 @@ class DownloadError(ExVideoError):
 
 
 class NumberError(ExVideoError):
-    """A value came up that is no number: NaN, or infinity where something grew beyond its number format."""
+    """A tensor has NaN or Inf, as where float16 overflows."""
 
     def at(self, place: str) -> NumberError:
-        """The same with what networks do not know: the step of the run, or the frames."""
+        """This error with a place in front that the network does not know: the step of the run, or the frames."""
         return type(self)(f"{place}: {self}")

@@ -1,4 +1,4 @@
-"""Reading small files whole, when anybody may have written them, and repeating what they say."""
+"""Reading small untrusted files, and quoting them in messages."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ def regular_size(path: Path) -> int:
     """Bytes of a regular file, also through a link.
 
     Raises:
-        OSError: it is missing, or no regular file: a pipe would block for ever, and a device never end.
+        OSError: it is missing, or not a regular file: a pipe would block forever, and a device never end.
     """
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe or a device, and no regular file", str(path))
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
     return status.st_size
 
 
 def read_small(path: Path, most: int) -> str:
-    """The text of a file in UTF-8, without the mark that Windows' editors write.
+    """The text of a file in UTF-8, without the byte order mark that Windows' editors write.
 
     Args:
         path: of a regular file.
-        most: bytes that such a file can have; more would only fill the memory.
+        most: bytes such a file can have; more would only fill memory.
 
     Raises:
-        OSError: it is missing, no regular file, too large, or cannot be read.
-        UnicodeDecodeError: it is something else than text.
+        OSError: it is missing, not a regular file, too large, or cannot be read.
+        UnicodeDecodeError: it is not text.
     """
     size = regular_size(path)
     if size > most:
@@ -40,7 +40,7 @@ def read_small(path: Path, most: int) -> str:
 
 
 def quoted(text: str, longest: int = 200) -> str:
-    """What stands in a file as a message may show it: one line, nothing that a terminal obeys, and not endless."""
+    """Text from a file, safe to show in a message: one line, no control characters, at most `longest` letters."""
     cut = " ".join(text[: 2 * longest].split())
     line = "".join(letter if letter.isprintable() else "?" for letter in cut)
     return line if len(line) <= longest and len(text) <= 2 * longest else f"{line[:longest]}..."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import cogvideox, download, files, host, replacements, sampler, speed, svd, video
+from . import download, families, files, host, replacements, sampler, speed, video
 
 
 class ExVideoExtension(ComfyExtension):
@@ -17,12 +17,7 @@ class ExVideoExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
-            svd.ExVideoSVDLoader,
-            svd.ExVideoSVDConditioning,
-            svd.ExVideoSVDJoin,
-            cogvideox.ExVideoCogVideoXLoader,
-            cogvideox.ExVideoCogVideoXLatent,
-            cogvideox.ExVideoLoRAApply,
+            *(node for adapter in families.ADAPTERS for node in adapter.nodes),
             speed.ExVideoSpeed,
             sampler.ExVideoSampler,
             video.ExVideoSave,

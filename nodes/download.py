@@ -1,4 +1,4 @@
-"""Fetching the published files from inside ComfyUI."""
+"""Download the published files from inside ComfyUI."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from comfy_api.latest import io
 
-from ..exvideo_core.hub.catalog import CHOICES, SOURCES, size
+from ..exvideo_core.hub.catalog import SOURCES, choices, size
 from ..exvideo_core.hub.download import check_whole, fetch_all
 from ..exvideo_core.hub.missing import NODE
 from . import host
@@ -16,11 +16,11 @@ _SOURCES = {title: source for source, title in SOURCES.items()}
 
 
 class ExVideoDownload(io.ComfyNode):
-    """Published files into the folders of their loaders."""
+    """Downloads published files into the folders of their loaders."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        sizes = {choice: size(*files) for choice, files in CHOICES.items()}
+        sizes = {choice: size(*files) for choice, files in choices().items()}
         return io.Schema(
             node_id="ExVideoDownload",
             display_name=NODE,
@@ -31,7 +31,7 @@ class ExVideoDownload(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=list(CHOICES),
+                    options=list(sizes),
                     tooltip="picture to video: SVD and ExVideo's extension (11 GB). sentence to video: CogVideoX-5B's "
                     "parts and ExVideo's LoRA (over 21 GB). Or one of the files.",
                     extra_dict={"exvideo_labels": sizes},
@@ -50,14 +50,14 @@ class ExVideoDownload(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, model: str, **_others: object) -> str | float:
-        paths = [host.find_published(file) for file in CHOICES[model]]
+        paths = [host.find_published(file) for file in choices()[model]]
         if None in paths:
-            return time.time()  # always another one: what was fetched once may be gone again
+            return time.time()  # never cached: a downloaded file may be deleted later
         return " ".join(map(host.fingerprint, paths))
 
     @classmethod
     def execute(cls, model: str, source: str) -> io.NodeOutput:
-        found = {file: host.find_published(file) for file in CHOICES[model]}
+        found = {file: host.find_published(file) for file in choices()[model]}
         missing = {file: host.main_folder(file.folder) for file, path in found.items() if path is None}
         report = _Report(cls.hidden.unique_id, host.progress(1))
         fetched = fetch_all(missing, _SOURCES[source], progress=report)
@@ -68,18 +68,18 @@ class ExVideoDownload(io.ComfyNode):
 
 
 class _Report:
-    """Progress for a person: the node's bar, and on the node how much, how fast and how long. Raises after Cancel."""
+    """Progress of a download: the node's bar, and size, speed and time left on the node. Raises after Cancel."""
 
     def __init__(self, node_id: str | None, bar: Callable[[int, int | None], None]) -> None:
         self.node_id, self.bar = node_id, bar
-        self.begun: tuple[float, int] | None = None  # when, and what was there already
-        self.told = 0.0
+        self.begun: tuple[float, int] | None = None  # time, and bytes of an earlier download
+        self.shown = 0.0  # time of the last text
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now < self.told + 0.25:  # pieces come faster than the page can draw
+        if now < self.shown + 0.25:  # chunks come faster than the page can draw
             return
-        self.told = now
+        self.shown = now
         start, there = self.begun = self.begun or (now, done)
         rate = (done - there) / max(now - start, 1.0)
         left = f", {_minutes((total - done) / rate)} left" if rate > 0 else ""

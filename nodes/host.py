@@ -1,4 +1,4 @@
-"""What nodes need from ComfyUI besides its types: folders, file lists, progress and Cancel."""
+"""ComfyUI's folders, progress, Cancel, page, and names of new files."""
 
 from __future__ import annotations
 
@@ -20,109 +20,27 @@ from comfy.cli_args import args
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
-from ..exvideo_core.errors import CheckpointError, VideoError
-from ..exvideo_core.hub import catalog
+from ..exvideo_core.errors import VideoError
 from ..exvideo_core.hub.catalog import PublishedFile
 from ..exvideo_core.hub.download import locate
-from ..exvideo_core.hub.missing import not_there, nothing_there
 from ..exvideo_core.video.codecs import CONTAINERS
-from ..exvideo_core.video.files import move, work_folder
+from ..exvideo_core.whole_file import move, work_folder
 
-EXTENSIONS_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
-CHECKPOINTS_FOLDER = "checkpoints"
-TRANSFORMERS_FOLDER = "diffusion_models"
-TEXT_ENCODERS_FOLDER = "text_encoders"
-VAE_FOLDER = "vae"
-LORAS_FOLDER = "loras"
-NO_EXTENSION = "none"
-
-_DEMO_FOLDER = Path(__file__).resolve().parent.parent / "exvideo_core" / "demo_models"
-_DEMO_FILES = {
-    CHECKPOINTS_FOLDER: {"demo svd": "svd_demo.safetensors"},
-    EXTENSIONS_FOLDER: {"demo 128 frames": "svd_demo_extension_128f.safetensors"},
-    TRANSFORMERS_FOLDER: {"demo cogvideox": "cogvideox_demo_transformer.safetensors"},
-    TEXT_ENCODERS_FOLDER: {"demo cogvideox": "cogvideox_demo_text_encoder.safetensors"},
-    VAE_FOLDER: {"demo cogvideox": "cogvideox_demo_vae.safetensors"},
-    LORAS_FOLDER: {"demo 129 frames": "cogvideox_demo_lora_129f.safetensors"},
-}
-_DIFFUSERS_FOLDER = "diffusers"
-# What a folder of a whole model in diffusers' layout calls its parts.
-_DIFFUSERS_PARTS = {TRANSFORMERS_FOLDER: "transformer", TEXT_ENCODERS_FOLDER: "text_encoder", VAE_FOLDER: "vae"}
-_LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
+EXVIDEO_FOLDER = "exvideo"  # in ComfyUI's models folder; `extra_model_paths.yaml` may name more
 
 
 def register_folders() -> None:
-    """Make `models/exvideo` a model folder. Without a list of endings ComfyUI would show every file in it."""
-    folder_paths.add_model_folder_path(EXTENSIONS_FOLDER, os.path.join(folder_paths.models_dir, EXTENSIONS_FOLDER))
-    paths, endings = folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER]
-    folder_paths.folder_names_and_paths[EXTENSIONS_FOLDER] = (paths, {*endings, ".safetensors"})
-
-
-def list_files(folder: str) -> list[str]:
-    """What a loader offers: the user's files, then the demo model."""
-    demos = [name for name, file in _DEMO_FILES[folder].items() if (_DEMO_FOLDER / file).is_file()]
-    return [*folder_paths.get_filename_list(folder), *demos]
-
-
-def list_parts(folder: str) -> list[str]:
-    """The same for a part that diffusers' folders contain, too; of shards the first stands for all."""
-    whole = [name for name in list_files(folder) if not _LATER_SHARD.fullmatch(name)]
-    return [*whole, *_diffusers_parts(folder)]
-
-
-def _diffusers_parts(folder: str) -> dict[str, Path]:
-    """Folders of this part in `models/diffusers`, by what a loader offers: diffusers/CogVideoX-5b/transformer."""
-    part = _DIFFUSERS_PARTS.get(folder)
-    if part is None:
-        return {}
-    roots = map(Path, folder_paths.get_folder_paths(_DIFFUSERS_FOLDER))
-    found = {root: sorted(root.glob(f"*/{part}")) for root in roots if root.is_dir()}
-    return {
-        f"{_DIFFUSERS_FOLDER}/{path.relative_to(root).as_posix()}": path
-        for root, paths in found.items()
-        for path in paths
-        if (path.parent / "model_index.json").is_file()
-    }
-
-
-def list_extensions() -> list[str]:
-    """The same for extensions, where there is the choice of none; after the user's own, before the demo's."""
-    own = folder_paths.get_filename_list(EXTENSIONS_FOLDER)
-    return [*own, NO_EXTENSION, *list_files(EXTENSIONS_FOLDER)[len(own) :]]
-
-
-def find_file(folder: str, name: str) -> Path:
-    """The file or folder behind a name from a loader's list, or behind the other name of a published file."""
-    path = look_for(folder, name)
-    if path is None:
-        raise CheckpointError(missing_file(folder, name))
-    return path
-
-
-def look_for(folder: str, name: str) -> Path | None:
-    """The same; None where there is none."""
-    if name in _DEMO_FILES[folder]:
-        return _DEMO_FOLDER / _DEMO_FILES[folder][name]
-    if part := _diffusers_parts(folder).get(name):
-        return part
-    on_windows = name.replace("\\", "/")  # a workflow saved there; it takes both itself
-    if path := folder_paths.get_full_path(folder, name) or folder_paths.get_full_path(folder, on_windows):
-        return Path(path)
-    file = catalog.find(name, folder)
-    return find_published(file) if file else None
+    """Make `models/exvideo` a model folder. Without a list of endings ComfyUI would list every file in it."""
+    folder_paths.add_model_folder_path(EXVIDEO_FOLDER, os.path.join(folder_paths.models_dir, EXVIDEO_FOLDER))
+    paths, endings = folder_paths.folder_names_and_paths[EXVIDEO_FOLDER]
+    folder_paths.folder_names_and_paths[EXVIDEO_FOLDER] = (paths, {*endings, ".safetensors"})
 
 
 def find_published(file: PublishedFile) -> Path | None:
-    """Where a published file lies, in any folder where its loader looks."""
+    """Path of a published file in any folder that its loader searches; None if it is not there."""
     listed = [name for name in folder_paths.get_filename_list(file.folder) if Path(name).name in file.names]
     paths = (folder_paths.get_full_path(file.folder, name) for name in listed)
     return locate(file, [Path(path) for path in paths if path])
-
-
-def missing_file(folder: str, name: str) -> str:
-    """What to do about a file that is not there."""
-    where = str(main_folder(folder))
-    return not_there(name, folder, where) if name else nothing_there(folder, where)
 
 
 def main_folder(folder: str) -> Path:
@@ -131,13 +49,8 @@ def main_folder(folder: str) -> Path:
     return next((path for path in paths if path.name == folder), paths[0])
 
 
-def find_extension(name: str) -> Path | None:
-    """The file behind a name from `list_extensions`."""
-    return None if name == NO_EXTENSION else find_file(EXTENSIONS_FOLDER, name)
-
-
 def fingerprint(path: Path | None) -> str:
-    """Changes when the file is replaced by another one of the same name."""
+    """A text that changes when the file is replaced by another one of the same name."""
     if path is None:
         return ""
     state = path.stat()
@@ -159,13 +72,13 @@ def show_text(node_id: str | None, text: str, *, log: bool = True) -> None:
     """Show text on a node of the page, and in the log."""
     if log:
         logging.info("ExVideo: %s", text)
-    server = sys.modules.get("server")  # where ComfyUI's objects are used without one, it cannot even be imported
+    server = sys.modules.get("server")  # importing it fails where ComfyUI's objects are used without a server
     if server is not None and node_id is not None:
         server.PromptServer.instance.send_progress_text(text, node_id)
 
 
 def send_to_page(event: str, node_id: str | None, content: Mapping[str, Any]) -> None:
-    """Tell the page that has queued this prompt something about a node: an event of our own for a script of ours."""
+    """Send an event about a node to our script in the page that queued this prompt."""
     server = sys.modules.get("server")
     if server is None or node_id is None:
         return
@@ -176,7 +89,7 @@ def send_to_page(event: str, node_id: str | None, content: Mapping[str, Any]) ->
     instance.send_sync(event, {**place, **content}, instance.client_id)
 
 
-# Saved in people's workflows, so the spelling stays; the first is the default.
+# Saved in workflows, so the names stay; the first is the default.
 VIDEO_FORMATS = {
     f"{suffix.lstrip('.')}, {codec}": (suffix, codec)
     for suffix, container in CONTAINERS.items()
@@ -186,18 +99,18 @@ VIDEO_FORMATS = {
 
 _IS_WINDOWS = os.name == "nt"
 _WINDOWS_DEVICE = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\..*)?", re.IGNORECASE)
-_LONGEST_NAME = 200  # bytes; file systems take 255, and a number and an ending follow
+_LONGEST_NAME = 200  # bytes; file systems allow 255, and a number and an ending follow
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where new files go that belong together.
+    """Folder and name of new files that belong together.
 
     Attributes:
-        prefix: folder in the output folder and start of the name, with all that is to be filled in.
-        folder: where that is.
-        name: the start of the name.
-        subfolder: how the page asks for the folder.
+        prefix: folder in the output folder and start of the name, with all placeholders filled in.
+        folder: absolute path of the folder.
+        name: start of the file names.
+        subfolder: the folder as the page names it.
     """
 
     prefix: str
@@ -207,15 +120,15 @@ class Output:
 
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
-        """A hidden folder beside them, on the same disk, that disappears with all it holds."""
+        """A hidden folder on the same disk, deleted afterwards with its content."""
         with work_folder(self.folder / self.name) as folder:
             yield folder
 
     def take_in(self, finished: Sequence[Path]) -> list[Path]:
-        """Move files to the next number that is free, numbered as ComfyUI numbers its own; return where they are.
+        """Move files to the next free number, in ComfyUI's numbering; return their paths.
 
-        The number is chosen only here: hours may lie between the start and the end of a clip, and another server may
-        have saved one of the same name meanwhile.
+        The number is chosen only here: another server may have saved a clip of the same name during the hours of
+        sampling.
         """
         counter = _next_number(self.prefix)[2]
         while not _named(
@@ -226,10 +139,10 @@ class Output:
 
 
 def _named(targets: Sequence[Path], finished: Sequence[Path]) -> bool:
-    """Give all files their names; False, and none has one, where another file has it already."""
+    """Give all files their names; False, and no file is named, if one of the names is taken."""
     try:
         return _all_or_none(targets, lambda index: os.link(finished[index], targets[index]))
-    except OSError:  # a file system without links, such as exFAT: empty files keep the names until their content comes
+    except OSError:  # no hard links, as on exFAT: empty files reserve the names
         if not _all_or_none(targets, lambda index: targets[index].touch(exist_ok=False)):
             return False
     for index, (file, target) in enumerate(zip(finished, targets, strict=True)):
@@ -242,7 +155,7 @@ def _named(targets: Sequence[Path], finished: Sequence[Path]) -> bool:
 
 
 def _all_or_none(paths: Sequence[Path], make: Callable[[int], None]) -> bool:
-    """Make each of the files by its index, which has to fail if there is one already."""
+    """Make all files by index, or none; making one must fail if it exists."""
     for index in range(len(paths)):
         try:
             make(index)
@@ -288,26 +201,26 @@ def _check_names(prefix: str) -> None:
 
 
 def new_output(prefix: str, width: int, height: int) -> Output:
-    """A place for new files with this prefix; the size is for prefixes that name it."""
+    """Output for files with this prefix; the size fills %width% and %height%."""
     check_prefix(prefix)
     folder, name, _, subfolder, filled = _next_number(prefix, width, height)
     return Output(filled, Path(folder), name, subfolder)
 
 
 def _next_number(prefix: str, width: int = 0, height: int = 0) -> tuple[str, str, int, str, str]:
-    """Folder, name, number, folder in the output folder, and prefix, as ComfyUI finds them; makes the folder."""
+    """Folder, name, number, subfolder and prefix, as ComfyUI finds them; makes the folder."""
     output = folder_paths.get_output_directory()
     found: tuple[str, str, int, str, str] = folder_paths.get_save_image_path(prefix, output, width, height)
     return found
 
 
 def unfinished_folder() -> Path:
-    """Where the states of runs lie, until the video is there."""
+    """Folder of the states of runs whose video is not saved yet."""
     return Path(folder_paths.get_output_directory()) / "exvideo" / "unfinished"
 
 
 def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str] | None:
-    """The graph as the tags that ComfyUI restores it from, each JSON once; None where people want none."""
+    """The graph as the tags that ComfyUI restores it from, each JSON once; None with --disable-metadata."""
     if args.disable_metadata:
         return None
     content = {**(extra_pnginfo or {}), **({} if prompt is None else {"prompt": prompt})}
@@ -315,5 +228,5 @@ def graph_tags(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str
 
 
 def _without_braces_in_strings(text: str) -> str:
-    """The same JSON for a reader that only counts braces to find its end, as the page does in webm files."""
+    """Escape braces in strings: to find the end of the JSON in webm files, the page only counts braces."""
     return re.sub(r'"(?:\\.|[^"\\])*"', lambda string: string[0].replace("{", "\\u007b").replace("}", "\\u007d"), text)

@@ -1,4 +1,4 @@
-"""Sampling with the reference's defaults; a stock sampler graph gives the same."""
+"""Sampling with the reference's defaults; a stock sampler graph gives the same clip."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from .adapters import latents, sampling
-from .adapters.estimates import Progress
-from .adapters.presets import AS_SET, PRESETS, described, prepared
-from .adapters.preview import AnimatedPreview, has_colours, rate_of
-from .adapters.saved_runs import Run
+from . import families
+from .comfy_bridge import latent_file, sampling
+from .comfy_bridge.estimates import ProgressText
+from .comfy_bridge.presets import AS_SET, PRESETS, prepared, summary
+from .comfy_bridge.preview import AnimatedPreview, has_colours
+from .comfy_bridge.resume import Run
 from .host import show_text
 
 _ANIMATED = "animated"
@@ -21,7 +22,7 @@ _NORMALIZE = {"auto": None, "on": True, "off": False}
 
 
 class ExVideoSampler(io.ComfyNode):
-    """Noise to latents of a clip."""
+    """Samples the latents of a clip."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -29,7 +30,7 @@ class ExVideoSampler(io.ComfyNode):
             node_id="ExVideoSampler",
             display_name="ExVideo Sampler",
             category="ExVideo/sampling",
-            description="Makes the clip as the model's reference does. SVD: Euler steps on Karras noise levels, "
+            description="Samples the clip like the model's reference. SVD: Euler steps on Karras noise levels, "
             "guidance that may rise over the frames, and the finish that ExVideo's clips need. CogVideoX: DDIM.",
             search_aliases=[
                 "ksampler",
@@ -50,7 +51,7 @@ class ExVideoSampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "negative",
-                    tooltip="From ExVideo SVD Conditioning; for CogVideoX what to keep away from, from CLIP Text "
+                    tooltip="From ExVideo SVD Conditioning; for CogVideoX the negative prompt, from CLIP Text "
                     "Encode; it may be empty.",
                 ),
                 io.Latent.Input(
@@ -62,8 +63,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=True,
-                    tooltip="Of the noise that the clip is made from: another number is another clip, the same number "
-                    "the same clip.",
+                    tooltip="Seed of the noise that the clip is made from: another seed gives another clip, the same "
+                    "seed the same clip.",
                 ),
                 io.Int.Input(
                     "steps",
@@ -89,8 +90,8 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.0,
                     max=30.0,
                     step=0.1,
-                    tooltip="The same for the last frame; those between rise evenly. 0 chooses: 2 with ExVideo's SVD, "
-                    "3 with plain SVD, 7 with CogVideoX, which has one for all frames.",
+                    tooltip="Guidance of the last frame; frames in between rise linearly. 0 chooses: 2 with ExVideo's "
+                    "SVD, 3 with plain SVD, 7 with CogVideoX, which has one for all frames.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -98,7 +99,7 @@ class ExVideoSampler(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="How much of init_video is made anew, from 0 to 1: lower stays closer to it. 1 without "
+                    tooltip="How much of init_video is resampled, from 0 to 1: lower stays closer to it. 1 without "
                     "one; 0.5 suits a larger second pass.",
                 ),
                 io.Combo.Input(
@@ -120,11 +121,11 @@ class ExVideoSampler(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "method",
-                    options=list(sampling.METHODS),
+                    options=families.methods(),
                     default=sampling.AUTO,
                     optional=True,
-                    tooltip="Of CogVideoX: ddim is the reference's, ddim trailing diffusers', dpm++ 2m is of second "
-                    "order. auto: ddim, and for SVD its own.",
+                    tooltip="Solver and noise levels. auto: the reference's, ddim for CogVideoX, Euler for SVD. ddim "
+                    "trailing: CogVideoX as in diffusers. dpm++ 2m: second order, both models.",
                     advanced=True,
                 ),
                 io.Combo.Input(
@@ -134,7 +135,7 @@ class ExVideoSampler(io.ComfyNode):
                     optional=True,
                     tooltip="as set: the values above. quality: the reference's 50 steps, all computed, even behind "
                     "ExVideo Speed. fast: 25 steps, and step reuse 0.08; the clip differs a little. low memory: the "
-                    "same clip in smaller pieces, with weights in main memory; slower.",
+                    "same clip in smaller chunks, with weights offloaded to main memory; slower.",
                 ),
                 io.Combo.Input(
                     "preview",
@@ -148,7 +149,7 @@ class ExVideoSampler(io.ComfyNode):
                     "keep_latents",
                     default=False,
                     optional=True,
-                    tooltip="Also writes the finished clip, before it is decoded, as latents/ExVideo_00001_.latent "
+                    tooltip="Also saves the finished latents, before decoding, as latents/ExVideo_00001_.latent "
                     "into the output folder. ComfyUI's Load Latent reads it from the input folder.",
                     advanced=True,
                 ),
@@ -156,8 +157,8 @@ class ExVideoSampler(io.ComfyNode):
                     "resume",
                     default=True,
                     optional=True,
-                    tooltip="A run that was cancelled, failed or was killed goes on after its last saved step when the "
-                    "same is queued again, and gives the same clip. off starts anew, and saves no steps.",
+                    tooltip="A run that was cancelled, failed or was killed resumes after its last saved step when the "
+                    "same graph is queued again, and gives the same clip. off starts over, and saves no steps.",
                     advanced=True,
                 ),
             ],
@@ -187,44 +188,58 @@ class ExVideoSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         chosen = PRESETS[preset]
         steps, method = chosen.steps or steps, chosen.method or method
-        run = {"seed": seed, "steps": steps, "guidance": (guidance_min, guidance_max), "denoise": denoise}
-        heading = described(preset, chosen, model)
+        settings = sampling.Settings(steps=steps, guidance=(guidance_min, guidance_max), denoise=denoise, method=method)
+        family = families.adapter_of(model)
+        heading = summary(preset, chosen, model)
         hidden = cls.hidden
-        watch = Watching(hidden.unique_id, positive, latent["samples"], heading, preview == _ANIMATED)
-        given = {"run": run, "positive": positive, "negative": negative, "latent": latent, "preset": chosen}
+        fps = family.latent_fps(latent["samples"], positive) if preview == _ANIMATED else None
+        watch = Watching(hidden.unique_id, latent["samples"], heading, fps)
+        given = {
+            "seed": seed,
+            "settings": settings,
+            "positive": positive,
+            "negative": negative,
+            "latent": latent,
+            "preset": chosen,
+        }
         samples = sampling.sample(
+            family.plan,
             prepared(model, chosen),
             positive,
             negative,
             latent,
-            **run,
-            method=method,
+            settings,
+            seed=seed,
             watch=watch,
             solver_of=Run(hidden.prompt, hidden.unique_id, given) if resume else None,
         )
-        finished = sampling.finish(model, samples, _NORMALIZE[normalize], contrast)
+        finished = sampling.finish(family.finish(model), samples, _NORMALIZE[normalize], contrast)
         if keep_latents:
-            told = latents.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo)
-            show_text(hidden.unique_id, told)
+            show_text(hidden.unique_id, latent_file.keep(finished["samples"], hidden.prompt, hidden.extra_pnginfo))
         return io.NodeOutput(finished)
 
 
 @dataclass(frozen=True)
 class Watching:
-    """What the node shows of a run: text about time and memory, and the clip as it comes to be."""
+    """Shows a run on the node: text about time and memory, and the clip as it develops.
+
+    Attributes:
+        node_id: of the sampler, in the prompt that runs.
+        latents: that the run starts from.
+        heading: first line of the text.
+        fps: latent frames per second of the animated preview; None shows no preview.
+    """
 
     node_id: str | None
-    positive: Any
     latents: Tensor
     heading: str
-    is_animated: bool
+    fps: float | None
 
     def __call__(self, plan: sampling.Plan) -> sampling.OnStep:
-        shown: list[sampling.OnStep] = [Progress(self.node_id, plan, self.latents, self.heading)]
+        shown: list[sampling.OnStep] = [ProgressText(self.node_id, plan, self.latents, self.heading)]
         latent_format = plan.model.model.latent_format
-        if self.is_animated and has_colours(latent_format):
-            rate, steps = rate_of(self.latents, self.positive), len(plan.levels) - 1
-            shown.append(AnimatedPreview(self.node_id, latent_format, rate, steps))
+        if self.fps is not None and has_colours(latent_format):
+            shown.append(AnimatedPreview(self.node_id, latent_format, self.fps, len(plan.levels) - 1))
 
         def on_step(step: int, denoised: Tensor) -> None:
             for each in shown:

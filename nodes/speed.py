@@ -1,16 +1,16 @@
-"""Faster, and not quite the same."""
+"""Approximate speed-up by step reuse."""
 
 from __future__ import annotations
 
 from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 
-from ..exvideo_core.step_cache import Reuse
-from .adapters.speed import with_step_reuse
+from ..exvideo_core.nn.step_cache import Reuse
+from .comfy_bridge.step_reuse import with_step_reuse
 
 
 class ExVideoSpeed(io.ComfyNode):
-    """A MODEL that predicts steps from those before, where they change little."""
+    """Makes a MODEL that predicts steps with little change from earlier ones."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,8 @@ class ExVideoSpeed(io.ComfyNode):
             node_id="ExVideoSpeed",
             display_name="ExVideo Speed (approximate)",
             category="ExVideo/model",
-            description="Leaves out most of the network in steps that change little. Faster; the clip is not quite the "
-            "one that all steps make.",
+            description="Skips most of the network in steps with little change. Faster; the clip differs a little from "
+            "the one with all steps.",
             search_aliases=[
                 "teacache",
                 "first block cache",
@@ -40,14 +40,14 @@ class ExVideoSpeed(io.ComfyNode):
                     max=0.99,
                     step=0.01,
                     tooltip="Relative change, from 0 to 1, below which a step is predicted: higher is faster and less "
-                    "exact. 0 changes nothing, 0.05 is hard to see. The log says how many steps were left out.",
+                    "exact. 0 is off, 0.05 is hard to see. The log says how many steps were predicted.",
                 ),
                 io.Int.Input(
                     "in_a_row",
                     default=2,
                     min=1,
                     max=10,
-                    tooltip="Steps that may be left out one after another. More is faster and less exact.",
+                    tooltip="Steps that may be predicted in a row. More is faster and less exact.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -55,7 +55,7 @@ class ExVideoSpeed(io.ComfyNode):
                     default=2,
                     min=1,
                     max=100,
-                    tooltip="Steps at the start that are never left out: they decide what moves where.",
+                    tooltip="Steps at the start that are always computed: they decide what moves where.",
                     advanced=True,
                 ),
                 io.Int.Input(
@@ -63,11 +63,11 @@ class ExVideoSpeed(io.ComfyNode):
                     default=1,
                     min=0,
                     max=100,
-                    tooltip="Steps at the end that are never left out: they decide the detail.",
+                    tooltip="Steps at the end that are always computed: they decide the detail.",
                     advanced=True,
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="The model that leaves steps out, for a sampler.")],
+            outputs=[io.Model.Output(tooltip="The model that predicts steps, for a sampler.")],
         )
 
     @classmethod

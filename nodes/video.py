@@ -1,4 +1,4 @@
-"""Saving clips, with the graph inside."""
+"""Save clips, with the workflow inside."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ..exvideo_core.video.codecs import CONTAINERS, DEFAULT_QUALITY, QUALITIES, 
 from . import host
 
 _BIT_DEPTHS = {"auto": None, "8 bit": 8, "10 bit": 10}
-_NO_AUDIO = object()  # nothing is linked; None when checked: what is linked is not known yet
+_NO_AUDIO = object()  # no link; a link has the value None in `validate_inputs`
 
 
 def _check_format(format: str, fps: float | None, bit_depth: str | None, has_audio: bool) -> None:
-    """Naming an input in `validate_inputs` switches ComfyUI's own check of it off, so that is done here as well."""
+    """Check the inputs of a file, options too: ComfyUI does not check inputs that `validate_inputs` names."""
     for name, value, options in (("format", format, host.VIDEO_FORMATS), ("bit_depth", bit_depth, _BIT_DEPTHS)):
         if value is not None and value not in options:
             raise VideoError(f"{name} {value!r} is not known. Valid: {'; '.join(options)}.")
@@ -32,8 +32,8 @@ def _check_format(format: str, fps: float | None, bit_depth: str | None, has_aud
 
 
 @contextmanager
-def _nothing_lost() -> Iterator[None]:
-    """Around saving: whoever has waited hours for the frames is told that they are still there."""
+def _frames_are_kept() -> Iterator[None]:
+    """Add to errors of saving that ComfyUI still has the frames."""
     try:
         yield
     except (VideoError, OSError) as error:
@@ -41,7 +41,7 @@ def _nothing_lost() -> Iterator[None]:
 
 
 class ExVideoSave(io.ComfyNode):
-    """Frames to a file in the output folder."""
+    """Writes frames to a video file in the output folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -119,7 +119,7 @@ class ExVideoSave(io.ComfyNode):
         audio: Any = _NO_AUDIO,
         bit_depth: str | None = None,
     ) -> bool | str:
-        """Refuse what `save_video` would refuse, but before the hours of sampling."""
+        """Refuse before the hours of sampling what `save_video` would refuse."""
         try:
             if filename_prefix is not None:
                 host.check_prefix(filename_prefix)
@@ -144,7 +144,7 @@ class ExVideoSave(io.ComfyNode):
         suffix, codec = host.VIDEO_FORMATS[format]
         output = host.new_output(filename_prefix, images.shape[2], images.shape[1])
         tags = host.graph_tags(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        with _nothing_lost(), output.work_folder() as folder:
+        with _frames_are_kept(), output.work_folder() as folder:
             file = folder / f"{output.name}{suffix}"
             save_video(
                 images[..., :3],
@@ -164,6 +164,6 @@ class ExVideoSave(io.ComfyNode):
             clip, *_ = output.take_in(finished)
         components = Types.VideoComponents(images=images, audio=audio, frame_rate=frame_rate(fps, codec))
         saved = ui.SavedResult(clip.name, output.subfolder, io.FolderType.output)
-        # the page plays as a video what is called animated, and knows only webp as an exception
+        # the page plays files marked as animated as videos, except webp
         shown = {"images": [saved], "animated": (suffix != ".gif",)}
         return io.NodeOutput(InputImpl.VideoFromComponents(components), ui=shown)

@@ -19,8 +19,8 @@ from torch import Tensor
 from training_runs import free_port
 
 from exvideo_core.cli import main
-from exvideo_core.models.cogvideox.parallel import share_tokens
-from exvideo_core.training.ranks import joined
+from exvideo_core.families.cogvideox.sequence_parallel import share_tokens
+from exvideo_core.runtime.distributed import init_world
 
 WORDS = 5
 SIX_HEADS = replace(TINY.transformer, width=96, hidden=176)
@@ -32,12 +32,12 @@ BUDGETS = {"whole": 2**40, "cut": 30_000, "even": 4 * 32 * (4 * 16 * 4), "least"
 def velocities() -> dict[str, Tensor]:
     """What one process, or all together, predict for some clips; 65 tokens, which no number of processes divides."""
     results = {}
-    with joined("cpu") as ranks:
+    with init_world("cpu") as world:
         for config in (SIX_HEADS, ONE_BLOCK):
             transformer = build_transformer(config)
-            if ranks.world > 1:
+            if world.size > 1:
                 share_tokens(transformer)
-            for name, transformer.piece_bytes in BUDGETS.items():
+            for name, transformer.chunk_bytes in BUDGETS.items():
                 for batch in (1, 2):
                     x_BCTHW, context = noise(batch, 16, 3, 8, 10), noise(batch, WORDS, config.text_dim, seed=1)
                     with torch.inference_mode():

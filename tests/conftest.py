@@ -16,6 +16,7 @@ from host.server import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "ComfyUI-ExVideo"
+pytest.register_assert_rewrite("rounding")  # for the numbers in its messages
 
 
 @dataclass(frozen=True)

@@ -339,7 +339,7 @@ RULES: tuple[tuple[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]], ..
     (r"python -m exvideo_core\.training\.demo", script),
     (r"python benchmarks/approximations\.py", approximations),
     (
-        r"(python|\.venv/bin/python) (benchmarks|tests/(golden|host|record_release|soak|faults|fuzz))",
+        r"(python|\.venv/bin/python) (benchmarks|tests/(cpu_settings|golden|host|record_release|soak|faults|fuzz))",
         script,
     ),
     (r"pip install ", packages),

@@ -94,9 +94,10 @@ def _save_cogvideox(folder: Path) -> None:
 
 def template(target: str) -> str:
     """What `exvideo train --init` writes, pointed at the sandbox's files as the page tells people to."""
+    from exvideo_core.registry import training_recipes
     from exvideo_core.training.config import write_template
 
-    return yaml.safe_dump(pointed(yaml.safe_load(write_template(target))))
+    return yaml.safe_dump(pointed(yaml.safe_load(write_template(training_recipes()[target]().config))))
 
 
 def pointed(contents: dict[str, Any]) -> dict[str, Any]:

@@ -12,15 +12,9 @@ from narrow_svd import TINY, fill, save_files
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from exvideo_core.hub.catalog import (
-    COGVIDEOX_TRANSFORMER,
-    COGVIDEOX_VAE,
-    EXVIDEO_COGVIDEOX,
-    EXVIDEO_SVD,
-    SVD_XT,
-    T5_XXL,
-)
-from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
+from exvideo_core.families.cogvideox.files import COGVIDEOX_TRANSFORMER, COGVIDEOX_VAE, EXVIDEO_COGVIDEOX, T5_XXL
+from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
 from exvideo_core.video import save_video
 from host.graph import nodes_of, read_graph, to_prompt
 
@@ -146,30 +140,43 @@ def change(prompt, values):
             node["inputs"] |= free
 
 
+def sampled(run, model=None, *, seed=3, watch=None, solver_of=None, changed=None, **settings):
+    """Latents as ExVideo Sampler samples them; `changed` are inputs in place of the run's own, by name."""
+    sampling, model = run.pack.comfy_bridge.sampling, model or run.model
+    inputs = {name: getattr(run, name) for name in ("positive", "negative", "latent")} | (changed or {})
+    given = run.pack.families.adapter_of(model).plan, model, *inputs.values(), sampling.Settings(**settings)
+    with torch.inference_mode():
+        return sampling.sample(*given, seed=seed, watch=watch, solver_of=solver_of)["samples"]
+
+
+def finished(pack, model, latents, normalize=None, contrast=0):
+    """Latents as ExVideo Sampler finishes them."""
+    finish = pack.families.adapter_of(model).finish(model)
+    return pack.comfy_bridge.sampling.finish(finish, {"samples": latents}, normalize, contrast)["samples"]
+
+
 class Run:
     """A model with the conditioning of a random picture."""
 
     def __init__(self, pack, model, clip_vision, vae, frames=6):
         self.pack, self.model, self.clip_vision, self.vae = pack, model, clip_vision, vae
-        self.size = pack.adapters.conditioning.ClipSize(width=128, height=128, frames=frames)
+        self.size = pack.svd.conditioning.ClipSize(width=128, height=128, frames=frames)
         self.image = torch.rand(1, 150, 140, 3, generator=torch.Generator().manual_seed(1))
-        self.positive, self.negative = pack.adapters.conditioning.condition(
+        self.positive, self.negative = pack.svd.conditioning.condition(
             clip_vision, vae, self.image, self.size, fps=30, motion_bucket_id=127, noise=0.02, seed=3
         )
-        self.latent = pack.adapters.conditioning.start_latents(vae, self.size)
+        self.latent = pack.svd.conditioning.start_latents(vae, self.size)
 
-    def sample(self, model=None, *, seed=3, steps=3, guidance=(2.0, 2.0), denoise=1.0, latent=None):
-        options = {"seed": seed, "steps": steps, "guidance": guidance, "denoise": denoise}
-        conditions = (self.positive, self.negative, latent or self.latent)
-        with torch.inference_mode():
-            return self.pack.adapters.sampling.sample(model or self.model, *conditions, **options)["samples"]
+    def sample(self, model=None, *, seed=3, latent=None, steps=3, guidance=(2.0, 2.0), denoise=1.0, method="auto"):
+        settings = {"steps": steps, "guidance": guidance, "denoise": denoise, "method": method}
+        return sampled(self, model, seed=seed, changed=latent and {"latent": latent}, **settings)
 
-    def ksampler(self, model=None, *, seed=3, steps=3, cfg=2.0, scheduler="karras"):
+    def ksampler(self, model=None, *, seed=3, steps=3, cfg=2.0, sampler="euler", scheduler="karras"):
         from nodes import common_ksampler
 
         conditions = (self.positive, self.negative, self.latent)
         with torch.inference_mode():
-            return common_ksampler(model or self.model, seed, steps, cfg, "euler", scheduler, *conditions)[0]["samples"]
+            return common_ksampler(model or self.model, seed, steps, cfg, sampler, scheduler, *conditions)[0]["samples"]
 
 
 # CogVideoX
@@ -276,13 +283,11 @@ class CogRun:
     def __init__(self, pack, model, clip, vae):
         self.pack, self.model, self.clip, self.vae = pack, model, clip, vae
         self.positive, self.negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in PROMPTS)
-        self.latent = pack.adapters.cogvideox_latent.start_latents(self.width, self.height, self.frames)
+        self.latent = pack.cogvideox.latent.start_latents(self.width, self.height, self.frames)
 
-    def sample(self, model=None, *, seed=3, steps=4, guidance=(7.0, 7.0), denoise=1.0, latent=None, method="auto"):
-        options = {"seed": seed, "steps": steps, "guidance": guidance, "denoise": denoise, "method": method}
-        conditions = (self.positive, self.negative, latent or self.latent)
-        with torch.inference_mode():
-            return self.pack.adapters.sampling.sample(model or self.model, *conditions, **options)["samples"]
+    def sample(self, model=None, *, seed=3, latent=None, steps=4, guidance=(7.0, 7.0), denoise=1.0, method="auto"):
+        settings = {"steps": steps, "guidance": guidance, "denoise": denoise, "method": method}
+        return sampled(self, model, seed=seed, changed=latent and {"latent": latent}, **settings)
 
     def ksampler(self, model=None, *, seed=3, steps=4, cfg=7.0, sampler="euler", scheduler="normal", latent=None):
         from nodes import common_ksampler

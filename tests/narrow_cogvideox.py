@@ -9,10 +9,10 @@ from narrow_svd import fill, noise
 from safetensors.torch import save_file
 
 from exvideo_core import CogVideoXPipeline
-from exvideo_core.models.cogvideox.config import TransformerConfig, VAEConfig
-from exvideo_core.models.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
+from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from exvideo_core import SVDPipeline
-from exvideo_core.checkpoint.save import save_extension, save_svd
-from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from exvideo_core.models.svd.image_encoder import ImageEncoder
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
+from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
+from exvideo_core.families.svd.image_encoder import ImageEncoder
+from exvideo_core.families.svd.save import save_extension, save_svd
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
 
 
 @dataclass(frozen=True, kw_only=True)

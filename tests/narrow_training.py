@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,21 @@ import torch
 from narrow_svd import noise
 from torch import Tensor
 
-from exvideo_core.checkpoint.load import SVDWeights, assign_weights
-from exvideo_core.models.svd.config import UNetConfig
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
-from exvideo_core.pipelines.inputs import shapes_of
-from exvideo_core.training.clips import CogVideoXClip, SVDClip
-from exvideo_core.training.config import CogVideoXTraining, SVDModel, SVDTraining, Training, parse_config
-from exvideo_core.training.targets import Target, cogvideox, svd
+from exvideo_core.families.cogvideox import training as cogvideox
+from exvideo_core.families.cogvideox.clips import CogVideoXClip
+from exvideo_core.families.cogvideox.training_config import CogVideoXTraining
+from exvideo_core.families.svd import training as svd
+from exvideo_core.families.svd.checkpoint import SVDWeights
+from exvideo_core.families.svd.clips import SVDClip
+from exvideo_core.families.svd.config import UNetConfig
+from exvideo_core.families.svd.training_config import SVDModel, SVDTraining
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
+from exvideo_core.registry import training_recipes
+from exvideo_core.training.config import parse_config
+from exvideo_core.training.settings import Training
+from exvideo_core.training.target import Target
+from exvideo_core.weights.assign import assign_weights, shapes_of
 
 NO_TEXT_LD = noise(5, 8, seed=5)  # stands for the embedding of the empty sentence
 _CPU = torch.device("cpu")
@@ -60,7 +67,7 @@ def cogvideox_clip(num_latent_frames: int = 3) -> CogVideoXClip:
 def config_of(target: str, precision: str = "fp32", **sections: Mapping[str, Any]) -> Training:
     """A configuration of these sections, without what only large networks need."""
     run = {"precision": precision, "checkpointing": False, **sections.pop("run", {})}
-    return parse_config({"target": target, "run": run, **sections})
+    return parse_config({"target": target, "run": run, **sections}, training_recipes()[target]().config)
 
 
 def build_svd_target(checkpoint: Path, clip: SVDClip | None = None, **given: Any) -> svd.SVDTarget:
@@ -80,7 +87,7 @@ def build_svd_target(checkpoint: Path, clip: SVDClip | None = None, **given: Any
 def _svd_parts(model: SVDModel) -> tuple[SVDWeights, VAE]:
     """What targets leave as it is."""
     weights = svd.read_weights(model)
-    return weights, svd.build_networks(replace(SVDTraining(), model=model), weights)[1]
+    return weights, svd.build_networks(SVDTraining(model=model), weights)[1]
 
 
 def build_cogvideox_target(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from exvideo_core.pipelines.cogvideox import load_cogvideox
-from exvideo_core.pipelines.svd import load_svd
+from exvideo_core.families.cogvideox.pipeline import load_cogvideox
+from exvideo_core.families.svd.pipeline import load_svd
 
 SVD = {"num_frames": 2, "height": 128, "width": 128, "num_inference_steps": 2}
 COGVIDEOX = {"num_frames": 9, "height": 32, "width": 48, "num_inference_steps": 2}

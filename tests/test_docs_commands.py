@@ -11,6 +11,8 @@ import pytest
 import yaml
 from docs_pages import PAGES, ROOT, all_snippets, snippets
 
+from exvideo_core.families.svd.training_config import SVDTraining
+from exvideo_core.registry import training_recipes
 from exvideo_core.training.config import parse_config, write_template
 
 COMMANDS = all_snippets("shell")
@@ -50,13 +52,13 @@ def test_option_is_known_to_a_program(option):
 
 @pytest.mark.parametrize("block", all_snippets("yaml"), ids=str)
 def test_block_of_settings_is_part_of_a_training_configuration(block):
-    parse_config({"target": "svd", **yaml.safe_load(block.text)})
+    parse_config({"target": "svd", **yaml.safe_load(block.text)}, SVDTraining)
 
 
 def test_settings_that_the_page_about_training_names_exist():
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     named = set(re.findall(r"`((?:run|model|data|objective|optimizer)\.\w+)", page))
-    templates = [yaml.safe_load(write_template(target)) for target in ("svd", "cogvideox")]
+    templates = [yaml.safe_load(write_template(recipe().config)) for recipe in training_recipes().values()]
     sections = [section for template in templates for section in template.items() if isinstance(section[1], dict)]
 
     assert named

@@ -10,9 +10,9 @@ import torch
 from docs_pages import ROOT, snippets
 
 from exvideo_core.estimate import Clip, Place, estimate_cogvideox, estimate_svd
-from exvideo_core.models.cogvideox.config import TransformerConfig
-from exvideo_core.models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
-from exvideo_core.models.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
+from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 ROW = re.compile(

@@ -26,8 +26,8 @@ LOADS = {"torch.jit.load", "torch.hub.load", "torch.export.load", "np.load", "nu
 ARGUMENTS = {"allow_pickle": False, "weights_only": True, "trust_remote_code": False, "shell": False, "verify": True}
 # Where something of it is used, and why that is no danger.
 ALLOWED = {
-    ("exvideo_core/training/only_data.py", "pickle"): "reads only the names that a list of tensors is made of",
-    ("exvideo_core/attention/backends.py", "import_module"): "a name out of a table in the same file",
+    ("exvideo_core/training/safe_load.py", "pickle"): "reads only the names that a list of tensors is made of",
+    ("exvideo_core/nn/attention/backends.py", "import_module"): "a name out of a table in the same file",
 }
 # Tests and measurements run the repository's code, make the files that readers refuse, and are servers on this machine.
 NOT_SHIPPED = ("tests", "benchmarks")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zlib
@@ -70,6 +71,10 @@ def test_tested_versions_satisfy_the_dependencies():
     assert {re.split(r"[^\w-]", line)[0] for line in requirements("requirements.txt")} <= pinned
 
 
+def test_the_wheel_has_the_core_and_not_the_tools():
+    assert PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["exvideo_core"]
+
+
 def test_the_package_says_its_version():
     assert exvideo_core.__version__ == PROJECT["project"]["version"]
 
@@ -94,7 +99,7 @@ def test_registry_archive_is_small_and_has_what_people_see():
     files = archive()
     folders = {path.relative_to(ROOT).parts[0] for path in files}
 
-    assert not folders & {"tests", "benchmarks", "docs", ".ci", "output", "run.py"}
+    assert not folders & {"tests", "benchmarks", "docs", "tools", ".ci", "output", "run.py"}
     seen = {"web", "locales", "subgraphs", "workflows", "samples", "nodes", "exvideo_core"}
     assert folders >= {name for name in seen if (ROOT / name).exists()} | {"README.md", "installation.py", "LICENSE"}
     compressed = sum(len(zlib.compress(path.read_bytes())) for path in files)
@@ -140,7 +145,14 @@ def test_requirements_ask_for_nothing_newer_than_comfyui_does(comfyui):
 def test_registry_archive_has_the_pack_and_not_its_tests():
     ignored = pathspec.GitIgnoreSpec.from_lines((ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines())
 
-    for path in ("tests/conftest.py", "tests/host/server.py", ".ci/run", "output/demo/server.log", "run.py"):
+    for path in (
+        "tests/conftest.py",
+        "tests/host/server.py",
+        ".ci/run",
+        "output/demo/server.log",
+        "run.py",
+        "tools/demo_models/loop.py",
+    ):
         assert ignored.match_file(path), path
     for path in [
         *our_files(".py"),
@@ -167,6 +179,19 @@ def test_registry_fields_are_of_the_allowed_form():
     # one classifier of another form makes the registry drop all of them
     systems = [line for line in project["classifiers"] if line.startswith("Operating System")]
     assert systems == ["Operating System :: OS Independent"]
+
+
+@pytest.mark.parametrize("command", ["pytest -q", "ruff check"])
+def test_a_clone_is_tested_under_its_own_name(command, tmp_path):
+    # the root has an __init__.py, which tools take for a package's; ComfyUI-ExVideo is no name of one
+    clone = tmp_path / "ComfyUI-ExVideo"
+    (clone / "tests").mkdir(parents=True)
+    for name in ("__init__.py", "installation.py", "pyproject.toml"):
+        shutil.copy(ROOT / name, clone)
+    (clone / "tests" / "test_one.py").write_text("def test_one():\n    pass\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=clone, capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_files_can_be_read_in_one_go():

@@ -23,11 +23,12 @@ from safetensors.torch import save_file
 _EXTENSIONS = tempfile.TemporaryDirectory(prefix="torch_extensions_")
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", _EXTENSIONS.name)
 
+_FAMILIES = ("exvideo_core.families.svd.training", "exvideo_core.families.cogvideox.training")
 # forked from a server that has imported everything: a run starts in no time
 _CONTEXT = multiprocessing.get_context("forkserver") if os.name == "posix" else multiprocessing.get_context()
 if os.name == "posix":
     _CONTEXT.set_forkserver_preload(
-        ["exvideo_core.training.build", "exvideo_core.training.loop", "pydantic", "yaml", "transformers"]
+        ["exvideo_core.cli.train", "exvideo_core.training.loop", *_FAMILIES, "pydantic", "yaml", "transformers"]
     )
 
 
@@ -119,7 +120,7 @@ def run(config: Path, world: int = 1, timeout: float = 240) -> list[int | None]:
 
 def _train(config: str, rank: int, world: int, port: int) -> None:
     _place(rank, world, port)
-    from exvideo_core.training.command import main
+    from exvideo_core.cli.train import main
 
     with open(said(Path(config)), "a") as sys.stderr:  # what it says can be read, and does not fill the screen
         status = main([config, "--device", "cpu"])
@@ -152,15 +153,15 @@ def _measure(config: str, rank: int, world: int, port: int, folder: str) -> None
     _place(rank, world, port)
     import json
 
-    from exvideo_core.training.build import build_target
+    from exvideo_core.registry import training_recipes
+    from exvideo_core.runtime.distributed import init_world
     from exvideo_core.training.config import read_config
     from exvideo_core.training.loop import make_engine
-    from exvideo_core.training.ranks import joined
 
-    settings = read_config(Path(config))
-    with joined("cpu", always=settings.run.engine == "deepspeed") as ranks:
-        target = build_target(settings, ranks)
-        engine = make_engine(settings, target, ranks)
+    settings = read_config(Path(config), training_recipes())
+    with init_world("cpu", always=settings.run.engine == "deepspeed") as joined:
+        target = training_recipes()[settings.target]().build(settings, joined, None)
+        engine = make_engine(settings, target, joined)
         count = settings.run.batch_size // world
         engine.backward(iter([lambda: target.loss(rank, 0)] * count), count)
         engine.step(1.0)

@@ -1,5 +1,5 @@
 // Lists of model files say what each file is, and a saved name is understood by its other name.
-// nodes/files.py and nodes/download.py say which widgets these are: "exvideo_files" and "exvideo_labels" of an input.
+// nodes/comfy_bridge/file_lists.py and nodes/download.py say which widgets: "exvideo_files", "exvideo_labels" of an input.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";

@@ -1,4 +1,4 @@
-// Shows all frames of a clip on ExVideo Sampler while it is made (nodes/adapters/preview.py sends them).
+// Shows all frames of a clip on ExVideo Sampler while it is made (nodes/comfy_bridge/preview.py sends them).
 // The picture is kept after the run, until the node runs again. It is no part of the saved graph.
 
 import { api } from "../../scripts/api.js";

@@ -9,14 +9,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from exvideo_core.checkpoint.detect import Kind
-from exvideo_core.hub.catalog import FILES, SVD_XT, T5_XXL
+from exvideo_core.families.cogvideox import detect as cogvideox
+from exvideo_core.families.cogvideox.files import T5_XXL
+from exvideo_core.families.svd import detect as svd
+from exvideo_core.families.svd.files import SVD_XT
+from exvideo_core.hub.catalog import files
 
 TYPES = {
-    Kind.EXTENSION: "exvideo",
-    Kind.COG_T2V: "diffusion_model",
-    Kind.COG_VAE: "VAE",
-    Kind.COG_LORA: "lora",
+    svd.EXTENSION: "exvideo",
+    cogvideox.TRANSFORMER: "diffusion_model",
+    cogvideox.VAE: "VAE",
+    cogvideox.LORA: "lora",
 }
 
 
@@ -26,7 +29,7 @@ def entries() -> list[dict[str, str]]:
         {
             "name": file.name.removesuffix(".safetensors"),
             "type": TYPES[file.kind],
-            "base": "SVD" if file.kind is Kind.EXTENSION else "CogVideoX",
+            "base": "SVD" if file.kind is svd.EXTENSION else "CogVideoX",
             "save_path": file.folder,
             "description": f"{file.what}. For ComfyUI-ExVideo.",
             "reference": file.page(),
@@ -34,7 +37,7 @@ def entries() -> list[dict[str, str]]:
             "url": file.url,
             "size": f"{file.num_bytes / 1e9:.2f}GB" if file.num_bytes else "unknown",
         }
-        for file in FILES
+        for file in files()
         if file not in (SVD_XT, T5_XXL)
     ]
 

@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from ..errors import DownloadError
-from ..hub.catalog import FILES, GROUPS, HUGGING_FACE, SOURCES, PublishedFile, choose, keys, size
+from ..hub.catalog import HUGGING_FACE, SOURCES, PublishedFile, choose, files, groups, keys, size
 from ..hub.download import check_room, check_whole, fetch, locate
-from .progress import Bar
+from ..terminal.progress import Bar
 
 _ENDING = """\
-A download that was stopped goes on where it was when it is started again. What has arrived is
-compared with the SHA-256 that the source announces. HF_ENDPOINT names another address for Hugging
+An interrupted download resumes when it is started again. The finished file is compared with the
+SHA-256 that the source announces. HF_ENDPOINT names another address for Hugging
 Face. svd-xt needs a token of yours in HF_TOKEN, and its licence accepted at
 https://huggingface.co/stabilityai/stable-video-diffusion-img2vid-xt
 """
@@ -44,8 +44,8 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.list or not arguments.names:
         print(_listing())
         return 0
-    files = list(dict.fromkeys(file for name in arguments.names for file in choose(name)))
-    folders = {file: _folder(arguments.to, file) for file in files}
+    chosen = dict.fromkeys(file for name in arguments.names for file in choose(name))
+    folders = {file: _folder(arguments.to, file) for file in chosen}
     found = {file: locate(file, [folder / name for name in file.names]) for file, folder in folders.items()}
     check_room({file: folder for file, folder in folders.items() if not found[file]})
     for file, folder in folders.items():
@@ -71,10 +71,10 @@ def _listing() -> str:
     """Every name with size, file and page."""
     width = max(len(key) for key in keys())
     rows = []
-    for group in GROUPS:
-        files = ", ".join(file.key for file in group.files)
-        rows.append(f"{group.key:<{width}} {size(*group.files):>12}  {group.title}: {files}")
-    for file in FILES:
+    for group in groups():
+        parts = ", ".join(file.key for file in group.files)
+        rows.append(f"{group.key:<{width}} {size(*group.files):>12}  {group.title}: {parts}")
+    for file in files():
         rows += [
             "",
             f"{file.key:<{width}} {size(file):>12}  {file.what}",

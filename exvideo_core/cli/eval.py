@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExVideoError
-from ..training.evaluate import (
+from ..evaluation.measures import (
     CHUNK,
     LONGEST_SIDE,
     USUAL,
@@ -23,10 +23,10 @@ from ..training.evaluate import (
     read_reduced,
     reduced_size,
 )
-from ..training.plots import check_plot, plot_measures
+from ..evaluation.plots import check_plot, plot_measures
+from ..terminal.progress import Bar
 from ..video import VideoInfo, probe
-from ..video.files import move, work_folder
-from .progress import Bar
+from ..whole_file import check_writable, whole_file
 
 _EXPLANATIONS = {  # of the fields of Measures; black to white is 2
     "difference": "mean change from frame to frame: motion, flicker and noise together",
@@ -44,10 +44,10 @@ _MEASURED_AT = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """A file and all that was found in it."""
+    """A video file and its measures."""
 
     path: Path
-    name: str  # short, and only this file's
+    name: str  # the file name, or its path where two have one name
     info: VideoInfo
     measures: Measures
     curves: ClipCurves
@@ -77,20 +77,20 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         plot_measures({result.name: result.curves for result in results}, arguments.plot)
     if arguments.json is not None and arguments.json != "-":
-        _write(_as_json(results), Path(arguments.json))
+        with whole_file(Path(arguments.json), ExVideoError) as temporary:
+            temporary.write_text(_as_json(results) + "\n", encoding="utf-8")
     print(_as_json(results) if arguments.json == "-" else _table(results))
     return 0
 
 
 def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
-    """What each file is; raises whatever can be known before anything is measured."""
+    """Information about each file; raises all errors that can be known before anything is measured."""
     if arguments.chunk < 2:
         raise ExVideoError(f"--chunk {arguments.chunk} is too short: a chunk has at least 2 frames.")
     if arguments.plot is not None:
         check_plot(arguments.plot)
     if arguments.json is not None and arguments.json != "-":
-        with work_folder(Path(arguments.json)):
-            pass
+        check_writable(Path(arguments.json))
     found = {}
     for path in dict.fromkeys(arguments.videos):
         found[path] = probe(path)
@@ -132,7 +132,7 @@ def _table(results: Sequence[_Result]) -> str:
 
 
 def _mark(name: str, value: float) -> str:
-    """Whether a value is suspicious, one character wide."""
+    """A "!" for suspicious values, else a space."""
     low, high = USUAL.get(name, (-math.inf, math.inf))
     return " " if low <= value < high else "!"
 
@@ -169,10 +169,3 @@ def _record(result: _Result) -> dict[str, Any]:
             **{name: values for name, values in chunks.items() if name != "num_frames"},
         },
     }
-
-
-def _write(text: str, path: Path) -> None:
-    with work_folder(path) as folder:
-        finished = folder / "measures.json"
-        finished.write_text(text + "\n", encoding="utf-8")
-        move(finished, path)

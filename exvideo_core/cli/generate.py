@@ -1,124 +1,29 @@
-"""`exvideo generate`: the models there are, and `svd`, a clip from one picture."""
+"""`exvideo generate MODEL`: make a video; the models are the families'."""
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from functools import partial
 
-from PIL import Image
-from torch import Tensor
-
-from ..errors import ClipError
-from ..formats import FORMATS
-from ..models.svd.vae import SCALE
-from ..pipelines.svd import METHODS, SVDPipeline, load_svd
-from ..video import load_frames
-from ..video.pictures import read_picture
-from . import estimate, generate_cogvideox
-from .loading import add_loading, add_reuse, make_faster
-from .output import add_output, check_output, saved_run, write_output
-from .progress import Bar
+from .. import registry
+from ..family import Command
+from ..terminal.estimate_option import add_estimate
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
     models = subparsers.add_parser("generate", help="make a video").add_subparsers(required=True, metavar="MODEL")
-    parser = models.add_parser("svd", help="from one picture, with Stable Video Diffusion")
-    parser.add_argument("--image", type=Path, required=True, help="the first frame")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
-    parser.add_argument("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
-    add_loading(parser, "fp16 on CUDA, else fp32")
-    parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
-    add_settings(parser)
-    estimate.add_estimate(parser)
-    parser.set_defaults(run=_run)
-    generate_cogvideox.add_parser(models)
+    for family in registry.FAMILIES:
+        command = family.command()
+        parser = models.add_parser(family.name, help=command.help)
+        command.add_options(parser)
+        add_estimate(parser)
+        parser.set_defaults(run=partial(_run, command))
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Options that any clip has, whichever the model files."""
-    add_output(parser)
-    parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
-    parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
-    parser.add_argument("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
-    parser.add_argument("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
-    parser.add_argument("--steps", type=int, default=50, help="model calls (%(default)s)")
-    parser.add_argument("--method", choices=METHODS, default="euler", help="way from noise to clip (%(default)s)")
-    add_reuse(parser)
-    parser.add_argument(
-        "--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)"
-    )
-    parser.add_argument(
-        "--max-guidance-scale", type=float, help="of the last frame (default: 2, or 3 without an extension)"
-    )
-    parser.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="even out the frames (default: with an extension)"
-    )
-    parser.add_argument("--contrast", type=float, help="factor on the latents (default: 1.2, or 1 without)")
-    parser.add_argument("--init-video", type=Path, help="video to start from; use with --denoise")
-    parser.add_argument("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
-    parser.add_argument(
-        "--keyframe", action="append", default=[], metavar="INDEX=PICTURE", help="hold a frame to a picture; repeatable"
-    )
-    parser.add_argument(
-        "--encode-scale", type=float, default=SCALE, help="of given frames; 0.13025 as DiffSynth-Studio"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-
-
-def _run(arguments: argparse.Namespace) -> int:
+def _run(command: Command, arguments: argparse.Namespace) -> int:
     if arguments.estimate:
-        print(estimate.of_svd(arguments))
-        return 0
-    check_output(arguments)
-    image = read_picture(arguments.image)
-    pipeline = load_svd(
-        arguments.checkpoint,
-        arguments.extension,
-        dtype=FORMATS.get(arguments.dtype),
-        device=arguments.device,
-        attention=arguments.attention,
-        stream=arguments.stream,
-    )
-    make_faster(pipeline.unet, arguments)
-    make_clip(pipeline, image, arguments)
+        print(command.estimate(arguments))
+    else:
+        command.run(arguments)
     return 0
-
-
-def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:
-    """Run the pipeline with progress bars, and write the file."""
-    fps = pipeline.defaults.fps if arguments.fps is None else arguments.fps
-    with Bar("sampling", "step") as sampling, Bar("decoding", "window") as decoding:
-        result = pipeline(
-            image,
-            num_frames=arguments.frames,
-            height=arguments.height,
-            width=arguments.width,
-            fps=fps,
-            motion_bucket_id=arguments.motion_bucket_id,
-            noise_aug_strength=arguments.noise_aug_strength,
-            num_inference_steps=arguments.steps,
-            min_guidance_scale=arguments.min_guidance_scale,
-            max_guidance_scale=arguments.max_guidance_scale,
-            normalize=arguments.normalize,
-            contrast=arguments.contrast,
-            denoise=arguments.denoise,
-            init_video=list(load_frames(arguments.init_video)) if arguments.init_video else None,
-            keyframes=dict(map(_keyframe, arguments.keyframe)),
-            encode_scale=arguments.encode_scale,
-            seed=arguments.seed,
-            method=arguments.method,
-            reuse=arguments.reuse,
-            callback=lambda step, steps, _denoised: sampling(step, steps),
-            decode_progress=decoding,
-            resume=saved_run(arguments),
-        )
-    write_output(result.frames, fps, arguments)
-
-
-def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
-    index, separator, path = text.partition("=")
-    if not separator or not index.strip().isdigit():
-        raise ClipError(f"--keyframe {text!r} is not of the form INDEX=PICTURE, such as 127=last.png.")
-    return int(index), read_picture(Path(path))

@@ -4,27 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from ..checkpoint.cogvideox import read_text_encoder, read_transformer, read_vae
-from ..checkpoint.detect import FileKind, Kind, identify
-from ..checkpoint.files import Shape, WeightFile, open_weights
-from ..checkpoint.load import assign_weights, read_extension, read_svd, sized_by
+from .. import registry
 from ..errors import CheckpointError
-from ..lora import read_lora
-from ..models.finite import described, is_finite
-from ..models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from ..models.svd.image_encoder import build_clip
-from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import VAE
-from ..pipelines.cogvideox import build_text_encoder, build_transformer, build_vae
-
-_COGVIDEOX = ("transformer", "vae", "text_encoder")  # folders of diffusers' layout
+from ..family import Inspection
+from ..nn.nan_check import describe_nonfinite, is_finite
+from ..weights.detect import identify
+from ..weights.kind import Kind
+from ..weights.safetensors_files import WeightFile, open_weights
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -40,22 +28,29 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def inspect(path: Path) -> str:
-    """Describe a weight file, or a folder of SVD or CogVideoX in diffusers' layout, in a few lines.
+    """Describe a weight file, or a folder of a whole model in diffusers' layout, in a few lines.
 
     Raises:
         CheckpointError: nothing can be said, because the file is missing, incomplete or not safetensors.
     """
-    if (path / "unet").is_dir():
-        parts = [
-            _describe(open_weights(part)) for part in sorted(path.iterdir()) if part.is_dir() and _has_weights(part)
-        ]
-        return "\n".join([*parts, f"{path.name}: SVD in diffusers' layout", _row("loads", _verdict(path, Kind.SVD))])
-    if (path / "transformer").is_dir():
-        return "\n".join(_inspect_part(path / part) for part in _COGVIDEOX if (path / part).is_dir())
-    return _inspect_part(path)
+    for family in registry.FAMILIES:
+        inspection = family.inspection()
+        if (path / inspection.folders[0]).is_dir():
+            return _inspect_folder(path, inspection)
+    return _inspect_file(path)
 
 
-def _inspect_part(path: Path) -> str:
+def _inspect_folder(path: Path, inspection: Inspection) -> str:
+    parts = [path / folder for folder in inspection.folders if (path / folder).is_dir()]
+    whole = inspection.whole
+    if whole is None:
+        return "\n".join(map(_inspect_file, parts))
+    rows = [_describe(open_weights(part)) for part in sorted(parts) if _has_weights(part)]
+    rows += [f"{path.name}: {whole.name} in diffusers' layout", _row("loads", _verdict(path, whole))]
+    return "\n".join(rows)
+
+
+def _inspect_file(path: Path) -> str:
     file = open_weights(path)
     found = identify(file.shapes)
     return "\n".join([_describe(file), _row("loads", _verdict(path, found.kind, file)), _row("use", found.where)])
@@ -73,94 +68,32 @@ def _describe(file: WeightFile) -> str:
     found = identify(file.shapes)
     numbers = sum(math.prod(shape) for shape in file.shapes.values())
     formats = sorted({str(dtype).removeprefix("torch.") for dtype in file.dtypes.values()})
-    rows = [
-        f"{file.name}: {found.what}",
-        _row("tensors", f"{len(file):,}"),
-        _row("parameters", f"{numbers / 1e6:,.2f} million"),
-        _row("format", ", ".join(formats)),
-        _row("size", f"{file.num_bytes / 1e9:,.3f} GB"),
-        _row("values", _values(file)),
-    ]
-    if widths := _widths(found, file.shapes):
-        rows.append(_row("widths", ", ".join(map(str, widths))))
-    if frames := _table_lengths(file.shapes):
-        rows.append(_row("frames", " or ".join(map(str, frames))))
-    return "\n".join(rows)
+    rows = {
+        "tensors": f"{len(file):,}",
+        "parameters": f"{numbers / 1e6:,.2f} million",
+        "format": ", ".join(formats),
+        "size": f"{file.num_bytes / 1e9:,.3f} GB",
+        "values": _values(file),
+    }
+    for family in registry.FAMILIES:
+        rows |= family.inspection().facts(found, file.shapes)
+    return "\n".join([f"{file.name}: {found.what}", *(_row(*row) for row in rows.items())])
 
 
 def _values(file: WeightFile) -> str:
-    """Whether all are numbers; every one is read for that, at about the speed of the disk."""
-    broken = {name: described(weight) for name in file if not is_finite(weight := file[name])}
+    """Say whether there is NaN or Inf; every value is read, at about the speed of the disk."""
+    broken = {name: describe_nonfinite(weight) for name in file if not is_finite(weight := file[name])}
     if not broken:
-        return "all are numbers"
+        return "no NaN or Inf"
     name, what = next(iter(broken.items()))
-    return f"{len(broken)} of {len(file)} tensors hold what is no number (first: {name}, {what}); download it again"
-
-
-def _widths(found: FileKind, shapes: dict[str, Shape]) -> list[int]:
-    """Channels of the UNet's temporal blocks, each width once."""
-    if found.kind not in (Kind.SVD, Kind.SVD_UNET, Kind.EXTENSION):
-        return []
-    return sorted({shape[0] for name, shape in shapes.items() if name.endswith(".norm_in.weight") and shape})
-
-
-def _table_lengths(shapes: dict[str, Shape]) -> list[int]:
-    tables = (".positional_embedding.embeddings", ".extension.positions.weight")
-    return sorted({shape[0] for name, shape in shapes.items() if name.endswith(tables) and shape})
+    return f"NaN or Inf in {len(broken)} of {len(file)} tensors (first: {name}, {what}); download it again"
 
 
 def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:
     try:
-        if kind is Kind.SVD:
-            return _load_svd(path)
-        if kind is Kind.EXTENSION and file:
-            return _load_extension(path, file.shapes)
-        if kind in (Kind.COG_T2V, Kind.COG_I2V, Kind.COG_VAE, Kind.T5):
-            return _load_cogvideox(path, kind)
-        if kind is Kind.COG_LORA:
-            return f"yes, over a transformer that has its {len(read_lora(path).pairs)} weights"
+        for family in registry.FAMILIES:
+            if verdict := family.inspection().load(path, kind, file):
+                return verdict
     except CheckpointError as error:
         return f"no: {error}"
     return "no"
-
-
-def _load_svd(path: Path) -> str:
-    weights = read_svd(path)
-    unet, vae, clip = map(_shapes, (weights.unet, weights.vae, weights.image_encoder))
-    empty = partial(_empty, path.name)
-    assign_weights(empty(lambda: SVDUNet(UNetConfig.from_shapes(unet))), weights.unet, path.name)
-    quantised = "quant_conv.weight" in vae
-    assign_weights(empty(lambda: VAE(VAEConfig.from_shapes(vae), quantised)), weights.vae, path.name)
-    assign_weights(empty(lambda: build_clip(ImageEncoderConfig.from_shapes(clip))), weights.image_encoder, path.name)
-    return "yes" if weights.extension_frames is None else f"yes, extended to {weights.extension_frames} frames"
-
-
-def _load_extension(path: Path, shapes: dict[str, Shape]) -> str:
-    """Compare an extension with the UNet it would fit: SVD's layout in the widths of its own norms."""
-    norms = {name: shape[0] for name, shape in shapes.items() if name.endswith(".norm_in.weight") and shape}
-    contexts = [shape[1] for name, shape in shapes.items() if name.endswith(".attn2.to_k.weight") and len(shape) == 2]
-    widths = tuple(norms.get(f"blocks.{block}.norm_in.weight", 0) for block in (7, 29, 51, 83))
-    if not all(widths) or not contexts:
-        return "no: whole blocks are missing; download it again"
-    config = UNetConfig(widths=widths, context_dim=contexts[0])
-    read_extension(path, _shapes(_empty(path.name, lambda: SVDUNet(config)).state_dict()))
-    return f"yes, over an SVD checkpoint of widths {', '.join(map(str, widths))}"
-
-
-def _load_cogvideox(path: Path, kind: Kind) -> str:
-    if kind is Kind.COG_VAE:
-        build_vae(read_vae(path))
-    elif kind is Kind.T5:
-        build_text_encoder(read_text_encoder(path))
-    else:
-        build_transformer(read_transformer(path))
-    return "yes"
-
-
-def _shapes(weights: Mapping[str, Tensor]) -> dict[str, Shape]:
-    return {name: tuple(weight.shape) for name, weight in weights.items()}
-
-
-def _empty(source: str, build: Callable[[], nn.Module]) -> nn.Module:
-    with sized_by(source), torch.device("meta"):
-        return build()

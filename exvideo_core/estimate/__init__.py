@@ -1,21 +1,17 @@
-"""What a clip will take, before it is made: operations, time, memory."""
+"""Estimates of a clip before it is made: operations, time, memory."""
 
-from .jobs import Clip, Estimate, Place, estimate_cogvideox, estimate_svd
-from .quick import cogvideox_call, cogvideox_line, svd_call, svd_line
-from .speed import Speed, Work, probe, seconds
+from .jobs import Clip, Estimate, Estimates, Place, usual_line
+from .speed import Speed, Work, probe, seconds, work_of
 
 __all__ = [
     "Clip",
     "Estimate",
+    "Estimates",
     "Place",
     "Speed",
     "Work",
-    "cogvideox_call",
-    "cogvideox_line",
-    "estimate_cogvideox",
-    "estimate_svd",
     "probe",
     "seconds",
-    "svd_call",
-    "svd_line",
+    "usual_line",
+    "work_of",
 ]

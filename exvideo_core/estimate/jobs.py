@@ -1,73 +1,57 @@
 """A whole clip, counted network by network on the meta device: a few seconds for the published sizes.
 
-Shapes: T frames or latent frames, h and w latent cells of 8x8 pixels.
+What the networks are, and what a call and decoding have to be counted for, is in families/*/estimate.py.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
-from ..counting import Counts, Elsewhere, count
-from ..memory import num_bytes
-from ..models.cogvideox.config import TransformerConfig
-from ..models.cogvideox.config import VAEConfig as CogVideoXVAEConfig
-from ..models.cogvideox.transformer import CogVideoXTransformer
-from ..models.cogvideox.vae import CELL, STRIDE, CogVideoXVAE, pieces
-from ..models.svd.config import UNetConfig, VAEConfig
-from ..models.svd.unet import SVDUNet
-from ..models.svd.vae import VAE
-from ..pipelines import cogvideox as cogvideox_pipeline
-from ..pipelines import svd as svd_pipeline
-from ..tiling import Axis, tiles
+from ..runtime.memory import num_bytes
+from ..video.geometry import Geometry
+from .counting import Counts
 from .speed import Work, probe, seconds, work_of
 
-_Module = TypeVar("_Module", bound=nn.Module)
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What is to be made; height and width in pixels."""
+    """The clip to be made; height and width in pixels."""
 
     frames: int
     height: int
     width: int
     steps: int
     is_guided: bool = True
-    decode_tile: int | None = None  # in latent cells, of CogVideoX
+    decode_tile: int | None = None  # in latent cells; None decodes as usual
 
     @property
     def calls(self) -> int:
-        """Of the large network."""
+        """Calls of the large network."""
         return self.steps * (1 + self.is_guided)
-
-    @property
-    def latent_frames(self) -> int:
-        """CogVideoX's."""
-        return (self.frames - 1) // STRIDE + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where and how."""
+    """Device and number format of the networks."""
 
     device: torch.device
     dtype: torch.dtype
-    is_streamed: bool = False  # the large network's weights wait in main memory
+    is_streamed: bool = False  # the large network's weights wait in host memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Of a clip.
+    """Operations, time and memory of a clip.
 
     Attributes:
-        work: all of it.
+        work: all operations.
         seconds: at the speed of the device.
         weights: bytes on the device.
         sampling, decoding: bytes beside them, at the peak of each.
@@ -97,88 +81,51 @@ class Estimate:
         return "\n".join(lines)
 
 
-def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, other_weights: int = 0) -> Estimate:
-    """Of a clip by SVD, from its networks' sizes.
+@dataclass(frozen=True, kw_only=True)
+class Estimates:
+    """The estimates of a family.
 
-    Args:
-        unet, vae: sizes.
-        clip: what is to be made.
-        place: where and how.
-        other_weights: bytes of the image encoder, where that stays on the device.
+    Attributes:
+        clip: an Estimate, from the networks' sizes, a Clip and a Place.
+        call: Counts of one call of the large network, from its config, the latent frames, height and width, and its
+            dtype; cached.
+        usual: the clip that most people make with a network of this config.
+        geometry: frame and size rules.
     """
-    denoiser = _on_meta(lambda: SVDUNet(unet), place.dtype)
-    coder = _on_meta(lambda: VAE(vae), place.dtype)
-    if place.is_streamed:
-        denoiser.park = Elsewhere  # skips wait in main memory too
-    h, w = clip.height // CELL, clip.width // CELL
 
-    def call() -> None:
-        x = torch.empty(clip.frames, unet.in_channels, h, w, dtype=place.dtype)
-        denoiser(x, torch.empty(1), torch.empty(1, unet.context_dim), torch.empty(1, 3))
-
-    def decode(t: int, h: int, w: int) -> Counts:
-        z = torch.empty(t, vae.latent_channels, h, w, dtype=place.dtype, device="meta")
-        return count(lambda: coder.decoder(z))
-
-    windows = Counter(tuple(end - start for start, end in window) for window in decoded_windows(clip.frames, h, w))
-    decoding = [(decode(*shape), times) for shape, times in windows.items()]
-    blocks = svd_pipeline.blocks_of(denoiser)
-    return _estimate(clip, place, denoiser, blocks, count(call), decoding, num_bytes(coder) + other_weights)
+    clip: Callable[..., Estimate]
+    call: Callable[..., Counts]
+    usual: Callable[[Any], Clip]
+    geometry: Geometry
 
 
-def decoded_windows(frames: int, h: int, w: int) -> Iterator[tuple[tuple[int, int], ...]]:
-    """What SVD's autoencoder decodes at a time, as `VAE.decode` has it."""
-    return tiles([Axis(frames, 8, 4), Axis(h, 128, 32), Axis(w, 128, 32)])
-
-
-def estimate_cogvideox(
-    transformer: TransformerConfig, vae: CogVideoXVAEConfig, clip: Clip, place: Place, words: int = 226
-) -> Estimate:
-    """Of a clip by CogVideoX; the text encoder visits the device before all else, and is not counted.
-
-    Args:
-        transformer, vae: sizes.
-        clip: what is to be made.
-        place: where and how.
-        words: tokens of the text.
-    """
-    denoiser = _on_meta(lambda: CogVideoXTransformer(transformer), place.dtype)
-    coder = _on_meta(lambda: CogVideoXVAE(vae), place.dtype)
-    h, w = clip.height // CELL, clip.width // CELL
-
-    def call() -> None:
-        x = torch.empty(1, transformer.in_channels, clip.latent_frames, h, w, dtype=place.dtype)
-        denoiser(x, torch.empty(1), torch.empty(1, words, transformer.text_dim, dtype=place.dtype))
-
-    def decode(h: int, w: int) -> Iterator[tuple[Counts, int]]:
-        past: dict[Any, Any] = {}  # what comes first has none, and all after it are alike
-        lengths = [end - start for start, end in pieces(clip.latent_frames, 2)]
-        for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:
-            z = torch.empty(1, vae.latent_channels, length, h, w, dtype=place.dtype, device="meta")
-            yield count(partial(coder.decoder, z, past)), times
-
-    tile = clip.decode_tile or max(h, w)
-    axes = [Axis(length, tile, max(1, tile * 3 // 4)) for length in (h, w)]
-    windows = Counter((h1 - h0, w1 - w0) for (h0, h1), (w0, w1) in tiles(axes))
-    decoding = [(counts, times * number) for shape, number in windows.items() for counts, times in decode(*shape)]
-    blocks = cogvideox_pipeline.blocks_of(denoiser)
-    return _estimate(clip, place, denoiser, blocks, count(call), decoding, num_bytes(coder))
-
-
-def _on_meta(build: Callable[[], _Module], dtype: torch.dtype) -> _Module:
-    with torch.device("meta"):
+def on_meta(build: Callable[[], Network], dtype: torch.dtype) -> Network:
+    """A network without memory, to be counted."""
+    with torch.inference_mode(False), torch.device("meta"):
         return build().to(dtype)
 
 
-def _estimate(
+def total(
     clip: Clip,
     place: Place,
+    *,
     denoiser: nn.Module,
     blocks: Sequence[nn.Module],
     call: Counts,
-    decoding: Sequence[tuple[Counts, int]],
+    decoding: Iterable[tuple[Counts, int]],
     other_weights: int,
 ) -> Estimate:
+    """Sum up a clip.
+
+    Args:
+        clip, place: what is estimated.
+        denoiser: the large network.
+        blocks: its parts that are streamed one after the other.
+        call: one call of it.
+        decoding: calls of the decoder, and how often each is made.
+        other_weights: bytes of the other networks on the device.
+    """
+    decoding = list(decoding)
     work = sum((work_of(counts) * times for counts, times in decoding), work_of(call) * clip.calls)
     whole, streamed = num_bytes(denoiser), _streamed(denoiser, blocks)
     return Estimate(
@@ -191,8 +138,28 @@ def _estimate(
     )
 
 
+def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float) -> str:
+    """One line about a network that was just loaded: what the usual clip takes on its device.
+
+    Args:
+        estimates: of the network's family.
+        config: sizes of the network.
+        dtype: computed in.
+        device: measured.
+        weights: bytes.
+    """
+    clip = estimates.usual(config)
+    call = estimates.call(config, estimates.geometry.latent_shape(clip.frames, clip.height, clip.width), dtype)
+    work = work_of(call) * clip.calls
+    return (
+        f"{clip.frames} frames of {clip.width}x{clip.height} in {clip.steps} steps take about "
+        f"{of_time(seconds(work, probe(device, dtype)))} here ({work.flops / 1e15:.3g} PFLOP), {gigabytes(weights)} "
+        f"for weights and {gigabytes(call.peak)} beside them"
+    )
+
+
 def _streamed(denoiser: nn.Module, blocks: Sequence[nn.Module]) -> int:
-    """Bytes on the device of a network that comes block by block: two of them, and all that is in none."""
+    """Bytes on the device of a network streamed block by block: two blocks, and all that is in none."""
     sizes = list(map(num_bytes, blocks))
     return num_bytes(denoiser) - sum(sizes) + 2 * max(sizes)
 
@@ -208,13 +175,13 @@ def _hints(clip: Clip, place: Place, saved: int) -> Iterator[str]:
 
 
 def gigabytes(num_bytes: float) -> str:
-    """For people; 1 GB is 1e9 bytes."""
+    """A size for people; 1 GB is 1e9 bytes."""
     return f"{num_bytes / 1e9:.2g} GB" if num_bytes < 1e10 else f"{num_bytes / 1e9:.0f} GB"
 
 
 def of_time(seconds: float) -> str:
-    """For people."""
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    """A duration for people."""
+    value, unit = next(
+        ((seconds / n, unit) for unit, n in (("h", 3600), ("min", 60)) if seconds >= 2 * n), (seconds, "s")
+    )
+    return f"{value:.0f} {unit}" if value >= 100 else f"{value:.2g} {unit}"

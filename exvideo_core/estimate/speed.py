@@ -1,4 +1,4 @@
-"""How fast a device is at what the networks do, and how long counted work takes at that speed."""
+"""Speed of a device, measured, and the time that counted work takes at that speed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..attention import BACKENDS
-from ..counting import ATTENTION, CONVOLUTION, ELEMENTWISE, PRODUCT, Counts
+from ..nn.attention import BACKENDS
+from .counting import ATTENTION, CONVOLUTION, ELEMENTWISE, PRODUCT, Counts
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be done; floating point operations, of which two are a multiply-add.
+    """Work of a call or a clip; a multiply-add is two floating point operations.
 
     Attributes:
         products, convolutions, attention: of matrix products, convolutions and attention's cores.
@@ -33,7 +33,7 @@ class Work:
 
     @property
     def flops(self) -> float:
-        """All together."""
+        """Floating point operations of all kinds."""
         return self.products + self.convolutions + self.attention
 
     def __add__(self, other: Work) -> Work:
@@ -44,7 +44,7 @@ class Work:
 
 
 def work_of(counts: Counts) -> Work:
-    """The same in the terms of speed."""
+    """Counts as Work."""
     return Work(
         products=counts.flops.get(PRODUCT, 0),
         convolutions=counts.flops.get(CONVOLUTION, 0),
@@ -56,13 +56,13 @@ def work_of(counts: Counts) -> Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Of a device and a number format.
+    """Speed of a device in one dtype.
 
     Attributes:
         products, convolutions, attention: floating point operations a second.
         moved: bytes a second.
         call: seconds from one small operation to the next.
-        is_queued: whether operations are only told to the device, which does them while more are told.
+        is_queued: whether operations run asynchronously, so that launching them costs no time of its own.
     """
 
     products: float
@@ -73,17 +73,17 @@ class Speed:
     is_queued: bool
 
 
-# Part of the speed of large, regular pieces that the networks' own shapes reach, by comparison with runs; attention is
+# Share of the speed of large, regular shapes that the networks' own shapes reach, by comparison with runs; attention is
 # measured with a shape like theirs.
 _REACHED = 0.5
 
 
 def seconds(work: Work, speed: Speed) -> float:
-    """How long it takes, within a factor of about 2."""
-    told = work.operations * speed.call
+    """Duration of the work, within a factor of about 2."""
+    launched = work.operations * speed.call
     rest = work.products / speed.products + work.convolutions / speed.convolutions + work.moved / speed.moved
     done = rest / _REACHED + work.attention / speed.attention
-    return max(told, done) if speed.is_queued else told + done
+    return max(launched, done) if speed.is_queued else launched + done
 
 
 # enough that the fixed cost of a call is not seen, little enough to take no time: side of a product, side of a picture
@@ -119,7 +119,7 @@ _AROUND_A_CALL = 5  # of a network's time for each operation to that of a bare a
 
 
 def _fastest(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the best of three, after one that may choose kernels."""
+    """Seconds of the fastest of three calls, after a first that may choose kernels."""
     times = []
     for _ in range(4):
         _wait(device)

@@ -1,1 +1,1 @@
-"""The published files: what they are, where they come from, and fetching them."""
+"""Published files: their catalogue, their sources, and the download."""

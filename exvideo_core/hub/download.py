@@ -1,10 +1,10 @@
-"""Fetching published files: never half a file under the final name.
+"""Download published files: never half a file under the final name.
 
 huggingface_hub is asked for the token alone. Its own download (tried: 2.4.0) checks the length but not the hash: a file
 with wrong bytes got its final name without a word. It cannot be cancelled while the network is silent, knows no
 ModelScope, keeps the publisher's name and leaves a `.cache` in the model folder.
 
-A download that ends early leaves its part beside the target, and the next call goes on with it.
+An interrupted download leaves its part beside the target, and the next call resumes it.
 """
 
 from __future__ import annotations
@@ -15,22 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from ..checkpoint.detect import identify
-from ..checkpoint.files import open_weights, read_header
 from ..errors import CheckpointError, DownloadError
+from ..progress import Progress
+from ..weights.safetensors_files import open_file, open_weights
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
-from .part import DamagedError, Part, check_free, disk_sentence, turn
+from .part import DamagedError, Part, check_free, disk_sentence, download_lock
 from .sources import Announcement, announce
 from .waiting import in_thread, pause
 from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
-# Told (bytes there, bytes in all) often, also while nothing arrives; cancels by raising.
-Progress = Callable[[int, int], None]
 Result = TypeVar("Result")
 
 
 def locate(file: PublishedFile, paths: Iterable[Path]) -> Path | None:
-    """The file among these, by its own name or by the published one, which must then also show what it is."""
+    """The path among these that has the file: by its own name, or by the published name and its tensors."""
     candidates = [path for path in paths if path.name in file.names and path.is_file()]
     for path in sorted(candidates, key=lambda path: path.name != file.name):
         if path.name == file.name or _is(path, file):
@@ -39,9 +37,9 @@ def locate(file: PublishedFile, paths: Iterable[Path]) -> Path | None:
 
 
 def check_whole(path: Path) -> Path:
-    """The same path; raises DownloadError if what lies there is cut off, or no weights at all."""
+    """Return the path; raise DownloadError if the file there is incomplete or has no weights."""
     try:
-        read_header(path)
+        open_file(path)
     except CheckpointError as error:
         raise DownloadError(f"{path} is there already, but is no whole file: {error} Delete it first.") from error
     return path
@@ -94,8 +92,8 @@ def fetch(
     download = _Download(file, target, source, progress, patience or Patience())
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with turn(target, download.tick):
-            if not target.exists():  # else another process has brought it meanwhile
+        with download_lock(target, download.tick):
+            if not target.exists():  # else another process has downloaded it meanwhile
                 download.run()
     except OSError as error:
         raise DownloadError(disk_sentence(error, file.name, folder)) from error
@@ -125,7 +123,7 @@ def _size(part: Path) -> int:
 
 
 class _Download:
-    """One file on its way from one source."""
+    """The download of one file from one source."""
 
     def __init__(self, file: PublishedFile, target: Path, source: str, progress: Progress, patience: Patience) -> None:
         self.file, self.target, self.source = file, target, source
@@ -137,7 +135,7 @@ class _Download:
         self.progress(self.done, self.total)
 
     def run(self) -> None:
-        """Bring the file; when it arrives damaged, once more from its start."""
+        """Download the file; if it arrives damaged, once more from its start."""
         for is_last in (False, True):
             announced = self._persist(lambda: next(in_thread(self._announce, self.tick)))
             self.done, self.total, self.etag = 0, announced.num_bytes, None
@@ -147,7 +145,7 @@ class _Download:
                     self._fill(part, announced)
                     part.finish(announced.sha256)
                 if announced.sha256 is None:
-                    read_header(part.path)  # at least tells a whole file from a cut one, or from a web page
+                    open_file(part.path)  # at least refuses an incomplete file, or a web page
                 os.replace(part.path, self.target)
                 return
             except (DamagedError, CheckpointError) as error:
@@ -172,13 +170,13 @@ class _Download:
 
     def _receive(self, part: Part, announced: Announcement) -> None:
         start, etag, silence = part.num_bytes, self.etag, self.patience.silence
-        for piece in in_thread(lambda: _pieces(announced, start, etag, silence), self.tick):
-            if isinstance(piece, _Beginning):
-                self.etag = piece.etag
-                if piece.position != start:
+        for chunk in in_thread(lambda: _chunks(announced, start, etag, silence), self.tick):
+            if isinstance(chunk, _Beginning):
+                self.etag = chunk.etag
+                if chunk.position != start:
                     part.start_over()
                 continue
-            part.append(piece)
+            part.append(chunk)
             self.done = part.num_bytes
             if self.done > self.total:
                 raise DamagedError(f"more came than the announced {self.total:,} bytes")
@@ -186,7 +184,7 @@ class _Download:
             raise PassingError(f"the connection ended after {self.done:,} of {self.total:,} bytes")
 
     def _persist(self, work: Callable[[], Result]) -> Result:
-        """Do what needs the network, again and again while that brings something new."""
+        """Retry `work` until it succeeds, or until `patience.attempts` in a row brought no new bytes."""
         failures, most = 0, self.done
         while True:
             try:
@@ -197,7 +195,7 @@ class _Download:
                 failures = 1 if self.done > most else failures + 1
                 most = max(most, self.done)
                 if failures >= self.patience.attempts:
-                    kept = "What has arrived is kept, and the next try goes on with it. " if most else ""
+                    kept = "What has arrived is kept, and the next try resumes it. " if most else ""
                     raise DownloadError(
                         f"{self.file.name} could not be fetched from {SOURCES[self.source]} in {failures} attempts in "
                         f"a row ({error}). {kept}Check the connection, or {_other(self.source)}."
@@ -207,14 +205,14 @@ class _Download:
 
 @dataclass(frozen=True)
 class _Beginning:
-    """Where the bytes that follow belong, and what names their version."""
+    """Position of the bytes that follow, and the ETag of their version."""
 
     position: int
     etag: str | None
 
 
-def _pieces(announced: Announcement, start: int, etag: str | None, silence: float) -> Iterator[_Beginning | bytes]:
-    """The bytes from `start` on, or from 0 where the server does not give a part, or has another version by now."""
+def _chunks(announced: Announcement, start: int, etag: str | None, silence: float) -> Iterator[_Beginning | bytes]:
+    """Yield the bytes from `start`, or from 0 if the server sends no ranges or has another version by now."""
     headers = {"Range": f"bytes={start}-"} if start else {}
     if start and etag:
         headers["If-Range"] = etag
@@ -249,7 +247,7 @@ def _content_range(text: str, start: int) -> tuple[int, str]:
 
 def _is(path: Path, file: PublishedFile) -> bool:
     try:
-        return identify(open_weights(path).shapes).kind is file.kind
+        return open_weights(path).identity.kind is file.kind
     except CheckpointError:
         return False
 

@@ -1,14 +1,14 @@
-"""What to say when a weight file is not there: what it is, where to get it, where to put it."""
+"""Hints for a missing weight file: what it is, where to get it, where to put it."""
 
 from __future__ import annotations
 
-from .catalog import FILES, PublishedFile, choose, find, offered_as, size
+from .catalog import PublishedFile, choose, files, find, offered_as, size
 
 NODE = "Download ExVideo Models"  # its title in ComfyUI
 
 
 def hint(name: str) -> str:
-    """For the command line, about a path where nothing is; empty for names that nobody has published."""
+    """A sentence for the command line, with a space before it; empty for names that nobody has published."""
     file = find(name)
     if file is None:
         return ""
@@ -17,7 +17,7 @@ def hint(name: str) -> str:
 
 
 def not_there(name: str, folder: str, path: str) -> str:
-    """For a loader in ComfyUI whose saved value is not in its list.
+    """A sentence for a loader in ComfyUI whose saved value is not in its list.
 
     Args:
         folder: of ComfyUI's models, such as "vae".
@@ -30,8 +30,8 @@ def not_there(name: str, folder: str, path: str) -> str:
 
 
 def nothing_there(folder: str, path: str) -> str:
-    """The same for a list without any file."""
-    file = next(file for file in FILES if file.folder == folder)
+    """A sentence for a loader in ComfyUI whose list is empty; arguments as in `not_there`."""
+    file = next(file for file in files() if file.folder == folder)
     return f"there is no file in {path}. What belongs there is {_how_to_get(file)}"
 
 

@@ -1,8 +1,7 @@
-"""A file while it arrives, and what may go wrong with the disk it is on."""
+"""A partial download on disk, its lock, and free space."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import os
@@ -12,14 +11,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DownloadError
+from ..whole_file import cannot_write, is_full
 from .waiting import Tick
 
 _SPARE = 64_000_000  # bytes to leave free on a disk
-_PIECE = 1 << 20
+_CHUNK = 1 << 20
 
 
 class DamagedError(Exception):
-    """What arrived is not what was announced."""
+    """The bytes that arrived are not those that were announced."""
 
 
 class Part:
@@ -45,8 +45,8 @@ class Part:
         self._stream.close()
 
     def read_again(self) -> Iterator[int]:
-        """Hash what an earlier call has left; yields the bytes read so far."""
-        while chunk := self._stream.read(_PIECE):
+        """Hash what an earlier call left; yields the number of bytes read so far."""
+        while chunk := self._stream.read(_CHUNK):
             self._count(chunk)
             yield self.num_bytes
 
@@ -61,7 +61,7 @@ class Part:
         self.num_bytes, self._digest = 0, hashlib.sha256()
 
     def finish(self, sha256: str | None) -> None:
-        """Put the whole file on the disk for good; it still has the part's name.
+        """Check the hash and flush the file to disk; it keeps the part's name.
 
         Raises:
             DamagedError: its hash is not this one.
@@ -76,8 +76,8 @@ class Part:
 
 
 @contextmanager
-def turn(target: Path, tick: Tick) -> Iterator[None]:
-    """Wait until no other process brings the same file; the system frees the lock of one that was killed."""
+def download_lock(target: Path, tick: Tick) -> Iterator[None]:
+    """Wait until no other process downloads this file; the system frees the lock of a killed one."""
     from filelock import FileLock, Timeout  # slow to import
 
     path = Path(f"{target}.lock")
@@ -98,7 +98,7 @@ def turn(target: Path, tick: Tick) -> Iterator[None]:
 
 
 def check_free(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise DownloadError if a disk has no room for so many bytes more."""
+    """Raise DownloadError unless the disk has room for so many more bytes."""
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
@@ -110,9 +110,6 @@ def check_free(folder: Path, num_bytes: int, what: str) -> None:
 
 
 def disk_sentence(error: OSError, name: str, folder: Path) -> str:
-    """What the system refused, for people."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk of {folder} is full. Make room and start again: {name} goes on where it stopped."
-    if error.errno == errno.EFBIG:
-        return f"the disk of {folder} takes no file as large as {name} (FAT32 ends at 4 GB). Choose another disk."
-    return f"cannot write {name} to {folder}: {error.strerror or error}. Choose a folder that can be written to."
+    """The error sentence for a download that the disk refused."""
+    sentence = cannot_write(folder / name, error)
+    return f"{sentence} Then start again: the download resumes where it stopped." if is_full(error) else sentence

@@ -1,4 +1,4 @@
-"""What Hugging Face and ModelScope announce about a file before they send it: address, size and SHA-256."""
+"""Address, size and SHA-256 of a file, as Hugging Face and ModelScope announce them before the download."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """What a source says about one file.
+    """A source's information about one file.
 
     Attributes:
         url: of this very version, where the source has versions.
@@ -48,7 +48,7 @@ def announce(file: PublishedFile, source: str, silence: float) -> Announcement:
 
 
 def _ask_hugging_face(file: PublishedFile, silence: float) -> Announcement:
-    """Of large files, the redirect to where they lie carries X-Linked-Etag (their SHA-256) and X-Linked-Size."""
+    """Read the redirect of a large file, which has X-Linked-Etag (its SHA-256) and X-Linked-Size."""
     from huggingface_hub import get_token  # the environment's or that of `hf auth login`; slow to import
 
     token = get_token()
@@ -74,7 +74,7 @@ def _ask_hugging_face(file: PublishedFile, silence: float) -> Announcement:
 
 
 def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
-    """The list of a folder's files has Size and Sha256 of each."""
+    """Read the list of the folder, which has Size and Sha256 of each file."""
     domain = os.environ.get("MODELSCOPE_DOMAIN", "").rstrip("/") or "www.modelscope.cn"
     endpoint = domain if "://" in domain else f"https://{domain}"
     repository = file.repositories[MODELSCOPE]
@@ -99,10 +99,10 @@ def _ask_modelscope(file: PublishedFile, silence: float) -> Announcement:
 
 
 def _short_answer(answer: http.client.HTTPResponse, url: str) -> bytes:
-    """The body of an answer, which is not to fill the memory."""
+    """The body of an answer; raises ValueError if it is too long."""
     text = bytearray()
-    for piece in read(answer, url):
-        text += piece
+    for chunk in read(answer, url):
+        text += chunk
         if len(text) > _LONGEST_ANSWER:
             answer.close()
             raise ValueError(f"it has more than {_LONGEST_ANSWER:,} bytes")

@@ -1,4 +1,4 @@
-"""Waiting for the network so that Cancel need not wait for it."""
+"""Wait for the network in a thread, so that Cancel works at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLL = 0.2  # seconds between two ticks
 
 
 def in_thread(source: Callable[[], Iterator[Item]], tick: Tick) -> Iterator[Item]:
-    """The items of an iterator that may block, which runs in a thread of its own while `tick` is called."""
+    """Yield the items of an iterator that may block; it runs in its own thread, and `tick` is called meanwhile."""
     channel = _Channel(source)
     # daemon: a silent connection must not keep a cancelled command from ending
     threading.Thread(target=channel.run, name="exvideo-download", daemon=True).start()
@@ -42,7 +42,7 @@ class _End:
 
 
 class _Channel(Generic[Item]):
-    """Items on their way from the thread that reads to the one that writes."""
+    """A queue from the thread that reads to the one that writes."""
 
     def __init__(self, source: Callable[[], Iterator[Item]]) -> None:
         self.source = source

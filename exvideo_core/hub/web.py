@@ -22,7 +22,7 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be another o
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to put up with a bad connection.
+    """Timeouts and retries.
 
     Attributes:
         silence: seconds without any byte after which a connection counts as lost.
@@ -40,7 +40,7 @@ class Patience:
 
 
 class PassingError(Exception):
-    """What another attempt may mend: no connection, silence, an overloaded server."""
+    """An error that may pass: no connection, silence, an overloaded server."""
 
     def __init__(self, text: str, wait: float | None = None) -> None:
         super().__init__(text)
@@ -48,14 +48,14 @@ class PassingError(Exception):
 
 
 class StatusError(Exception):
-    """The server's refusal."""
+    """A status with which the server refuses."""
 
     def __init__(self, status: int, url: str) -> None:
         super().__init__(f"{host_of(url)} answers {status}")
         self.status, self.host = status, host_of(url)
 
 
-class _Stay(HTTPRedirectHandler):
+class _NoRedirect(HTTPRedirectHandler):
     """Leaves redirects to `request`: urllib's own would send the token along."""
 
     def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 (urllib's signature)
@@ -118,7 +118,7 @@ def _send(message: Request, silence: float) -> http.client.HTTPResponse:
 
 
 def _target(url: str, answer: http.client.HTTPResponse) -> str:
-    """Where a redirect leads."""
+    """Target of a redirect."""
     try:
         target = urljoin(url, answer.headers.get("Location", ""))
         urlsplit(target)
@@ -137,11 +137,11 @@ def _opener() -> OpenerDirector:
         pass
     else:
         context.load_verify_locations(certifi.where())
-    return build_opener(_Stay, HTTPSHandler(context=context))
+    return build_opener(_NoRedirect, HTTPSHandler(context=context))
 
 
 def read(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
-    """The body in pieces, each as soon as it is there."""
+    """Yield the body in chunks, as they arrive."""
     try:
         with answer:
             while chunk := answer.read1(1 << 18):
@@ -151,12 +151,12 @@ def read(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:
 
 
 def whole_number(text: str) -> int | None:
-    """What a header or an answer says, if it is a number that fits a file; `isdigit` also knows ² and ٣."""
+    """Parse a header's number; None if it is none, or too large for a file. `isdigit` also accepts ² and ٣."""
     return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def host_of(url: str) -> str:
-    """How messages call a server: without a password, and without the rest, which may be signed for one person."""
+    """The server in messages: without a password, and without the path, which may be signed for one person."""
     return quoted(urlsplit(url).netloc.rpartition("@")[2])
 
 

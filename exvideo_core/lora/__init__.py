@@ -1,12 +1,12 @@
-"""LoRAs of CogVideoX's transformer, such as ExVideo-CogVideoX-LoRA-129f-v1 (arXiv:2406.14130): W + scale * up @ down.
+"""LoRAs of a transformer, such as ExVideo-CogVideoX-LoRA-129f-v1 (arXiv:2406.14130): W + scale * up @ down.
 
-`read_lora` accepts every spelling in use and gives the pairs by the names of `CogVideoXTransformer`'s weights;
-`merge` adds them to the weights and `remove_loras` takes them out again bit for bit; `attach` runs them beside the
-weights, which is what training and comparisons want; `apply_lora` is read and merge for a pipeline.
+`read_lora` accepts every spelling in use and returns the pairs by the names of our weights; `merge` adds them to the
+weights and `remove_loras` restores the weights bit for bit; `attach` runs the pairs beside the weights, for training
+and comparisons; `apply_lora` reads and merges for a pipeline.
 
-A host with its own way of patching weights, such as ComfyUI, calls `fit_lora(lora, shapes)` with the names and
-shapes of its model's weights (ours or those of ComfyUI's own class, with or without `diffusion_model.`): it checks
-like `merge` and returns {name as in shapes: LoRAPair(down, up, alpha)}.
+A host that patches weights itself, such as ComfyUI, calls `fit_lora(lora, shapes)` with the names and shapes of its
+model's weights (ours or those of ComfyUI's own class, with or without `diffusion_model.`): it checks like `merge` and
+returns {name as in shapes: LoRAPair(down, up, alpha)}.
 """
 
 from .apply import LoRAReport, apply_lora, fit_lora, merge, remove_loras

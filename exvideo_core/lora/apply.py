@@ -1,4 +1,4 @@
-"""Adding LoRAs to a transformer's weights, and taking them out again."""
+"""Merging LoRAs into a transformer's weights, and removing them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..checkpoint.detect import FileKind, Kind, Shapes, identify
 from ..errors import CheckpointError
-from ..out_of_memory import explained
+from ..nn.out_of_memory import explained
+from ..weights.assign import different, misfit, shapes_of
+from ..weights.detect import UNKNOWN, identify
+from ..weights.kind import FileKind, Shapes
 from .files import LoRA, LoRAPair, read_lora
-from .names import layer_name
+from .keys import LoRAKeys, keys_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAReport:
-    """What a LoRA did.
+    """How many tensors of a LoRA were applied.
 
     Attributes:
-        applied: tensors of the file that changed weights: two factors for each weight, and its alpha where it has one.
-        unused: tensors of the file that changed nothing; applied + unused is all of the file.
+        applied: tensors of the file that changed weights: two factors for each weight, and its alpha if it has one.
+        unused: tensors of the file that changed nothing; applied + unused is the whole file.
         weights: weights of the transformer that were changed.
         rank: of all pairs, or every rank there is, ascending.
-        strength: factor on all of it.
+        strength: factor on the whole LoRA.
         source: the file.
     """
 
@@ -40,7 +42,7 @@ class LoRAReport:
 
     @classmethod
     def of(cls, lora: LoRA, strength: float) -> LoRAReport:
-        """The report of a LoRA that was applied; one that applies in part is refused, so all its pairs count."""
+        """Report a LoRA that was applied. One that fits only in part is refused, so all its pairs count."""
         return cls(
             applied=lora.num_tensors,
             unused=len(lora.unused),
@@ -59,22 +61,22 @@ class LoRAReport:
 
 
 class HasTransformer(Protocol):
-    """A pipeline, as far as LoRAs care."""
+    """A pipeline whose transformer takes LoRAs."""
 
     @property
     def transformer(self) -> nn.Module: ...
 
 
 def apply_lora(pipe: HasTransformer, path: str | Path, strength: float = 1.0) -> LoRAReport:
-    """Read a LoRA and merge it into a pipeline's transformer; `remove_loras(pipe.transformer)` takes it out again.
+    """Read a LoRA and merge it into a pipeline's transformer; `remove_loras(pipe.transformer)` undoes it.
 
     Args:
-        pipe: a CogVideoX pipeline.
+        pipe: such as a CogVideoX pipeline.
         path: a .safetensors file in any spelling.
-        strength: factor; negative takes the LoRA's effect away from the model.
+        strength: factor; a negative one subtracts the LoRA's effect from the model.
 
     Raises:
-        CheckpointError: the file is no whole LoRA of CogVideoX, or does not fit; nothing was changed.
+        CheckpointError: the file is no whole LoRA of the model, or does not fit; nothing was changed.
     """
     return merge(pipe.transformer, read_lora(path), strength)
 
@@ -91,101 +93,84 @@ def fit_lora(lora: LoRA, shapes: Shapes) -> dict[str, LoRAPair]:
             without a prefix such as `diffusion_model.`; others are ignored.
 
     Raises:
-        CheckpointError: the model is no text-to-video CogVideoX 1.0, or a pair's weight is missing or has another
-            shape; with the counts of tensors, first names, and what to choose.
+        CheckpointError: LoRAs are not for this kind of model, or a pair's weight is missing or has another shape;
+            with the counts of tensors, first names, and what to choose.
     """
-    spelled = {
-        f"{layer}.weight": name
-        for name in shapes
-        if name.endswith(".weight") and (layer := layer_name(name.removesuffix(".weight")))
-    }
-    model = identify({ours: shapes[theirs] for ours, theirs in spelled.items()})
-    if model.kind in (Kind.COG_I2V, Kind.COG_1_5):  # the shapes would fit
+    keys = keys_for(lora.pairs)
+    spelled = {ours: name for name in shapes if (ours := keys.weight_name(name))}
+    sizes = {ours: shapes[name] for ours, name in spelled.items()}
+    model = identify(sizes)
+    if model.kind in keys.refused:  # although the shapes may fit
         raise CheckpointError(f"{lora.source} does not fit {model.what}; {model.where}. Nothing was changed.")
-    missing = [name for name in lora.pairs if name not in spelled]
-    differing = [
-        name
-        for name, pair in lora.pairs.items()
-        if name in spelled and pair.size != _flat(shapes[spelled[name]])
-    ]  # fmt: skip
+    missing = [name for name in lora.pairs if name not in sizes]
+    differing = different(
+        {name: pair.size for name, pair in lora.pairs.items()}, {name: _flat(shape) for name, shape in sizes.items()}
+    )
     if missing or differing:
-        complaints = []
-        if missing:
-            complaints.append(f"{len(missing)} weights are missing in the model (first: {missing[0]})")
-        if differing:
-            first = differing[0]
-            complaints.append(
-                f"{len(differing)} have another shape (first: {first} is {list(_flat(shapes[spelled[first]]))}, "
-                f"the LoRA is for {list(lora.pairs[first].size)})"
-            )
-        raise _misfit(lora, model, {*missing, *differing}, complaints)
+        raise _misfit(lora, keys, model, [*missing, *differing], misfit(missing, (), differing))
     return {spelled[name]: pair for name, pair in lora.pairs.items()}
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(outputs, inputs), a kernel's cells counted as inputs."""
+    """(outputs, inputs), with a kernel's cells counted as inputs."""
     return shape[0], math.prod(shape[1:])
 
 
-def _misfit(lora: LoRA, model: FileKind, unfit: set[str], complaints: list[str]) -> CheckpointError:
+def _misfit(lora: LoRA, keys: LoRAKeys, model: FileKind, unfit: list[str], complaints: str) -> CheckpointError:
     refused = sum(2 + (lora.pairs[name].alpha is not None) for name in unfit)
-    what = "this model" if model.kind is Kind.UNKNOWN else model.what
-    advice = {
-        Kind.COG_T2V_2B: model.where,
-        Kind.COG_T2V: "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b",
-    }.get(model.kind, "choose a LoRA that was made for this model, or the transformer of THUDM/CogVideoX-5b")
+    what = "this model" if model.kind is UNKNOWN else model.what
     return CheckpointError(
         f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "
-        f"would not; {', '.join(complaints)}; {advice}. Nothing was changed."
+        f"would not; in the model, {complaints}; {keys.hint(model)}. Nothing was changed."
     )
 
 
 # merging
 
 
-_ADVICE = "The model is as it was before. Load it with stream=True (--stream), or attach fewer LoRAs."
+_HINT = "The model is unchanged. Load it with stream=True (--stream), or attach fewer LoRAs."
 
-# What `merge` leaves on a module so that it can be undone: the weights it replaced, by name. A plain attribute, so no
-# state_dict has it, and copies of the module keep their own.
+# Attribute that `merge` leaves on a module: the weights it replaced, by name. It is not part of the state_dict, and
+# copies of the module keep their own.
 _ORIGINALS = "_weights_before_loras"
 
 
-@torch.inference_mode(False)  # what is made in inference mode could never be trained
+@torch.inference_mode(False)  # tensors made in inference mode could never be trained
 def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
     """Add strength * scale * up @ down to the weights; several LoRAs add up.
 
-    The product and the sum are formed in the weights' own number format, as DiffSynth 1.1.9 does (models/lora.py,
-    GeneralLoRAFromPeft), so that results are the same bits; fp8 weights pass through float32. Memory mapped from
-    files is not written to: a changed weight is a new tensor, and the one it replaces is kept (in main memory, if it
-    was on a GPU), so a merge costs memory of the size of the changed weights. If it is interrupted or runs out of
-    memory, the module is as it was before.
+    The product and the sum are computed in the weights' dtype, as DiffSynth 1.1.9 does (models/lora.py,
+    GeneralLoRAFromPeft), so that the result has the same bits; fp8 weights go through float32. Memory mapped from
+    files is not written to: a changed weight is a new tensor, and the original is kept (in main memory, if it was on
+    a GPU), so a merge costs as much memory as the changed weights. If it is interrupted or runs out of memory, the
+    module is as it was before.
 
     Args:
         module: a transformer with our names.
         lora: what to add.
-        strength: factor on all of it.
+        strength: factor on the whole LoRA.
 
     Raises:
         CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
-        DeviceMemoryError: memory ended; nothing was changed.
+        DeviceMemoryError: out of memory; nothing was changed.
     """
     weights = dict(module.named_parameters())
-    fitted = fit_lora(lora, {name: tuple(weight.shape) for name, weight in weights.items()})
+    fitted = fit_lora(lora, shapes_of(weights))
     originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
     before: dict[str, Tensor] = {}
     try:
-        with explained(f"{lora.source} was merged", _ADVICE):
+        with explained(f"merging {lora.source}", _HINT):
             for name, pair in fitted.items():
                 before[name] = weights[name].data.cpu()
-                weights[name].data = _changed(weights[name].data, pair, strength)
+                weights[name].data = _merged(weights[name].data, pair, strength)
     except BaseException:  # also Cancel: half a LoRA is worse than none
-        _put_back(weights, before)
+        _restore(weights, before)
         raise
     vars(module)[_ORIGINALS] = before | originals
     return LoRAReport.of(lora, strength)
 
 
-def _changed(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
+def _merged(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
     dtype = weight.dtype if weight.dtype.itemsize > 1 else torch.float32
     up, down = (factor.detach().to(weight.device, dtype) for factor in (pair.up, pair.down))
     change = strength * pair.scale * torch.mm(up.flatten(1), down.flatten(1))
@@ -194,16 +179,16 @@ def _changed(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
 
 @torch.inference_mode(False)
 def remove_loras(module: nn.Module) -> None:
-    """Give every weight back exactly what it was before the first `merge`, wherever the module is now."""
+    """Restore every weight bit for bit to its value before the first `merge`, wherever the module is now."""
     originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
-    _put_back(dict(module.named_parameters()), originals)
-    vars(module).pop(_ORIGINALS, None)  # only now are they not needed any more
+    _restore(dict(module.named_parameters()), originals)
+    vars(module).pop(_ORIGINALS, None)  # not before they are all restored
 
 
-def _put_back(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+def _restore(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     for name, value in values.items():
         weight = weights[name]
         if (value.device, value.dtype) == (weight.device, weight.dtype):
             weight.data = value
         else:
-            weight.data.copy_(value)  # in its own memory, as there may be no other left
+            weight.data.copy_(value)  # in place: a new tensor may not fit

@@ -1,4 +1,4 @@
-"""LoRAs beside the weights, not merged: y = W x + strength * scale * up(down(x)). For training, and for comparisons."""
+"""LoRAs that run beside the weights, for training and comparisons: y = W x + strength * scale * up(down(x))."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..weights.assign import shapes_of
 from .apply import fit_lora
 from .files import LoRA, LoRAPair
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # what ExVideo's LoRA changes (inferred, see its trainer's defaults)
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")  # layers of ExVideo's LoRA (inferred from its trainer's defaults)
 _LAYERS = (nn.Linear, nn.Conv2d)
 
 
@@ -24,14 +25,14 @@ def new_lora(
     alpha: float | None = None,
     generator: torch.Generator | None = None,
 ) -> LoRA:
-    """Make a LoRA that changes nothing yet: down is gaussian with spread 1 / rank, as in peft, and up is zero.
+    """Initialise a LoRA that changes nothing yet: down is Gaussian with std 1 / rank, as in peft, and up is zero.
 
     Args:
         module: a transformer with our names; the factors are float32, on the CPU.
         targets: ends of the names of the layers to change.
         rank: r.
-        alpha: the LoRA is multiplied by alpha / rank; None is 1.
-        generator: of the gaussian numbers.
+        alpha: the LoRA is multiplied by alpha / rank; None is a factor of 1.
+        generator: of the Gaussian values.
     """
     pairs: dict[str, LoRAPair] = {}
     for name, layer in module.named_modules():
@@ -49,9 +50,9 @@ def _ends_with(name: str, end: str) -> bool:
 
 
 class Factors(nn.Module):
-    """What runs beside one layer: up(down(x)) times a scale. float32, on the layer's device.
+    """The pair beside one layer, scale * up(down(x)), float32 on the layer's device.
 
-    A module of its own, so that whoever shards or converts modules can do it with this one.
+    It is a module of its own, so that it can be sharded or converted like any other.
     """
 
     def __init__(self, layer: nn.Module, pair: LoRAPair) -> None:
@@ -62,10 +63,10 @@ class Factors(nn.Module):
             nn.Parameter(factor.detach().to(weight.device, torch.float32, copy=True)) for factor in (pair.down, pair.up)
         )
         self.alpha, self.scale = pair.alpha, pair.scale
-        self._layer = [layer]  # in a list, so that it is no part of this module
+        self._layer = [layer]  # in a list, so that it is not registered as a submodule
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):  # else that decides
+        if not torch.is_autocast_enabled(x.device.type):  # otherwise autocast decides
             x = x.to(self.down.dtype)
         return self.scale * self._run(x)
 
@@ -79,18 +80,18 @@ class Factors(nn.Module):
 
 
 class AttachedLoRA:
-    """Factors that run beside a module's layers until `detach`.
+    """A LoRA that runs beside a module's layers until `detach`.
 
-    The module's own names, weights and state_dict stay as they are; its weights no longer require gradients.
+    The module's own names, weights and state_dict do not change; its weights no longer require gradients.
 
     Attributes:
         factors: by weight.
-        strength: factor on all of it; may be changed between calls of the module.
+        strength: factor on the whole LoRA; may be changed between calls of the module.
     """
 
     def __init__(self, module: nn.Module, lora: LoRA, strength: float) -> None:
         """Attach; callers use `attach`."""
-        fit_lora(lora, {name: tuple(weight.shape) for name, weight in module.named_parameters()})
+        fit_lora(lora, shapes_of(dict(module.named_parameters())))
         layers = {name: module.get_submodule(name.removesuffix(".weight")) for name in lora.pairs}
         if norms := [name for name, layer in layers.items() if not isinstance(layer, _LAYERS)]:
             raise ValueError(f"{norms[0]} is no weight of a linear layer or convolution: its LoRA can only be merged")
@@ -123,7 +124,7 @@ class AttachedLoRA:
         return LoRA(pairs, self._source)
 
     def detach(self) -> None:
-        """Leave the module as it was, and let those of its weights require gradients again that did before."""
+        """Restore the module: without the LoRA, and with `requires_grad` as before."""
         for hook in self._hooks:
             hook.remove()
         for weight in self._frozen:
@@ -132,9 +133,9 @@ class AttachedLoRA:
 
 
 def attach(module: nn.Module, lora: LoRA, strength: float = 1.0) -> AttachedLoRA:
-    """Run a LoRA beside a transformer's layers, with copies of its factors that can be trained.
+    """Run a LoRA beside a transformer's layers, with trainable copies of its factors.
 
-    In mixed precision, autocast decides in what format the factors are applied; without it that is float32.
+    Autocast decides in which dtype the factors are applied; without it that is float32.
 
     Raises:
         CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.

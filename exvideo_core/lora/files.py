@@ -13,12 +13,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..checkpoint.detect import Kind, identify, require
-from ..checkpoint.files import Shape, WeightFile, open_weights
-from ..checkpoint.load import check_finite
-from ..checkpoint.save import write_weights
 from ..errors import CheckpointError
-from .names import Key, parse_key, to_diffsynth_name
+from ..weights.assign import AGAIN, check_finite
+from ..weights.detect import require
+from ..weights.safetensors_files import Shape, WeightFile, open_weights
+from ..weights.write import write_weights
+from .keys import Key, LoRAKeys, keys_for
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class LoRAPair:
 
 @dataclass(frozen=True)
 class LoRA:
-    """A LoRA of CogVideoX's transformer.
+    """The pairs of a LoRA.
 
     Attributes:
         pairs: by the name of the weight, in our naming: transformer_blocks.3.attn1.to_out.0.weight.
-        source: the file, as messages should call it.
-        unused: keys of the file that change nothing: single numbers that belong to no pair.
+        source: name of the file in messages.
+        unused: keys of the file that change nothing: scalars that belong to no pair.
     """
 
     pairs: Mapping[str, LoRAPair]
@@ -76,18 +76,19 @@ class LoRA:
         return sum(2 + (pair.alpha is not None) for pair in self.pairs.values())
 
 
-def read_lora(path: str | Path) -> LoRA:
+def read_lora(path: str | Path | WeightFile) -> LoRA:
     """Read a LoRA in any spelling; the factors stay views of the mapped file.
 
     Raises:
-        CheckpointError: the file is damaged, no LoRA of CogVideoX, or not one whole LoRA: halves of pairs, several
-            adapters, keys of unknown layers or of other kinds of adapters.
+        CheckpointError: the file is damaged, no LoRA of a model of ours, or not one whole LoRA: halves of pairs,
+            several adapters, keys of unknown layers or of other kinds of adapters.
     """
-    file = open_weights(Path(path))
-    keys = {key: parsed for key in file if (parsed := parse_key(key))}
-    # a lone number can be a note of the trainer's, and changes no weight
+    file = path if isinstance(path, WeightFile) else open_weights(Path(path))
+    family = keys_for(file)
+    keys = {key: parsed for key in file if (parsed := family.parse(key))}
+    # a scalar can be a trainer's metadata, and changes no weight
     strangers = [key for key in file if key not in keys and math.prod(file.shapes[key]) > 1]
-    _check_known(file, keys, strangers)
+    _check_known(file, family, keys, strangers)
     _check_one_adapter(file, keys)
     pairs = _pairs(file, keys)
     _check_shapes(file, pairs)
@@ -99,14 +100,14 @@ def read_lora(path: str | Path) -> LoRA:
     )
 
 
-def _check_known(file: WeightFile, keys: Mapping[str, Key], strangers: list[str]) -> None:
+def _check_known(file: WeightFile, family: LoRAKeys, keys: Mapping[str, Key], strangers: list[str]) -> None:
     factors = [key for key in keys if keys[key].role != "alpha"]
-    if strangers or not factors:  # else it is one, whatever names `identify` knows
-        require(file.name, identify(file.shapes), Kind.COG_LORA, "a LoRA of CogVideoX")
+    if strangers or not factors:  # otherwise it is one, whatever names `identify` knows
+        require(file.name, file.identity, family.kind, f"a LoRA of {family.title}")
     if strangers:
         raise CheckpointError(
             f"{file.name} would apply only in part: {len(keys)} of its {len(file)} tensors are known and "
-            f"{len(strangers)} are not (first: {strangers[0]}); choose a LoRA of CogVideoX's transformer alone, "
+            f"{len(strangers)} are not (first: {strangers[0]}); choose a LoRA of {family.title}'s transformer alone, "
             f"made of pairs named lora_A and lora_B, or lora_down and lora_up."
         )
 
@@ -114,10 +115,10 @@ def _check_known(file: WeightFile, keys: Mapping[str, Key], strangers: list[str]
 def _check_one_adapter(file: WeightFile, keys: Mapping[str, Key]) -> None:
     adapters = sorted({parsed.adapter for parsed in keys.values() if parsed.role != "alpha"})
     if len(adapters) > 1:
-        named = ", ".join(adapter or "(no name)" for adapter in adapters[:3])
+        names = ", ".join(adapter or "(no name)" for adapter in adapters[:3])
         raise CheckpointError(
-            f"{file.name} contains {len(adapters)} adapters ({named}), and which one is meant nobody can tell; "
-            f"save each in a file of its own, and apply them one after the other."
+            f"{file.name} contains {len(adapters)} adapters ({names}); save each in a file of its own, and apply them "
+            f"one after the other."
         )
 
 
@@ -129,14 +130,14 @@ def _pairs(file: WeightFile, keys: Mapping[str, Key]) -> dict[str, _Parts]:
     parts: dict[str, _Parts] = defaultdict(dict)
     for key, parsed in keys.items():
         if previous := parts[parsed.parameter].get(parsed.role):
-            raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {_AGAIN}")
+            raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {AGAIN}")
         parts[parsed.parameter][parsed.role] = key
     halves = [roles for roles in parts.values() if ("down" in roles) != ("up" in roles)]
     if halves:
         first = halves[0].get("down") or halves[0]["up"]
         raise CheckpointError(
             f"{file.name} is incomplete: {len(halves)} of its {len(parts)} pairs have one half only "
-            f"(first: {first}); {_AGAIN}"
+            f"(first: {first}); {AGAIN}"
         )
     return {name: roles for name, roles in parts.items() if "down" in roles}
 
@@ -149,14 +150,14 @@ def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
         down, up = wrong[0]["down"], wrong[0]["up"]
         raise CheckpointError(
             f"{file.name} is damaged: {len(wrong)} of its {len(pairs)} pairs cannot be multiplied (first: {down} is "
-            f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {_AGAIN}"
+            f"{list(file.shapes[down])}, {up} is {list(file.shapes[up])}); {AGAIN}"
         )
     factors = [roles[role] for roles in pairs.values() for role in ("down", "up")]
     if whole := [key for key in factors if not file.dtypes[key].is_floating_point]:
-        raise CheckpointError(f"{file.name} is damaged: {whole[0]} holds whole numbers; {_AGAIN}")
+        raise CheckpointError(f"{file.name} is damaged: {whole[0]} holds whole numbers; {AGAIN}")
     numbers = [roles["alpha"] for roles in pairs.values() if "alpha" in roles]
     if several := [key for key in numbers if math.prod(file.shapes[key]) != 1]:
-        raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {_AGAIN}")
+        raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {AGAIN}")
 
 
 def _multiply(down: Shape, up: Shape) -> bool:
@@ -169,25 +170,23 @@ def _pair(file: WeightFile, roles: _Parts) -> LoRAPair:
     return LoRAPair(file[roles["down"]], file[roles["up"]], alpha)
 
 
-_AGAIN = "download it again, or save it again from its training."
-
-
 def save_lora(path: Path, lora: LoRA) -> None:
-    """Write a LoRA named as published (blocks.N.attn1.to_q.lora_A.default.weight), all of the file or nothing.
+    """Write a LoRA with the published one's names (blocks.N.attn1.to_q.lora_A.default.weight), whole or not at all.
 
-    The scale is multiplied into the factor `up`, because DiffSynth, which reads that naming, ignores an alpha in it.
+    The scale is multiplied into the factor `up`, because DiffSynth, which reads these names, ignores an alpha.
 
     Args:
-        path: written at once, through a temporary file beside it.
-        lora: its factors are written in their own number formats.
+        path: the .safetensors file.
+        lora: its factors keep their dtypes.
 
     Raises:
-        CheckpointError: the disk refuses.
+        CheckpointError: the file cannot be written.
     """
+    family = keys_for(lora.pairs)
     weights: dict[str, Tensor] = {}
     for name, pair in lora.pairs.items():
-        layer = to_diffsynth_name(name).removesuffix(".weight")
+        layer = family.export_name(name).removesuffix(".weight")
         weights[f"{layer}.lora_A.default.weight"] = pair.down
-        # a scale of 1 leaves the very bits
+        # a scale of 1 keeps the bits
         weights[f"{layer}.lora_B.default.weight"] = pair.up if pair.scale == 1 else pair.up * pair.scale
     write_weights(path, weights)

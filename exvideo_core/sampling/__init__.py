@@ -1,10 +1,12 @@
-"""Sampling: noise levels, denoisers, guidance and solvers. Knows no network."""
+"""Sampling: noise levels, denoisers, guidance and the solver, for any network."""
 
-from .denoisers import naming_steps, noised, pin_frames, start, v_prediction, zero_snr_v_prediction
+from ..runtime.resume import SavedRun
+from .denoisers import add_noise, pin_frames, v_prediction, zero_snr_v_prediction
 from .guidance import frame_guidance, guide, rising_guidance
-from .postprocess import normalize_frames
-from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
-from .saved_run import SavedRun
+from .levels import Levels
+from .methods import Method
+from .postprocess import finish, normalize_frames
+from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler, solve
 from .schedules import (
     alpha_levels,
     karras_sigmas,
@@ -15,24 +17,26 @@ from .schedules import (
 )
 
 __all__ = [
+    "Levels",
+    "Method",
     "SavedRun",
+    "add_noise",
     "alpha_levels",
     "ddim",
     "dpmpp_2m",
     "dpmpp_2m_sde",
     "dpmpp_2m_sigmas",
     "euler",
+    "finish",
     "frame_guidance",
     "guide",
     "karras_sigmas",
     "linspace_timesteps",
-    "naming_steps",
-    "noised",
     "normalize_frames",
     "num_timesteps",
     "pin_frames",
     "rising_guidance",
-    "start",
+    "solve",
     "trailing_timesteps",
     "v_prediction",
     "zero_snr_alphas",

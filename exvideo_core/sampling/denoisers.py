@@ -1,9 +1,9 @@
-"""From a network's output to denoised latents, and wrappers around that.
+"""Denoisers: from a network's v prediction to denoised latents.
 
 A denoiser is a function (x, level) -> denoised, in one of two forms:
 - sigma: `x` is the clean latents plus `sigma` times unit noise (SVD);
 - alpha: `x` is sqrt(alpha) times the clean latents plus sqrt(1 - alpha) times unit noise (CogVideoX). Only this form
-  has a level of pure noise, alpha 0. Elsewhere they are the same, with sigma^2 = (1 - alpha) / alpha.
+  has a level of pure noise, alpha 0. Otherwise they are equivalent, with sigma^2 = (1 - alpha) / alpha.
 Shapes: T frames, C channels, H and W latent height and width.
 """
 
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor
 
-from ..errors import NumberError
 from .schedules import zero_snr_alphas
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
@@ -44,13 +42,13 @@ def zero_snr_v_prediction(velocity: Velocity) -> Denoiser:
 
 
 def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: Tensor) -> Denoiser:
-    """Show the network given frames in place of its own, with the run's own noise at each level.
+    """Replace frames of the network's input by keyframes, with the run's own noise at each level.
 
-    They are not put back after the last call, as in DiffSynth-Studio 1.1.9 (svd_video.py): what comes out for them
-    is the network's reading of them at the lowest noise level.
+    They are not replaced after the last call, as in DiffSynth-Studio 1.1.9 (svd_video.py), so the result has the
+    network's prediction of them at the lowest noise level.
 
     Args:
-        denoiser: what to wrap.
+        denoiser: the denoiser to wrap.
         keyframes: clean latents [C, H, W] by frame index.
         noise_TCHW: unit noise the run started from.
     """
@@ -64,24 +62,6 @@ def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: 
     return denoise if keyframes else denoiser
 
 
-def naming_steps(denoiser: Denoiser, levels: Tensor) -> Denoiser:
-    """A denoiser whose NumberError says at which of all the levels of a run it came up."""
-
-    def denoise(x: Tensor, level: Tensor) -> Tensor:
-        try:
-            return denoiser(x, level)
-        except NumberError as error:
-            step = int((levels == level.to(levels.device)).nonzero()[0]) + 1
-            raise error.at(f"step {step} of {len(levels) - 1}") from error
-
-    return denoise
-
-
-def start(noise: Tensor, sigma: Tensor, clean: Tensor | None = None) -> Tensor:
-    """Where sampling starts: noise of the right spread, or given latents with noise added."""
-    return noise * torch.sqrt(sigma**2 + 1) if clean is None else clean + sigma * noise
-
-
-def noised(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
-    """Given latents at the level alpha."""
+def add_noise(clean: Tensor, noise: Tensor, alpha: Tensor) -> Tensor:
+    """Clean latents with unit noise added, at the level alpha."""
     return alpha.sqrt() * clean + (1 - alpha).sqrt() * noise

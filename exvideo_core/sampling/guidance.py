@@ -11,7 +11,7 @@ from torch import Tensor
 def frame_guidance(num_frames: int, first: float, last: float) -> Tensor:
     """Guidance scale of each frame, rising linearly over the clip.
 
-    Frames far from the conditioning image need more guidance, the near ones oversaturate
+    Frames far from the conditioning image need more guidance; with as much, the near ones oversaturate
     ("Linearly Increasing Guidance", Stable Video Diffusion, arXiv:2311.15127).
 
     Args:
@@ -26,10 +26,10 @@ def frame_guidance(num_frames: int, first: float, last: float) -> Tensor:
 
 
 def rising_guidance(steps: int, scale: float) -> list[float]:
-    """Guidance scale of each step: 1 at first, most of the rise late, towards `1 + scale` (CogVideoX's "dynamic cfg").
+    """Guidance scale of each step: from 1, mostly late, towards `1 + scale` (CogVideoX's "dynamic cfg").
 
-    1 + scale * (1 - cos(pi * (i / N)^5)) / 2 for step i of N. CogVideoX's and diffusers' own code put the timestep,
-    999 to 0, where the steps that are left belong, so that their scale jumps; here it rises as was meant.
+    1 + scale * (1 - cos(pi * (i / N)^5)) / 2 at step i of N. CogVideoX's and diffusers' code use the timestep, 999 to
+    0, instead of N - i, so that their scale jumps; here it rises as intended.
 
     >>> [round(scale, 2) for scale in rising_guidance(5, 6.0)]
     [1.0, 1.0, 1.0, 1.09, 2.45]
@@ -37,6 +37,6 @@ def rising_guidance(steps: int, scale: float) -> list[float]:
     return [1 + scale * (1 - math.cos(math.pi * (step / steps) ** 5)) / 2 for step in range(steps)]
 
 
-def guide(positive: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
-    """Move from the negative prediction past the positive one; at scale 1 this is the positive one."""
-    return negative + scale * (positive - negative)
+def guide(cond: Tensor, uncond: Tensor, scale: Tensor | float) -> Tensor:
+    """Extrapolate from the uncond prediction past the cond one; scale 1 is the cond prediction."""
+    return uncond + scale * (cond - uncond)

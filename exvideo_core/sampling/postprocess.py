@@ -1,15 +1,38 @@
-"""What is done to sampled latents before they are decoded."""
+"""The finish of sampled latents before they are decoded."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from .inputs import check_finite
 
-def normalize_frames(latents_TCHW: Tensor) -> Tensor:
-    """Give every frame the mean and spread of the whole clip, so that late frames do not fade.
 
-    As DiffSynth-Studio 1.1.9 (svd_video.py, post_process_latents), with standard deviations of the sample (n - 1).
+def finish(latents: Tensor, *, normalize: bool = False, contrast: float = 1.0) -> Tensor:
+    """Normalize the frames and raise the contrast.
+
+    Args:
+        latents: [T, C, H, W], or [B, C, T, H, W].
+        normalize: give every frame the mean and spread of its clip.
+        contrast: factor on the latents.
+
+    Raises:
+        NumberError: the result has NaN or Inf.
     """
-    axes = (1, 2, 3)
-    mean, std = latents_TCHW.mean(axes, keepdim=True), latents_TCHW.std(axes, keepdim=True)
-    return (latents_TCHW - mean) / std * latents_TCHW.std() + latents_TCHW.mean()
+    if normalize:
+        latents = normalize_frames(latents)
+    latents = latents * contrast
+    check_finite(latents)
+    return latents
+
+
+def normalize_frames(latents: Tensor) -> Tensor:
+    """Give every frame the mean and spread of its clip, so that late frames do not fade.
+
+    As in DiffSynth-Studio 1.1.9 (svd_video.py, post_process_latents), with sample standard deviations (n - 1).
+
+    Args:
+        latents: [T, C, H, W], or [B, C, T, H, W].
+    """
+    frame, clip = ((1, 2, 3), (0, 1, 2, 3)) if latents.ndim == 4 else ((1, 3, 4), (1, 2, 3, 4))
+    mean, std = latents.mean(frame, keepdim=True), latents.std(frame, keepdim=True)
+    return (latents - mean) / std * latents.std(clip, keepdim=True) + latents.mean(clip, keepdim=True)

@@ -1,7 +1,6 @@
-"""Solvers from noise to latents, one function each, all of the form (denoiser, x, levels, callback, recording).
+"""The solver that takes latents from noise to clean, and its well-known special cases.
 
-`euler` and `dpmpp_2m_sigmas` take levels sigma, the others alpha: see `denoisers`. Without fresh noise all follow the
-probability flow ODE.
+Without fresh noise all of them follow the probability flow ODE.
 """
 
 from __future__ import annotations
@@ -9,20 +8,113 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import Tensor
 
+from ..errors import NumberError
+from ..runtime.resume import Point, Recording
 from .denoisers import Denoiser
-from .saved_run import Point, Recording
+from .levels import Levels
 
-# step done (from 1), steps in all, denoised latents of that step; may raise to stop the run
+# (step done, from 1; steps in all; denoised latents of that step); may raise to stop the run
 Callback = Callable[[int, int, Tensor], None]
 NoiseSource = Callable[[], Tensor]  # the next unit noise
-Solver = Callable[[Denoiser, Tensor, Tensor, Callback | None, Recording | None], Tensor]
 
 
-# (where a run stands, denoised latents there, levels so far and the one to come) -> latents at that one
-Step = Callable[[Point, Tensor, Tensor], Tensor]
+def solve(
+    denoiser: Denoiser,
+    x: Tensor,
+    levels: Levels,
+    callback: Callback | None = None,
+    recording: Recording | None = None,
+    *,
+    order: int = 1,
+    draw: NoiseSource | None = None,
+) -> Tensor:
+    """Take latents from the first level to the last.
+
+    At a level, x = a * clean + s * unit noise. A step scales x by c and adds the target to reach the next signal a':
+
+        x' = c x + (a' - a c) target,    c = s' / s
+
+    The target is the denoised latents: Euler's method (arXiv:2206.00364, algorithm 1) at a = 1 and DDIM
+    (arXiv:2010.02502, eq. 12) at a^2 + s^2 = 1. In second order it is extrapolated in log(a / s), by half a step, from
+    the last two: DPM-Solver++ 2M (arXiv:2211.01095, algorithm 2). With fresh noise c is smaller by a s' / (a' s), and
+    the noise makes up the rest of s': SDE-DPM-Solver++ 2M (same paper).
+
+    Args:
+        denoiser: (x, level) -> denoised.
+        x: latents at the first level; float32, as half precision loses the picture at sigma 700.
+        levels: a last one without noise ends at the denoised latents.
+        callback: called after each step.
+        recording: a saved run to resume from, and to report progress to.
+        order: 1, or 2 to extrapolate from the last two steps.
+        draw: gives unit noise of x's shape, once a step; a resumed run needs its generator restored.
+
+    Raises:
+        NumberError: NaN or Inf came up; says in which step.
+    """
+    keep, gain, fresh = _coefficients(levels, is_stochastic=draw is not None)
+    weights = _extrapolation(levels)
+    at = (recording and recording.start) or Point(0, x)
+    for done in range(at.step + 1, levels.steps + 1):
+        i = done - 1
+        with _recorded(recording, at, in_step=True), _located(f"step {done} of {levels.steps}"):
+            denoised = denoiser(at.x, levels.values[i])
+        target = denoised
+        if at.earlier is not None and weights[i]:
+            target = denoised + weights[i] * (denoised - at.earlier)
+        x = keep[i] * at.x + gain[i] * target
+        if draw:
+            x = x + fresh[i] * draw().to(x)
+        at = Point(done, x, denoised if order > 1 else None)
+        with _recorded(recording, at, in_step=False):
+            if callback:
+                callback(done, levels.steps, denoised)
+        if recording:
+            recording.keep(at)
+    return at.x
+
+
+def _coefficients(levels: Levels, *, is_stochastic: bool) -> tuple[list[float], list[float], list[float]]:
+    """Factors of x, of the target and of fresh noise for each step, computed in float64."""
+    signal, noise = levels.signal, levels.noise
+    keep = noise[1:] / noise[:-1]
+    # exp(-h) with h the step in log(a / s)
+    decay = keep * signal[:-1] / signal[1:] if is_stochastic else keep.new_ones(())
+    keep = keep * decay
+    gain, fresh = signal[1:] - signal[:-1] * keep, noise[1:] * (1 - decay**2).sqrt()
+    return keep.tolist(), gain.tolist(), fresh.tolist()
+
+
+def _extrapolation(levels: Levels) -> list[float]:
+    """Weight of the last change of the denoised latents in each step's target; 0 next to an infinite log(a / s)."""
+    step = (levels.signal / levels.noise).log().diff()
+    weight = step[1:] / (2 * step[:-1])
+    return [0.0, *weight.where(weight.isfinite(), 0).tolist()]
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say in a NumberError at which step NaN or Inf came up."""
+    try:
+        yield
+    except NumberError as error:
+        raise error.at(where) from error
+
+
+@contextmanager
+def _recorded(recording: Recording | None, at: Point, *, in_step: bool) -> Iterator[None]:
+    """Save where the run stands if it is cancelled or runs out of memory."""
+    try:
+        yield
+    except BaseException:
+        if recording:
+            recording.stop(at, in_step=in_step)
+        raise
+
+
+# The special cases by their names. `euler` and `dpmpp_2m_sigmas` take levels sigma [steps + 1], decreasing, the others
+# levels alpha [steps + 1], increasing: see `denoisers`.
 
 
 def euler(
@@ -32,24 +124,8 @@ def euler(
     callback: Callback | None = None,
     recording: Recording | None = None,
 ) -> Tensor:
-    """Euler's method (arXiv:2206.00364, algorithm 1 without the second-order correction).
-
-    Args:
-        denoiser: (x, sigma) -> denoised.
-        x: noisy latents at the first level; float32, for at sigma 700 half precision loses the picture.
-        sigmas: [steps + 1], decreasing; a last one of 0 ends at the denoised latents.
-        callback: called after each step.
-        recording: where to go on in place of the beginning, and what is told how far the run is.
-
-    Returns:
-        Latents at the last level.
-    """
-
-    def step(at: Point, denoised: Tensor, sigmas: Tensor) -> Tensor:
-        sigma, sigma_next = sigmas[-2:]
-        return at.x + (at.x - denoised) / sigma * (sigma_next - sigma)
-
-    return _run(step, denoiser, x, sigmas, callback, recording, looks_back=False)
+    """Euler's method at levels sigma; see `solve`."""
+    return solve(denoiser, x, Levels.from_sigmas(sigmas), callback, recording)
 
 
 def dpmpp_2m_sigmas(
@@ -59,16 +135,8 @@ def dpmpp_2m_sigmas(
     callback: Callback | None = None,
     recording: Recording | None = None,
 ) -> Tensor:
-    """DPM-Solver++ 2M (arXiv:2211.01095, algorithm 2): what `dpmpp_2m` is, for levels sigma.
-
-    The arguments are those of `euler`.
-    """
-
-    def step(at: Point, denoised: Tensor, sigmas: Tensor) -> Tensor:
-        target = _extrapolate(denoised, at.earlier, -2 * sigmas.log())
-        return torch.lerp(target, at.x, sigmas[-1] / sigmas[-2])
-
-    return _run(step, denoiser, x, sigmas, callback, recording)
+    """DPM-Solver++ 2M at levels sigma; see `solve`."""
+    return solve(denoiser, x, Levels.from_sigmas(sigmas), callback, recording, order=2)
 
 
 def ddim(
@@ -78,22 +146,8 @@ def ddim(
     callback: Callback | None = None,
     recording: Recording | None = None,
 ) -> Tensor:
-    """DDIM without fresh noise (arXiv:2010.02502, eq. 12): Euler's method, also from pure noise.
-
-    Args:
-        denoiser: (x, alpha) -> denoised.
-        x: latents at the first level; float32.
-        alphas: [steps + 1], increasing; a last one of 1 ends at the denoised latents.
-        callback, recording: as in `euler`.
-
-    Returns:
-        Latents at the last level.
-    """
-
-    def step(at: Point, denoised: Tensor, alphas: Tensor) -> Tensor:
-        return _towards(denoised, at.x, alphas[-2], alphas[-1])
-
-    return _run(step, denoiser, x, alphas, callback, recording, looks_back=False)
+    """DDIM without fresh noise at levels alpha, also from pure noise; see `solve`."""
+    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording)
 
 
 def dpmpp_2m(
@@ -103,16 +157,8 @@ def dpmpp_2m(
     callback: Callback | None = None,
     recording: Recording | None = None,
 ) -> Tensor:
-    """DPM-Solver++ 2M (arXiv:2211.01095, algorithm 2): DDIM towards where the last two denoised latents point.
-
-    The arguments are those of `ddim`.
-    """
-
-    def step(at: Point, denoised: Tensor, alphas: Tensor) -> Tensor:
-        target = _extrapolate(denoised, at.earlier, torch.logit(alphas))
-        return _towards(target, at.x, alphas[-2], alphas[-1])
-
-    return _run(step, denoiser, x, alphas, callback, recording)
+    """DPM-Solver++ 2M at levels alpha; see `solve`."""
+    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording, order=2)
 
 
 def dpmpp_2m_sde(
@@ -124,80 +170,8 @@ def dpmpp_2m_sde(
     *,
     draw: NoiseSource,
 ) -> Tensor:
-    """SDE-DPM-Solver++ 2M (arXiv:2211.01095), which CogVideoX's authors sample their 5B model with.
+    """SDE-DPM-Solver++ 2M at levels alpha, which CogVideoX's authors sample their 5B model with; see `solve`.
 
-    Each step replaces part of the noise by fresh noise, which evens out the errors of the steps before.
-
-    Args:
-        denoiser, x, alphas, callback, recording: as in `ddim`.
-        draw: gives unit noise of x's shape, once a step; to go on, it has to be where it was.
+    Each step replaces part of the noise with fresh noise, which evens out the errors of the steps before.
     """
-
-    def step(at: Point, denoised: Tensor, alphas: Tensor) -> Tensor:
-        target = _extrapolate(denoised, at.earlier, torch.logit(alphas))
-        now, following = alphas[-2:]
-        ratio = (1 - following) / (1 - now)
-        kept = ratio * now / following  # exp(-2 h), h being the step in half the log-SNR
-        x = (ratio * kept).sqrt() * at.x + following.sqrt() * (1 - kept) * target
-        return x + ((1 - following) * (1 - kept)).sqrt() * draw().to(x)
-
-    return _run(step, denoiser, x, alphas, callback, recording)
-
-
-def _run(
-    step: Step,
-    denoiser: Denoiser,
-    x: Tensor,
-    levels: Tensor,
-    callback: Callback | None,
-    recording: Recording | None,
-    *,
-    looks_back: bool = True,
-) -> Tensor:
-    """From the first level, or from where the recording ends, to the last.
-
-    Args:
-        looks_back: whether the solver needs the denoised latents of the step before.
-    """
-    steps = len(levels) - 1
-    at = (recording and recording.start) or Point(0, x)
-    for done in range(at.step + 1, steps + 1):
-        with _stopping(recording, at, in_step=True):
-            denoised = denoiser(at.x, levels[done - 1])
-        at = Point(done, step(at, denoised, levels[: done + 1]), denoised if looks_back else None)
-        with _stopping(recording, at, in_step=False):
-            if callback:
-                callback(done, steps, denoised)
-        if recording:
-            recording.keep(at)
-    return at.x
-
-
-@contextmanager
-def _stopping(recording: Recording | None, at: Point, *, in_step: bool) -> Iterator[None]:
-    """In it, where the run ends before its time, by Cancel or without memory, where it stood is noted."""
-    try:
-        yield
-    except BaseException:
-        if recording:
-            recording.stop(at, in_step=in_step)
-        raise
-
-
-def _towards(target: Tensor, x: Tensor, now: Tensor, following: Tensor) -> Tensor:
-    """From one level alpha to the next, with `target` as the clean latents of both."""
-    ratio = ((1 - following) / (1 - now)).sqrt()
-    return ratio * x + (following.sqrt() - ratio * now.sqrt()) * target
-
-
-def _extrapolate(denoised: Tensor, earlier: Tensor | None, log_snr: Tensor) -> Tensor:
-    """Denoised latents half a step ahead, in log-SNR, by the ones before; as they are next to an infinite log-SNR.
-
-    Args:
-        log_snr: of the levels so far, and of the one to come.
-    """
-    if earlier is None:
-        return denoised
-    last, ahead = log_snr[-3:].diff()
-    weight = ahead / (2 * last)
-    return denoised + weight * (denoised - earlier) if bool(weight.isfinite()) else denoised
+    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording, order=2, draw=draw)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Range and curvature that Stable Video Diffusion was trained for (arXiv:2311.15127; arXiv:2206.00364, eq. 5).
+# Range and curvature of Stable Video Diffusion's training (arXiv:2311.15127; arXiv:2206.00364, eq. 5).
 SIGMA_MIN = 0.002
 SIGMA_MAX = 700.0
 RHO = 7.0
@@ -22,10 +22,10 @@ def karras_sigmas(
 
     Args:
         steps: model calls. `denoise` does not change their number, as in DiffSynth-Studio 1.1.9.
-        denoise: 1 starts from pure noise; less starts part of the way down, to vary a given clip.
+        denoise: 1 starts from pure noise; less starts at a lower level, to vary a given clip.
         sigma_min: last level before 0.
         sigma_max: first level at `denoise` 1.
-        rho: curvature; the higher, the more steps near `sigma_min`.
+        rho: curvature; a higher one puts more steps near `sigma_min`.
 
     Returns:
         [steps + 1] float32.
@@ -44,10 +44,10 @@ def karras_sigmas(
 
 
 def zero_snr_alphas() -> Tensor:
-    """The clean latents' share of the variance at each timestep of CogVideoX, the noise having the rest.
+    """Fraction of the variance that is signal at each timestep of CogVideoX; the rest is noise.
 
-    The square roots of the scaled linear schedule are shifted and scaled so that the last is 0 and the first stays:
-    at timestep 999 there is nothing but noise (arXiv:2305.08891, algorithm 1).
+    The square roots of the scaled linear schedule are shifted and scaled so that the last is 0 and the first is kept:
+    timestep 999 is pure noise (zero terminal SNR, arXiv:2305.08891, algorithm 1).
 
     Returns:
         [1000] float32, from 0.99915 at timestep 0 down to exactly 0.
@@ -59,18 +59,18 @@ def zero_snr_alphas() -> Tensor:
 
 
 def num_timesteps(denoise: float) -> int:
-    """How many of the timesteps a run uses at most: those from 0 up to where `denoise` starts it."""
+    """Number of timesteps that a run may use: from 0 up to where `denoise` starts it."""
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise must be above 0 and at most 1, not {denoise}")
     return max(round(NUM_TIMESTEPS * denoise), 1)
 
 
 def linspace_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
-    """Timesteps evenly spaced from the first to 0, which DiffSynth-Studio 1.1.9 uses (schedulers/ddim.py).
+    """Timesteps evenly spaced from the first to 0, as in DiffSynth-Studio 1.1.9 (schedulers/ddim.py).
 
     Args:
         steps: model calls. `denoise` does not change their number.
-        denoise: 1 starts from pure noise, at 999; less starts further down, to vary a given clip.
+        denoise: 1 starts from pure noise, at 999; less starts at a lower timestep, to vary a given clip.
 
     Returns:
         [steps] int64, decreasing.
@@ -84,9 +84,9 @@ def linspace_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
 
 
 def trailing_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
-    """Timesteps as far from each other as the last is from the clean latents (arXiv:2305.08891, table 2).
+    """Timesteps evenly spaced down to one stride above the clean latents (arXiv:2305.08891, table 2).
 
-    The arguments are those of `linspace_timesteps`; at `denoise` 1 this is what diffusers uses for CogVideoX.
+    The arguments are those of `linspace_timesteps`. At `denoise` 1, diffusers uses these for CogVideoX.
 
     >>> trailing_timesteps(5).tolist()
     [999, 799, 599, 399, 199]
@@ -97,7 +97,7 @@ def trailing_timesteps(steps: int, denoise: float = 1.0) -> Tensor:
 
 
 def alpha_levels(timesteps: Tensor) -> Tensor:
-    """Share of the clean latents at each timestep, and a final 1: [steps + 1] float32, on the CPU."""
+    """Levels alpha of timesteps, and a final 1: [steps + 1] float32, on the CPU."""
     return torch.cat([zero_snr_alphas()[timesteps], torch.ones(1, device="cpu")])
 
 

@@ -1,4 +1,4 @@
-"""Saves that survive a kill at any moment: a folder has its name only when all of it is written."""
+"""Checkpoints that survive a kill at any moment: a folder gets its name only when all of it is written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
-from .ranks import Ranks
+from ..runtime.distributed import World
+from ..whole_file import cannot_write
 
 _NOTE = "run.json"
 _PARTIAL = ".partial"
@@ -20,57 +21,57 @@ _MOST_BYTES = 1_000_000  # of a note, which holds a configuration
 
 
 class Checkpoints:
-    """The newest few states of a run.
+    """The newest few checkpoints of a run.
 
     Args:
         folder: holds a folder for each.
-        keep: how many.
-        ranks: the processes, which save together.
+        keep: number of them.
+        world: the processes, which save together.
     """
 
-    def __init__(self, folder: Path, keep: int, ranks: Ranks) -> None:
-        self.folder, self.keep, self.ranks = folder, keep, ranks
-        if ranks.is_first:
+    def __init__(self, folder: Path, keep: int, world: World) -> None:
+        self.folder, self.keep, self.world = folder, keep, world
+        if world.is_first:
             folder.mkdir(parents=True, exist_ok=True)
             for left in (*folder.glob(_PARTIAL), *folder.glob(f"{_OLD}*")):  # of a run that was killed
                 shutil.rmtree(left)
-        ranks.wait()
+        world.wait()
 
     def newest(self) -> Path | None:
-        """The state to go on from."""
+        """The checkpoint to resume from."""
         return max(self.folder.glob("step_*"), default=None)
 
     def save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
-        """Have all processes `write` their part into a folder, and then give it its name; older ones go.
+        """Have all processes `write` their part into a folder, then give it its name, and delete the oldest.
 
         Raises:
-            ExVideoError: the disk refuses; those before are whole.
+            ExVideoError: it cannot be written; earlier checkpoints are intact.
         """
         try:
             return self._save(step, write, note)
         except OSError as error:
             raise ExVideoError(
-                f"the state of step {step} cannot be written to {self.folder}: {error.strerror or error}. Make room or "
-                f"free the folder, and start the same command again: it goes on from the state before."
+                f"{cannot_write(self.folder / f'step_{step:08}', error)} Then run the same command again: it resumes "
+                f"from the checkpoint before."
             ) from error
 
     def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
         final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
-        if not final.exists():  # else a run that was stopped here has saved it
-            if self.ranks.is_first:
-                shutil.rmtree(partial, ignore_errors=True)  # of a save that found no room
+        if not final.exists():  # else a run that was stopped at this step has saved it
+            if self.world.is_first:
+                shutil.rmtree(partial, ignore_errors=True)  # of a save that failed on a full disk
                 partial.mkdir()
-            self.ranks.wait()
+            self.world.wait()
             write(partial)
-            self.ranks.wait()
-            if self.ranks.is_first:
+            self.world.wait()
+            if self.world.is_first:
                 (partial / _NOTE).write_text(json.dumps({"step": step, **note}), encoding="utf-8")
                 _sync(partial)
                 partial.rename(final)
                 _sync(self.folder)
-        if self.ranks.is_first:
+        if self.world.is_first:
             self._prune()
-        self.ranks.wait()
+        self.world.wait()
         return final
 
     def _prune(self) -> None:
@@ -81,20 +82,21 @@ class Checkpoints:
 
 
 def read_note(checkpoint: Path) -> dict[str, Any]:
-    """What was saved beside the weights: the step, and what the run told about itself."""
+    """The step and the configuration that were saved beside the weights."""
     try:
         note: dict[str, Any] = json.loads(read_small(checkpoint / _NOTE, _MOST_BYTES))
         if not isinstance(note, dict) or type(note["step"]) is not int:
             raise ValueError("its note lacks the step")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ExVideoError(
-            f"{checkpoint} is no checkpoint, or damaged ({quoted(str(error))}); delete it to go on from the one before."
+            f"cannot resume from {checkpoint}: it is no checkpoint, or damaged ({quoted(str(error))}). Delete it to "
+            f"resume from the one before."
         ) from error
     return note
 
 
 def _sync(folder: Path) -> None:
-    """Have a folder's entries on the disk, where the system offers that."""
+    """fsync a folder, where the system can."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

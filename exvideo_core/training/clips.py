@@ -1,46 +1,20 @@
-"""Encoded clips, as training takes them, and in which order.
-
-Shapes: T frames (of latents), C channels, H and W latent cells, L tokens, D channels of an embedding.
-"""
+"""Encoded clips in training, and in which order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from .randomness import shuffled
-
-
-@dataclass(frozen=True, kw_only=True)
-class SVDClip:
-    """A clip and the picture it begins with."""
-
-    latents_TCHW: Tensor  # raw
-    picture_3HW: Tensor  # of the first frame, [-1, 1]
-    context_1D: Tensor  # of the picture
-    fps: float
-    motion_bucket_id: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class CogVideoXClip:
-    """A clip and the sentence that says what it shows."""
-
-    latents_CTHW: Tensor  # raw
-    context_LD: Tensor  # of the sentence
-    fps: float
-
 
 Clip = TypeVar("Clip")
 ClipOut = TypeVar("ClipOut", covariant=True)
 
 
 class Source(Protocol[ClipOut]):
-    """Clips to train on, and some that are only looked at."""
+    """Clips to train on, and held-out clips for evaluation."""
 
     @property
     def num_held_out(self) -> int: ...
@@ -49,11 +23,11 @@ class Source(Protocol[ClipOut]):
         """The clip at a place of the endless order; what else is random about it comes from the generator."""
 
     def held_out(self, index: int) -> ClipOut:
-        """One of those that are never trained on; always the same."""
+        """A clip that is never trained on; always the same."""
 
 
 class CachedClips(Generic[Clip]):
-    """Clips that lie encoded in files, in a new order each time around.
+    """Clips that are encoded in files, in a new order each epoch.
 
     Args:
         count: clips there are.
@@ -68,8 +42,8 @@ class CachedClips(Generic[Clip]):
 
     def training(self, position: int, _generator: torch.Generator) -> Clip:
         """See `Source`."""
-        around, place = divmod(position, self.num_training)
-        return self._read(shuffled(self.num_training, self._seed, around)[place])
+        epoch, place = divmod(position, self.num_training)
+        return self._read(shuffled(self.num_training, self._seed, epoch)[place])
 
     def held_out(self, index: int) -> Clip:
         """See `Source`."""

@@ -1,15 +1,15 @@
-"""How gradients become steps: plain PyTorch, on one GPU or sharded over several (FSDP2).
+"""Gradients and optimizer steps in plain PyTorch, on one GPU or sharded over several (FSDP2).
 
-Only the trained modules are sharded; the frozen network is whole on every GPU. Each GPU keeps its part of the
-weights, gradients and optimizer, and gathers a module's weights when it is called, until its gradients are scattered:
-what ZeRO calls stage 2 (arXiv:1910.02054).
+Only the trained modules are sharded; the frozen network is replicated. Each GPU keeps a shard of the trained weights,
+gradients and optimizer state, and gathers a module's weights from its forward pass until its gradients are scattered:
+ZeRO's stage 2 (arXiv:1910.02054).
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,34 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
-from .averages import AveragedWeights
-from .config import OptimizerConfig
-from .only_data import check_metadata, only_data
+from ..runtime.distributed import World
+from .ema import EMA
 from .optimizers import make_optimizers
-from .ranks import Ranks
+from .safe_load import check_metadata, safe_load
+from .settings import OptimizerConfig
 
 State = dict[str, Any]
 
 
 class TorchEngine:
-    """The trained modules' optimizer and averaged weights, shared out over all processes.
+    """Optimizer and EMA of the trained modules, sharded over all processes.
 
     Args:
         units: the modules that are trained.
         config: of the optimizer.
-        average: decay of the averaged weights; 0 is none.
-        ranks: the processes.
+        average: decay of the EMA; 0 is none.
+        world: the processes.
     """
 
-    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks) -> None:
-        self.config, self.ranks = config, ranks
-        self._sharded = _shard(units.values(), ranks) if ranks.world > 1 else []
+    def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World) -> None:
+        self.config, self.world = config, world
+        self._sharded = _shard(units.values(), world) if world.size > 1 else []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self.optimizers = make_optimizers(list(self.weights.values()), config)
-        self.average = AveragedWeights(self.weights, average) if average else None
+        self.ema = EMA(self.weights, average) if average else None
 
     def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
-        """Add up the gradients of so many losses of this process; returns the losses."""
+        """Accumulate the gradients of this process's `count` losses; returns the losses."""
         values = []
         for loss_of in losses:
             loss = loss_of()
@@ -55,21 +55,21 @@ class TorchEngine:
         return values
 
     def step(self, rate: float) -> float:
-        """Change the weights at a share of the full learning rate; returns the gradient's length before clipping."""
+        """Update at `rate` times the full learning rate; returns the norm of the gradient before clipping."""
         for p in self.weights.values():
-            if p.grad is None:  # queries of attention to one token: a saved state has all or cannot be read
+            if p.grad is None:  # queries of attention to one token: a saved state without all cannot be read
                 p.grad = torch.zeros_like(p)
         norm = self._clip()
         self.optimizers.step(rate)
-        if self.average:
-            self.average.update(self.weights)
+        if self.ema:
+            self.ema.update(self.weights)
         return norm
 
     def _clip(self) -> float:
         gradients = [local(p.grad) for p in self.weights.values() if p.grad is not None]
         # in float64, where the order of the sum hardly matters: the same clipping on any number of GPUs
         squares = torch.stack([gradient.double().square().sum() for gradient in gradients]).sum()
-        norm = self.ranks.total([float(squares)])[0] ** 0.5
+        norm = self.world.total([float(squares)])[0] ** 0.5
         if self.config.clip_norm and norm > self.config.clip_norm:
             for gradient in gradients:
                 gradient.mul_(self.config.clip_norm / norm)
@@ -77,57 +77,54 @@ class TorchEngine:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the averaged weights in the network for a while; nothing may be trained meanwhile."""
-        if self.average:
-            self.average.swap(self.weights)
-        self.release()
-        try:
-            yield
-        finally:
+        """Within it the network has the EMA weights; no step may be taken."""
+        with self.ema.swapped_in(self.weights) if self.ema else nullcontext():
             self.release()
-            if self.average:
-                self.average.swap(self.weights)
+            try:
+                yield
+            finally:
+                self.release()
 
     def release(self) -> None:
-        """Let go of gathered weights, which would be used again though the own parts have changed."""
+        """Reshard: gathered weights are stale once the shards have changed."""
         for module in self._sharded:
             module.reshard()
 
     def gathered(self) -> dict[str, Tensor]:
-        """Whole weights, on the CPU, in the first process; to be called by all."""
+        """Full weights on the CPU, in the first process; a collective call."""
         result = {}
         for name, p in self.weights.items():
             whole = p.full_tensor().detach() if isinstance(p, DTensor) else p.detach()
-            if self.ranks.is_first:
-                result[name] = whole.to("cpu", copy=True)  # the average may leave the network before it is used
+            if self.world.is_first:
+                result[name] = whole.to("cpu", copy=True)  # the EMA may be swapped out before it is used
         return result
 
     def bytes_held(self) -> dict[str, int]:
-        """What this process keeps between steps, by kind."""
+        """Bytes that this process keeps between steps, by kind."""
         moments = (t for state in self._moments().values() for t in state.values() if isinstance(t, Tensor))
-        averages = self.average.weights.values() if self.average else ()
+        averages = self.ema.weights.values() if self.ema else ()
         kinds = {"weights": self.weights.values(), "moments": moments, "average": averages}
         return {kind: sum(local(t).numel() * t.element_size() for t in held) for kind, held in kinds.items()}
 
     def save(self, folder: Path) -> None:
-        """Write everything a run needs to go on, each process its own part."""
-        with _as_one(self.ranks):
-            save(self._state(), checkpoint_id=folder, no_dist=self.ranks.world == 1)
+        """Write everything that resuming needs, each process its shard."""
+        with _quiet_if_alone(self.world):
+            save(self._state(), checkpoint_id=folder, no_dist=self.world.size == 1)
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote, also on another number of GPUs."""
+        """Load what `save` wrote, also on another number of GPUs."""
         check_metadata(folder)
         self.optimizers.create_state()
         state = self._state()
-        with _as_one(self.ranks), only_data(folder):
-            load(state, checkpoint_id=folder, no_dist=self.ranks.world == 1)
-        if self.average:
-            self.average.updates = int(state["average"]["updates"])
+        with _quiet_if_alone(self.world), safe_load(folder):
+            load(state, checkpoint_id=folder, no_dist=self.world.size == 1)
+        if self.ema:
+            self.ema.updates = int(state["average"]["updates"])
 
     def _state(self) -> State:
         state: State = {"weights": {name: p.detach() for name, p in self.weights.items()}, "moments": self._moments()}
-        if self.average:
-            state["average"] = {"weights": self.average.weights, "updates": torch.tensor(self.average.updates)}
+        if self.ema:
+            state["average"] = {"weights": self.ema.weights, "updates": torch.tensor(self.ema.updates)}
         return state
 
     def _moments(self) -> dict[str, dict[str, Tensor]]:
@@ -136,22 +133,22 @@ class TorchEngine:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a tensor."""
+    """This process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager
-def _as_one(ranks: Ranks) -> Iterator[None]:
-    """Without the warning that one process saves alone, which it was asked to."""
+def _quiet_if_alone(world: World) -> Iterator[None]:
+    """Without the warning of a single process that saves without torch.distributed."""
     with warnings.catch_warnings():
-        if ranks.world == 1:
+        if world.size == 1:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
-def _shard(units: Any, ranks: Ranks) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
+def _shard(units: Any, world: World) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(ranks.device.type, (ranks.world,))
+    mesh = init_device_mesh(world.device.type, (world.size,))
     return [fully_shard(unit, mesh=mesh, reshard_after_forward=False) for unit in units]

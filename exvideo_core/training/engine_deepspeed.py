@@ -1,14 +1,13 @@
-"""The same steps by DeepSpeed's ZeRO stage 2, for those who have it in their clusters.
+"""Gradients and optimizer steps by DeepSpeed's ZeRO stage 2, for clusters that are set up for it.
 
-It flattens and shards by itself, so a run goes on only with as many processes as it began with. The trained modules
-are all that it sees: their weights are float32, so it is told of no bf16 (which would round them).
+DeepSpeed flattens and shards by itself, so a run resumes only with the number of processes that it began with. It gets
+the trained modules alone, whose weights are float32: bf16 stays off in its configuration, where it would round them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +15,37 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExVideoError
-from .averages import AveragedWeights
-from .config import OptimizerConfig
-from .only_data import only_data
-from .ranks import Ranks
+from ..runtime.distributed import World
+from .ema import EMA
+from .engine import TorchEngine
+from .safe_load import safe_load
+from .settings import OptimizerConfig
 
 _TAG = "state"
 
 
-class DeepSpeedEngine:
-    """See `engine.TorchEngine`, whose methods these are.
+class DeepSpeedEngine(TorchEngine):
+    """ZeRO stage 2.
 
     Args:
         units: the modules that are trained.
         config: of the optimizer, AdamW.
-        average: decay of the averaged weights; 0 is none.
-        ranks: the processes.
+        average: decay of the EMA; 0 is none.
+        world: the processes.
         count: losses of this process in a step.
     """
 
     def __init__(
-        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, ranks: Ranks, count: int
+        self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World, count: int
     ) -> None:
-        self.config, self.ranks = config, ranks
+        self.config, self.world = config, world
+        self._sharded = []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
-        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, ranks, count)
-        self.average = AveragedWeights(self.weights, average) if average else None
+        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, world, count)
+        self.ema = EMA(self.weights, average) if average else None
 
     def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
-        """See `TorchEngine`. DeepSpeed counts: it must be told of every loss but the last that no step follows yet."""
+        """See `TorchEngine`. DeepSpeed counts the losses of a step: `step` is also called after all but the last."""
         values = []
         for loss_of in losses:
             loss = self._engine(loss_of)
@@ -59,32 +60,15 @@ class DeepSpeedEngine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
         self._engine.step()
-        if self.average:
-            self.average.update(self.weights)
+        if self.ema:
+            self.ema.update(self.weights)
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """See `TorchEngine`."""
-        if self.average:
-            self.average.swap(self.weights)
-        try:
-            yield
-        finally:
-            if self.average:
-                self.average.swap(self.weights)
-
-    def gathered(self) -> dict[str, Tensor]:
-        """See `TorchEngine`."""
-        return (
-            {name: p.detach().to("cpu", copy=True) for name, p in self.weights.items()} if self.ranks.is_first else {}
-        )
-
     def bytes_held(self) -> dict[str, int]:
-        """See `TorchEngine`; DeepSpeed has weights twice: whole, and its part of them to step from."""
+        """See `TorchEngine`; DeepSpeed has weights twice: whole, and its shard to step from."""
         moments = [t for state in self._engine.optimizer.optimizer.state.values() for t in state.values()]
         parts = self._engine.optimizer.single_partition_of_fp32_groups
-        averages = self.average.weights.values() if self.average else ()
+        averages = self.ema.weights.values() if self.ema else ()
         kinds = {
             "weights": [*self.weights.values(), *parts],
             "moments": [t for t in moments if isinstance(t, Tensor)],
@@ -95,10 +79,10 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         """See `TorchEngine`."""
         self._engine.save_checkpoint(str(folder), tag=_TAG)
-        if self.ranks.is_first:
-            (folder / "world.json").write_text(json.dumps(self.ranks.world), encoding="utf-8")
-            if self.average:
-                torch.save(self.average.state_dict(), folder / "average.pt")
+        if self.world.is_first:
+            (folder / "world.json").write_text(json.dumps(self.world.size), encoding="utf-8")
+            if self.ema:
+                torch.save(self.ema.state_dict(), folder / "average.pt")
 
     def load(self, folder: Path) -> None:
         """See `TorchEngine`.
@@ -106,22 +90,21 @@ class DeepSpeedEngine:
         Raises:
             ExVideoError: the checkpoint is of another number of processes.
         """
-        world = json.loads((folder / "world.json").read_text(encoding="utf-8"))
-        if world != self.ranks.world:
+        saved = json.loads((folder / "world.json").read_text(encoding="utf-8"))
+        if saved != self.world.size:
             raise ExVideoError(
-                f"{folder} was written by {world} processes, and DeepSpeed can only go on with as many, not with "
-                f"{self.ranks.world}. Start {world}, or use run.engine fsdp, which has no such limit, from the start."
+                f"{folder} was written by {saved} processes, and DeepSpeed resumes only with the same number, not with "
+                f"{self.world.size}. Start {saved}, or use run.engine fsdp, which has no such limit, from the start."
             )
-        with only_data(folder, *_saved_classes()):
+        with safe_load(folder, *_saved_classes()):
             self._engine.load_checkpoint(str(folder), tag=_TAG)
-            if self.average:
-                self.average.load_state_dict(
-                    torch.load(folder / "average.pt", weights_only=True, map_location=self.ranks.device)
-                )
+            if self.ema:
+                saved_ema = torch.load(folder / "average.pt", weights_only=True, map_location=self.world.device)
+                self.ema.load_state_dict(saved_ema)
 
 
 class _Caller(nn.Module):
-    """What DeepSpeed takes for the network: the trained modules. Calling it calls what it is given."""
+    """The trained modules as a network for DeepSpeed. Calling it calls the function it is given."""
 
     def __init__(self, units: Any) -> None:  # noqa: ANN401  an iterable of modules
         super().__init__()
@@ -132,7 +115,7 @@ class _Caller(nn.Module):
 
 
 def _saved_classes() -> tuple[type, ...]:
-    """What DeepSpeed's checkpoints hold besides tensors and plain values."""
+    """Classes in DeepSpeed's checkpoints besides tensors and plain values."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -141,7 +124,7 @@ def _saved_classes() -> tuple[type, ...]:
 
 
 def _initialised(
-    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, ranks: Ranks, count: int
+    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, world: World, count: int
 ) -> Any:  # noqa: ANN401  DeepSpeed carries no types
     try:
         import deepspeed
@@ -151,7 +134,7 @@ def _initialised(
             "or choose fsdp, which needs nothing more."
         ) from error
     deepspeed.init_distributed(
-        "nccl" if ranks.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
+        "nccl" if world.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
     )
     adamw = torch.optim.AdamW(
         params, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay

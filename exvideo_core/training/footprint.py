@@ -1,14 +1,14 @@
-"""What a run keeps on each GPU between steps, by count. Activations come on top (see `run.checkpointing`)."""
+"""Memory that a run keeps on each GPU between steps, by count. Activations come on top (see `run.checkpointing`)."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from .config import OptimizerConfig, RunConfig
+from .settings import OptimizerConfig, RunConfig
 
 _FP32 = 4
 _TRUNK = {"bf16": 2, "fp32": 4}
-# bytes of optimizer state a trained number has; 8 bits have a float32 scale for each 256 numbers
+# bytes of optimizer state per trained parameter; 8 bits have a float32 scale for each 256
 _MOMENTS = {"adamw": 8.0, "adamw8bit": 2 * (1 + 4 / 256), "muon": 4.0}
 
 
@@ -17,11 +17,11 @@ class Footprint:
     """Bytes on each GPU.
 
     Attributes:
-        frozen: the frozen network, whole on every GPU.
-        weights: what is trained, in float32: this GPU's part, and the gathered whole while it is used.
-        gradients: in float32; this GPU's part.
-        moments: the optimizer's; this GPU's part.
-        average: of the weights; this GPU's part.
+        frozen: the frozen network, replicated.
+        weights: trained, in float32: this GPU's shard, and the gathered whole while it is used.
+        gradients: in float32; this GPU's shard.
+        moments: of the optimizer; this GPU's shard.
+        average: EMA of the weights; this GPU's shard.
     """
 
     frozen: int
@@ -32,14 +32,14 @@ class Footprint:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """All bytes."""
         return sum(asdict(self).values())
 
 
 def footprint(frozen: int, trained: int, gpus: int, run: RunConfig, optimizer: OptimizerConfig) -> Footprint:
-    """Count for a network of so many frozen and trained numbers.
+    """Count for a network of so many frozen and trained parameters.
 
-    DeepSpeed keeps averages whole on every GPU, and two copies of the weights on one.
+    DeepSpeed keeps the EMA whole on every GPU, and two copies of the weights on one.
     """
     part = -(-trained // gpus)
     is_deepspeed = run.engine == "deepspeed"
@@ -53,7 +53,7 @@ def footprint(frozen: int, trained: int, gpus: int, run: RunConfig, optimizer: O
 
 
 def footprint_table(frozen: int, trained: int, run: RunConfig, optimizer: OptimizerConfig) -> str:
-    """For 1, 2 and 8 GPUs, in GB, as the documentation has it."""
+    """Table for 1, 2 and 8 GPUs, in GB, as in the documentation."""
     counts = (1, 2, 8)
     prints = [footprint(frozen, trained, gpus, run, optimizer) for gpus in counts]
     rows = [("GB on each of", *(f"{gpus} GPU{'s' * (gpus > 1)}" for gpus in counts)), ("---",) * (1 + len(counts))]

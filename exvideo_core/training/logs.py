@@ -1,9 +1,8 @@
-"""What a run writes down about itself: tables that a restart continues, TensorBoard, a progress bar."""
+"""Logs of a run: CSV tables that a resumed run continues, and TensorBoard."""
 
 from __future__ import annotations
 
 import csv
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +10,13 @@ from typing import Any
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
+from ..whole_file import whole_file
 
 _MOST_BYTES = 500_000_000  # of a table: some million steps
 
 
 class Table:
-    """A CSV file with a row for a step. Opened again at a step, it forgets what comes after.
+    """A CSV file with a row for each step. Opened at a step, it drops the rows after that.
 
     Args:
         path: the file.
@@ -27,13 +27,11 @@ class Table:
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.path, self.columns = path, columns
         kept = [row for row in _rows(path, len(columns)) if int(row[0]) <= step]
-        partial = path.with_suffix(".partial")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(path, ExVideoError) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([columns, *kept])
-        os.replace(partial, path)
 
     def add(self, values: Sequence[float]) -> None:
-        """Write a row, so that it is there if the next moment is the last."""
+        """Append a row and close the file, so that a kill does not lose it."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([_exact(value) for value in values])
 
@@ -42,7 +40,7 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
     """Whole rows; a kill may have cut the last.
 
     Raises:
-        ExVideoError: it is no table of a run.
+        ExVideoError: it is not the table of a run.
     """
     if not path.exists():
         return []
@@ -50,9 +48,9 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
         text = read_small(path, _MOST_BYTES)
         rows = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))[1:]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ExVideoError(f"{path} cannot be read as a table ({error}): move it away to go on.") from error
+        raise ExVideoError(f"{path} cannot be read as a table ({error}): move it away to resume.") from error
     if strange := [row for row in rows if not row or len(row) > columns or not re.fullmatch(r"[0-9]{1,18}", row[0])]:
-        raise ExVideoError(f"{path} is no table of a run ({quoted(str(strange[0]))}): move it away to go on.")
+        raise ExVideoError(f"{path} is not the table of a run ({quoted(str(strange[0]))}): move it away to resume.")
     return rows
 
 
@@ -75,7 +73,7 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step."""
+        """Log the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()

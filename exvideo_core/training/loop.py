@@ -1,12 +1,11 @@
-"""A training run: steps, and what happens every so many of them. It can be killed at any moment, and goes on.
+"""The training loop: steps, held-out losses, checkpoints, exports and validation videos.
 
-What a step does is a function of the configuration and its number, so a run that was interrupted, or moved to another
-number of GPUs, is the run it would have been.
+It can be killed at any moment and resumed. A step depends on the configuration and its number alone, so that a run that
+was interrupted, or moved to another number of GPUs, ends as it would have ended.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import signal
@@ -21,94 +20,94 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..errors import ExVideoError
+from ..evaluation.plots import plot_training
 from ..files import quoted
+from ..runtime.distributed import World
 from .checkpoints import Checkpoints, read_note
-from .config import RunConfig, Training, fingerprint
+from .config import fingerprint, free_keys
 from .engine import TorchEngine
 from .engine_deepspeed import DeepSpeedEngine
 from .held_out import held_out_loss
 from .logs import Table, TensorBoard
 from .optimizers import learning_rate
-from .plots import plot_training
-from .ranks import Ranks
-from .targets import Target
+from .settings import RunConfig, Training
+from .target import Target
 
 log = logging.getLogger(__name__)
-Engine = TorchEngine | DeepSpeedEngine
 
 
-class Show(Protocol):
-    """Is told of each finished step."""
+class OnStep(Protocol):
+    """Called after each step."""
 
     def __call__(self, step: int, steps: int, loss: float) -> None: ...
 
 
 class Run:
-    """One run in its folder.
+    """A run in its folder.
 
     Args:
-        config: of all of it.
-        target: what is trained.
-        ranks: the processes; all make the same calls.
+        config: of the run.
+        target: network, clips and loss.
+        world: the processes; all make the same calls.
     """
 
-    def __init__(self, config: Training, target: Target, ranks: Ranks) -> None:
-        self.config, self.target, self.ranks = config, target, ranks
+    def __init__(self, config: Training, target: Target, world: World) -> None:
+        self.config, self.target, self.world = config, target, world
         self.folder = Path(config.run.output)
         self.step = 0
-        self._per_rank = config.run.batch_size // ranks.world
-        self.engine = make_engine(config, target, ranks)
-        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.run.keep_last, ranks)
+        self._per_rank = config.run.batch_size // world.size
+        self.engine = make_engine(config, target, world)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.run.keep_last, world)
         if newest := self.checkpoints.newest():
             self.step = check_resumable(config, newest)
             self.engine.load(newest)
-            log.info("going on at step %d", self.step)
-        if ranks.is_first:
+            log.info("resuming at step %d", self.step)
+        if world.is_first:
             self._open_logs()
 
-    def train(self, show: Show | None = None) -> bool:
-        """Train to the last step; False if a signal ended it before, after a save."""
+    def train(self, on_step: OnStep | None = None) -> bool:
+        """Train to the last step; False if a signal ended the run early, after a checkpoint."""
         run = self.config.run
         with _stoppable() as is_stopped:
             if self.step == 0:
                 self._measure()
             elif self.step % run.save_every == 0 or self.step == run.steps:
-                self._export()  # a kill may have come between the save and this
+                self._export()  # the run may have been killed between checkpoint and export
             first = self.step
             while self.step < run.steps:
                 loss = self._one_step()
                 if self.step == first + 1:
-                    self._tell_memory()
-                if show:
-                    show(self.step, run.steps, loss)
+                    self._log_memory()
+                if on_step:
+                    on_step(self.step, run.steps, loss)
                 self._after_step()
-                if any(self.ranks.gather(is_stopped())) and self.step < run.steps:
+                if any(self.world.gather(is_stopped())) and self.step < run.steps:
                     self._save()
                     return False
         return True
 
-    def _tell_memory(self) -> None:
+    def _log_memory(self) -> None:
         held = ", ".join(f"{kind} {size / 1e6:,.1f} MB" for kind, size in self.engine.bytes_held().items())
         frozen = self.target.num_frozen / 1e6
-        log.info("%.1f million numbers are frozen; of what is trained, this process keeps %s", frozen, held)
+        log.info("%.1f million parameters are frozen; for the trained ones this process keeps %s", frozen, held)
 
     def _one_step(self) -> float:
         run, optimizer = self.config.run, self.config.optimizer
         began = time.monotonic()
         rate = learning_rate(self.step, run.steps, optimizer.warmup_steps, optimizer.hold)
         first = self.step * run.batch_size
-        # rank 0 has the first of every round, so that one process adds up in the order of the clips
-        positions = [first + turn * self.ranks.world + self.ranks.rank for turn in range(self._per_rank)]
+        # round-robin, so that one process sums in the order of the clips
+        positions = [first + i * self.world.size + self.world.rank for i in range(self._per_rank)]
         losses = self.engine.backward(map(self._loss_of, positions), self._per_rank)
         norm = self.engine.step(rate)
-        loss = self.ranks.total([sum(losses)])[0] / run.batch_size
+        loss = self.world.total([sum(losses)])[0] / run.batch_size
         if not loss < float("inf"):
             raise ExVideoError(
-                f"the loss is {loss} at step {self.step + 1}: lower optimizer.learning_rate, or look for broken clips. "
-                f"The last checkpoint is from before."
+                f"the loss is NaN or Inf ({loss}) at step {self.step + 1}: lower optimizer.learning_rate, or look for "
+                f"broken clips. The last checkpoint was written before."
             )
         self.step += 1
-        if self.ranks.is_first:
+        if self.world.is_first:
             seconds = time.monotonic() - began
             self._log.add([self.step, loss, optimizer.learning_rate * rate, norm, round(seconds, 3)])
             if self._board:
@@ -134,12 +133,12 @@ class Run:
         if not self.config.run.held_out_every or not self.target.num_held_out:
             return
         with self.engine.averaged():
-            result = held_out_loss(self.target, self.ranks)
+            result = held_out_loss(self.target, self.world)
         log.info(
             "step %d: held-out loss %.4f; %.4f within the base's frames, %.4f beyond",
             *(self.step, result.all, result.within, result.beyond),
         )
-        if self.ranks.is_first:
+        if self.world.is_first:
             held_out = {"all": result.all, "within": result.within, "beyond": result.beyond}
             self._held_out.add([self.step, *held_out.values()])
             columns = ["step", *map(str, range(len(result.by_frame)))]
@@ -148,21 +147,21 @@ class Run:
                 self._board.add(self.step, {f"held out/{name}": value for name, value in held_out.items()})
 
     def _plot(self) -> None:
-        if self.ranks.is_first:
+        if self.world.is_first:
             try:
                 plot_training(self._log.path, self._held_out.path, self.folder / "curve.png")
-            except ExVideoError as error:  # the tables are there, and a plot is not worth a run
+            except ExVideoError as error:  # a missing plot must not end a run
                 log.warning("%s", error)
 
     def _save(self) -> None:
-        note = {"fingerprint": fingerprint(self.config), "config": dataclasses.asdict(self.config)}
+        note = {"fingerprint": fingerprint(self.config), "config": self.config.model_dump()}
         self.checkpoints.save(self.step, self.engine.save, note)
 
     def _export(self) -> None:
-        """As the published file, under the step's name and the newest's; the ones of older checkpoints go."""
+        """Write the published file format, for this step and as the newest; delete exports of deleted checkpoints."""
         with self.engine.averaged():
             weights = self.engine.gathered()
-        if not self.ranks.is_first:
+        if not self.world.is_first:
             return
         run = self.config.run
         folder = self.folder / "exports"
@@ -172,17 +171,17 @@ class Run:
             old.unlink()
 
     def _sample(self) -> None:
-        """A clip by the exported file, as people will use it; on the first process's GPU."""
+        """Make a validation video with an exported file, on the first process's GPU."""
         with self.engine.averaged():
             weights = self.engine.gathered()
-        if self.ranks.is_first:
+        if self.world.is_first:
             folder = self.folder / "validation"
             folder.mkdir(exist_ok=True)
             exported = folder / ".now.safetensors"
             self.target.export(weights, exported)
             self.target.sample(exported, folder / f"step_{self.step:08}.mp4")
             exported.unlink()
-        self.ranks.wait()
+        self.world.wait()
 
     def _open_logs(self) -> None:
         columns = ("step", "loss", "learning_rate", "gradient_norm", "seconds")
@@ -193,21 +192,21 @@ class Run:
         self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
 
 
-def make_engine(config: Training, target: Target, ranks: Ranks) -> Engine:
-    """Of the kind that the configuration names.
+def make_engine(config: Training, target: Target, world: World) -> TorchEngine:
+    """The engine that the configuration names.
 
     Raises:
-        ExVideoError: the clips of a step cannot be shared out evenly.
+        ExVideoError: the processes cannot share the clips of a step evenly.
     """
-    check_batch(config.run, ranks.world)
+    check_batch(config.run, world.size)
     if config.run.engine == "deepspeed":
-        count = config.run.batch_size // ranks.world
-        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, ranks, count)
-    return TorchEngine(target.units, config.optimizer, config.run.average, ranks)
+        count = config.run.batch_size // world.size
+        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, world, count)
+    return TorchEngine(target.units, config.optimizer, config.run.average, world)
 
 
 def check_batch(run: RunConfig, world: int) -> None:
-    """Raise ExVideoError unless every process gets as many clips of a step."""
+    """Raise ExVideoError unless the processes can share the clips of a step evenly."""
     if run.batch_size % world:
         nearest = max(1, round(run.batch_size / world)) * world
         raise ExVideoError(
@@ -216,22 +215,27 @@ def check_batch(run: RunConfig, world: int) -> None:
 
 
 def check_resumable(config: Training, checkpoint: Path) -> int:
-    """The step of a checkpoint, if it is one of this configuration's.
+    """The step of a checkpoint, if it is of this configuration.
 
     Raises:
-        ExVideoError: it is another's; with what differs.
+        ExVideoError: it is of another one; with what differs.
     """
     note = read_note(checkpoint)
     if note.get("fingerprint") == fingerprint(config):
         return int(note["step"])
-    theirs, ours = note.get("config"), json.loads(json.dumps(dataclasses.asdict(config)))
+    theirs, ours = note.get("config"), json.loads(config.model_dump_json())
     if not isinstance(theirs, dict):
-        raise ExVideoError(f"{checkpoint} does not say of which configuration it is; choose another run.output.")
-    changes = "; ".join(f"{key} was {was} and is {now}" for key, was, now in _differences(theirs, ours))
-    raise ExVideoError(
-        f"{checkpoint.parent.parent} has a run of another configuration: {quoted(changes, 1000)}. Change it back to go "
-        f"on, or choose another run.output to start anew."
-    )
+        raise ExVideoError(
+            f"cannot resume from {checkpoint}: it does not say of which configuration it is. Choose another run.output."
+        )
+    free = free_keys(config)
+    if changes := [change for change in _differences(theirs, ours) if change[0] not in free]:
+        listed = "; ".join(f"{key} was {was} and is {now}" for key, was, now in changes)
+        raise ExVideoError(
+            f"cannot resume: {checkpoint.parent.parent} has a run of another configuration: {quoted(listed, 1000)}. "
+            f"Change it back to resume, or choose another run.output to start over."
+        )
+    return int(note["step"])
 
 
 def _differences(was: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:  # noqa: ANN401  of JSON
@@ -251,7 +255,7 @@ def _stoppable() -> Iterator[Callable[[], bool]]:
     def on_signal(number: int, _frame: FrameType | None) -> None:
         nonlocal stopped
         stopped = True
-        log.warning("stopping after this step; once more to stop at once")
+        log.warning("stopping after this step; press Ctrl-C again to stop at once")
         signal.signal(number, signal.default_int_handler)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -1,6 +1,6 @@
-"""AdamW, also in 8 bits; Muon for small networks and little data; and the course of the learning rate.
+"""AdamW, also in 8 bits; Muon for small networks and little data; and the learning rate schedule.
 
-Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/) makes every matrix's update orthogonal: all
+Muon (Keller Jordan, 2024, https://kellerjordan.github.io/posts/muon/) orthogonalises every matrix's update: all
 directions of a layer learn equally fast. Measured on the demo's autoencoder, 80 steps reach what AdamW did not in 300.
 """
 
@@ -15,13 +15,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ..errors import ExVideoError
-from .config import OptimizerConfig
+from .settings import OptimizerConfig
 
 _MIN_SIDE = 16  # thinner matrices have too few directions to be worth it
 
 
 class Muon(Optimizer):
-    """Momentum whose update is made orthogonal, for matrices and convolutions; all else should go to AdamW."""
+    """Momentum with orthogonalised updates, for matrices and convolutions; everything else should go to AdamW."""
 
     def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.9) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum})
@@ -37,7 +37,7 @@ class Muon(Optimizer):
             for (rows, columns), same in by_shape.items():
                 directions = [_whole(self._momentum(p, group["momentum"])).view(rows, columns) for p in same]
                 # one batch per shape: hundreds of small matrices would cost more in calls than in arithmetic;
-                # in bfloat16, as its author does: only about orthogonal is enough
+                # in bfloat16, as its author does: approximately orthogonal is enough
                 updates = orthogonal(torch.stack(directions).bfloat16()) * math.sqrt(max(1.0, rows / columns))
                 for p, update in zip(same, updates, strict=True):
                     p.add_(_like(update.view(p.shape), p), alpha=-group["lr"])
@@ -48,27 +48,27 @@ class Muon(Optimizer):
             state["velocity"] = torch.zeros_like(p)
         assert p.grad is not None
         state["velocity"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(state["velocity"], momentum)  # Nesterov's look ahead
+        return p.grad.lerp(state["velocity"], momentum)  # Nesterov momentum
 
 
 def _whole(direction: Tensor) -> Tensor:
-    """All of a sharded tensor: parts of a matrix cannot be made orthogonal on their own."""
+    """A sharded tensor, gathered: shards of a matrix cannot be orthogonalised alone."""
     return direction.full_tensor() if isinstance(direction, DTensor) else direction
 
 
 def _like(update: Tensor, p: Tensor) -> Tensor:
-    """Sharded as the parameter; every process has computed the whole, so nothing is sent."""
+    """The update, sharded like the parameter; every process has computed all of it, so nothing is sent."""
     if not isinstance(p, DTensor):
         return update
     return distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
 
 
 def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
-    """About the nearest orthogonal matrix of each, by Newton-Schulz iteration: singular values within .7 to 1.2."""
+    """Approximately the nearest orthogonal matrices, by Newton-Schulz iteration: singular values within .7 to 1.2."""
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     x = x_NRC.mT if tall else x_NRC
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    # the quintic whose repetition drives every singular value near 1 fastest (see the address above)
+    # coefficients of the quintic that drives singular values to 1 fastest (see the address above)
     a, b, c = 3.4445, -4.7750, 2.0315
     for _ in range(steps):
         gram = x @ x.mT
@@ -77,7 +77,7 @@ def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizers:
-    """One or several optimizers, each for some of the parameters, on one learning-rate course.
+    """One or several optimizers, each for some of the parameters, on one learning rate schedule.
 
     Args:
         parts: optimizers and their full rates.
@@ -98,11 +98,11 @@ class Optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Everything that is remembered of each parameter; empty before the first step."""
+        """Optimizer state of each parameter; empty before the first step."""
         return {p: state for optimizer, _ in self._parts for p, state in optimizer.state.items()}
 
     def create_state(self) -> None:
-        """Have something for a saved state to be read into, by a step of nothing."""
+        """Allocate the state, by a step with zero gradients and rate, so that a checkpoint can be loaded into it."""
         for optimizer, _ in self._parts:
             for group in optimizer.param_groups:
                 for p in group["params"]:
@@ -110,17 +110,17 @@ class Optimizers:
         self.step(0)
 
     def state_dict(self) -> list[dict[str, object]]:
-        """Everything needed to go on as if never interrupted."""
+        """State of the optimizers."""
         return [optimizer.state_dict() for optimizer, _ in self._parts]
 
     def load_state_dict(self, states: list[dict[str, object]]) -> None:
-        """Take over a saved state."""
+        """Load a saved state."""
         for (optimizer, _), state in zip(self._parts, states, strict=True):
             optimizer.load_state_dict(state)
 
 
 def make_optimizers(params: Sequence[nn.Parameter], config: OptimizerConfig) -> Optimizers:
-    """What a configuration asks for.
+    """The optimizers that a configuration names.
 
     Raises:
         ExVideoError: its package is missing.
@@ -152,7 +152,7 @@ def muon_and_adamw(
     betas: tuple[float, float] = (0.9, 0.97),
     weight_decay: float = 0.0,
 ) -> Optimizers:
-    """Muon for large matrices and convolutions, and AdamW for the rest."""
+    """Muon for large matrices and convolutions, AdamW for the rest."""
     large = [p for p in params if p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= _MIN_SIDE]
     chosen = set(map(id, large))
     rest = [p for p in params if id(p) not in chosen]
@@ -165,9 +165,9 @@ def muon_and_adamw(
 
 
 def learning_rate(step: float, steps: float, warmup: float = 20, hold: float = 0.3) -> float:
-    """Share of the full rate: a short rise, constant for `hold` of the steps, then falling to 0 in a line.
+    """Share of the full rate: linear warmup, constant for `hold` of the steps, then linear decay to 0.
 
-    At `hold` 1 it never falls.
+    With `hold` 1 there is no decay.
     """
     rise = min(1.0, (step + 1) / max(warmup, 1))
     fall = (steps - step) / (steps * (1 - hold)) if hold < 1 else 1.0

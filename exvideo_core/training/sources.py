@@ -1,6 +1,6 @@
-"""Clips for a run: drawn as needed, or cut from videos, encoded once and kept.
+"""Clips cut from videos, encoded once and cached; and the limits of sources that draw their clips.
 
-Shapes: T frames, C channels, H and W pixels or latent cells, L tokens, D channels of an embedding.
+Shapes: C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -9,172 +9,38 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
-from ..checkpoint.cogvideox import read_text_encoder, read_vae
-from ..checkpoint.load import SVDWeights
-from ..checkpoint.save import write_weights
 from ..errors import ExVideoError
-from ..memory import free_bytes, num_bytes
-from ..models.cogvideox.text_encoder import TextEncoder
-from ..models.svd.image_encoder import ImageEncoder
-from ..models.svd.vae import VAE
-from ..pipelines.cogvideox import build_text_encoder, build_vae
-from .clips import CachedClips, CogVideoXClip, Source, SVDClip
-from .config import CogVideoXTraining, DataConfig, SVDTraining, Training
+from ..runtime.distributed import World
+from .clips import CachedClips
 from .data.cache import CachedClip, Encode, cache_clips, plan_clips, read_cached, usable_clips
 from .data.index import BAD_FILES_NAME, Index, index_videos
 from .data.listing import list_videos
 from .data.videos import Sampling
-from .demo_cogvideox import scenes
-from .motion_buckets import motion_bucket
-from .pictures import PHOTOGRAPHS, Pictures
-from .procedural import SIDE, Gallery, MovingShapes, PushIns
 from .randomness import shuffled
-from .ranks import Ranks
-from .targets.cogvideox import paths
+from .recipe import OnPrepare
+from .settings import DataConfig, Training
 
 log = logging.getLogger(__name__)
 
 PROCEDURAL = "procedural"
-_SVD = ("latents", "picture", "context", "fps", "motion_bucket")  # tensors of a clip
-_COGVIDEOX = ("latents", "context", "fps")
-_VERSION = "1"  # of what `Encode` makes; a new one makes the caches anew
-_WORKING_SPACE = 6 * 2**30  # bytes that encoding a clip takes beside the text encoder
-Progress = Callable[[str, int, int], None]  # what is done, how much of how much
+_VERSION = "1"  # of what `Encode` makes; another one makes all caches invalid
+Clip = TypeVar("Clip")
 
 
 def encoding_format(device: torch.device) -> torch.dtype:
-    """In which autoencoders and encoders run: half precision is for GPUs."""
+    """Dtype that autoencoders and encoders run in: half precision on GPUs."""
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-# Stable Video Diffusion
-
-
-def svd_source(
-    config: SVDTraining,
-    weights: SVDWeights,
-    encoders: tuple[VAE, ImageEncoder],
-    ranks: Ranks,
-    progress: Progress | None = None,
-) -> Source[SVDClip]:
-    """Clips for SVD.
-
-    Args:
-        config: of the run.
-        weights: of the encoders; clips that others encoded are not used.
-        encoders: on the device.
-        ranks: the processes, which share the encoding.
-        progress: told how far it is.
-    """
-    vae, image_encoder = encoders
-    if config.data.source == PROCEDURAL:
-        _check_procedural(config.data, SIDE, config.data.pictures - 1)
-        pictures = Pictures(photos=PHOTOGRAPHS if config.data.photographs else (), seed=config.run.seed)
-        gallery = Gallery(pictures, vae, image_encoder, config.data.pictures, fresh=0, seed=config.run.seed)
-        return PushIns(gallery, config.model.num_frames, config.data.held_out)
-
-    @torch.no_grad()
-    def encode(frames_THWC: Tensor, _caption: str, fps: float) -> Mapping[str, Tensor]:
-        pixels_TCHW = rearrange(frames_THWC, "T H W C -> T C H W")
-        latents = [vae.encode(_to_pixels(frame_CHW)[None])[0] for frame_CHW in pixels_TCHW]
-        return {
-            "latents": torch.stack(latents).half().cpu(),
-            "picture": pixels_TCHW[0],
-            "context": image_encoder(_to_pixels(pixels_TCHW[0])[None].to(ranks.device)).float().cpu(),
-            "fps": torch.tensor(fps),
-            "motion_bucket": torch.tensor(motion_bucket(frames_THWC)),
-        }
-
-    mark = content_mark((weights.vae, weights.image_encoder))
-    clips = _encoded(config, ranks, mark, lambda: encode, progress)
-    return CachedClips(
-        len(clips), config.data.held_out, lambda i: _svd_clip(read_cached(clips[i], _SVD)), config.run.seed
-    )
-
-
-def _to_pixels(uint8: Tensor) -> Tensor:
+def to_pixels(uint8: Tensor) -> Tensor:
+    """Bytes to [-1, 1]."""
     return uint8.float() / 127.5 - 1
-
-
-def _svd_clip(tensors: Mapping[str, Tensor]) -> SVDClip:
-    return SVDClip(
-        latents_TCHW=tensors["latents"].float(),
-        picture_3HW=_to_pixels(tensors["picture"]),
-        context_1D=tensors["context"],
-        fps=float(tensors["fps"]),
-        motion_bucket_id=float(tensors["motion_bucket"]),
-    )
-
-
-# CogVideoX
-
-
-def cogvideox_source(
-    config: CogVideoXTraining, ranks: Ranks, progress: Progress | None = None
-) -> tuple[Source[CogVideoXClip], Tensor]:
-    """Clips for CogVideoX, and the embedding of the empty sentence, [L, D]; arguments as `svd_source`'s."""
-    _, vae_path, text_path = paths(config.model)
-    text_part = read_text_encoder(text_path)
-    if config.data.source == PROCEDURAL:
-        _check_procedural(config.data, scenes.SIDE, sum(words.is_held_out for words in scenes.all_words()))
-        text_encoder = build_text_encoder(text_part).to(encoding_format(ranks.device))
-        shapes = MovingShapes(text_encoder, config.model.num_frames, config.data.held_out)
-        return shapes, _embedded(text_encoder, "")
-    vae_part = read_vae(vae_path)
-    mark = content_mark((vae_part.weights, text_part.weights))
-
-    @lru_cache(maxsize=1)
-    def text_encoder_in_place() -> TextEncoder:
-        encoder = build_text_encoder(text_part).to(encoding_format(ranks.device))
-        has_room = num_bytes(encoder) + _WORKING_SPACE < free_bytes(ranks.device)
-        return encoder.to(ranks.device) if has_room else encoder
-
-    def build_encode() -> Encode:
-        vae = build_vae(vae_part).to(ranks.device, encoding_format(ranks.device))
-        text_encoder = text_encoder_in_place()
-
-        @torch.no_grad()
-        def encode(frames_THWC: Tensor, caption: str, fps: float) -> Mapping[str, Tensor]:
-            latents = vae.encode(_to_pixels(rearrange(frames_THWC, "T H W C -> 1 C T H W")))[0]
-            return {
-                "latents": latents.half().cpu(),
-                "context": _embedded(text_encoder, caption).half(),
-                "fps": torch.tensor(fps),
-            }
-
-        return encode
-
-    clips = _encoded(config, ranks, mark, build_encode, progress)
-    no_text = cache_folder(config) / f"no_text_{mark[:16]}.safetensors"
-    if ranks.is_first and not no_text.exists():
-        write_weights(no_text, {"context": _embedded(text_encoder_in_place(), "").half()})
-    ranks.wait()
-    text_encoder_in_place.cache_clear()  # many GB that training has better uses for
-    source = CachedClips(
-        len(clips), config.data.held_out, lambda i: _cog_clip(read_cached(clips[i], _COGVIDEOX)), config.run.seed
-    )
-    return source, read_cached(no_text, ("context",))["context"].float()
-
-
-@torch.no_grad()
-def _embedded(text_encoder: TextEncoder, caption: str) -> Tensor:
-    return text_encoder([caption])[0].float().cpu()
-
-
-def _cog_clip(tensors: Mapping[str, Tensor]) -> CogVideoXClip:
-    return CogVideoXClip(
-        latents_CTHW=tensors["latents"].float(), context_LD=tensors["context"].float(), fps=float(tensors["fps"])
-    )
-
-
-# both
 
 
 def cache_folder(config: Training) -> Path:
@@ -183,7 +49,7 @@ def cache_folder(config: Training) -> Path:
 
 
 def content_mark(parts: Iterable[Mapping[str, Tensor]]) -> str:
-    """A name for weights by what they are, wherever they lie: from the first numbers of every tensor."""
+    """Hash of weights, whatever file they are in: of the first numbers of every tensor."""
     mark = hashlib.sha256(_VERSION.encode())
     for weights in parts:
         for name in sorted(weights):
@@ -193,39 +59,65 @@ def content_mark(parts: Iterable[Mapping[str, Tensor]]) -> str:
     return mark.hexdigest()
 
 
+def encoded_clips(
+    config: Training,
+    world: World,
+    mark: str,
+    build_encode: Callable[[], Encode],
+    clip_of: Callable[[Mapping[str, Tensor]], Clip],
+    names: Sequence[str],
+    on_prepare: OnPrepare | None,
+) -> CachedClips[Clip]:
+    """Clips of the videos that `config.data` names.
+
+    Args:
+        config: of the run.
+        world: the processes, which share the encoding.
+        mark: stands for the encoders; clips that others encoded are not used.
+        build_encode: called where a clip is not cached yet.
+        clip_of: a clip from its tensors.
+        names: of those tensors.
+        on_prepare: called with the progress.
+    """
+    files = _encoded(config, world, mark, build_encode, on_prepare)
+    return CachedClips(
+        len(files), config.data.held_out, lambda i: clip_of(read_cached(files[i], names)), config.run.seed
+    )
+
+
 def _encoded(
-    config: Training, ranks: Ranks, mark: str, build_encode: Callable[[], Encode], progress: Progress | None
+    config: Training, world: World, mark: str, build_encode: Callable[[], Encode], on_prepare: OnPrepare | None
 ) -> list[Path]:
-    """Files of all clips that can be had, those that are held out last; the same in every process."""
+    """Files of all usable clips, held-out ones last; the same in every process."""
     data, folder = config.data, cache_folder(config)
     sampling = Sampling(num_frames=config.model.num_frames, fps=data.fps, stride=data.stride)
 
-    def tell(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: progress(what, done, total) if progress else None
+    def report(what: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_prepare(what, done, total) if on_prepare else None
 
     def index() -> Index:
         listed = list_videos(Path(data.source))
         return index_videos(
-            listed, folder, sampling, data.max_bad_share, tell("looking at videos"), workers=os.cpu_count() or 1
+            listed, folder, sampling, data.max_bad_share, report("looking at videos"), workers=os.cpu_count() or 1
         )
 
-    # the first process looks, and all go by what it found
-    known = ranks.gather(index() if ranks.is_first else None)[0]
+    # the first process looks, and all others take what it found
+    known = world.gather(index() if world.is_first else None)[0]
     clips = plan_clips(
         known.videos, folder, sampling, data.width, data.height, data.clips_per_video, config.run.seed, mark
     )
-    encoding = tell("encoding clips")
-    cache_clips(clips, build_encode, known, folder, data.max_bad_share, ranks.rank, ranks.world, encoding)
-    ranks.wait()
+    encoding = report("encoding clips")
+    cache_clips(clips, build_encode, known, folder, data.max_bad_share, world.rank, world.size, encoding)
+    world.wait()
     usable = usable_clips(clips, known, folder, data.max_bad_share)
     lost = len(known.bad) + len({video.path for video in known.videos} - {clip.video for clip in usable})
-    if lost and ranks.is_first:
+    if lost and world.is_first:
         log.warning("%d of %d videos are not used; see %s", lost, known.num_listed, folder / BAD_FILES_NAME)
     return _held_out_last(usable, data.held_out, config.run.seed)
 
 
 def _held_out_last(clips: Sequence[CachedClip], held_out: int, seed: int) -> list[Path]:
-    """One clip of each of so many videos behind all clips of the others: no video is both."""
+    """One clip of each held-out video, after all clips of the others: no video is in both."""
     videos = list(dict.fromkeys(clip.video for clip in clips))
     if held_out >= len(videos):
         raise ExVideoError(
@@ -239,7 +131,8 @@ def _held_out_last(clips: Sequence[CachedClip], held_out: int, seed: int) -> lis
     return [*training, *(first[videos[place]] for place in order[:held_out])]
 
 
-def _check_procedural(data: DataConfig, side: int, held_out: int) -> None:
+def check_procedural(data: DataConfig, side: int, held_out: int) -> None:
+    """Raise ExVideoError if a configuration asks drawn clips for another size, or for more to hold out."""
     if (data.width, data.height) != (side, side):
         raise ExVideoError(
             f"data.source procedural has pictures of {side}x{side}, not {data.width}x{data.height}; set data.width and "

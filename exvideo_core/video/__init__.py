@@ -1,4 +1,4 @@
-"""Pictures and clips: their layouts, and reading and writing them."""
+"""Pictures and clips: layouts, reading and writing."""
 
 from .contact_sheet import contact_sheet
 from .files import check_target, save_video

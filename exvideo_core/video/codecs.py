@@ -1,7 +1,7 @@
-"""Which codecs go into which files, and what ffmpeg is told about each.
+"""Containers and codecs, and ffmpeg's arguments for each.
 
-A container is chosen by the file's suffix, a codec by its name or as the container's first. Nothing here runs
-ffmpeg: `choose` and the tables are plain data, so that a program can also fill its menus from them.
+The file's suffix chooses the container; the codec is named, or the container's first. Nothing here runs ffmpeg: the
+tables are plain data, so that a program can fill its menus from them.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ QUALITIES = ("low", "medium", "high", "best")
 DEFAULT_QUALITY = "high"
 BIT_DEPTHS = (8, 10)
 
-# Tags alone do not convert and a conversion alone is not tagged: players then guess by the picture's size.
-# The two accuracy flags keep swscale from its quick paths, which shift saturated colours by a few levels.
+# Convert and tag: without tags, players guess the matrix by the picture's size. The accuracy flags keep swscale off its
+# fast paths, which shift saturated colours by a few levels.
 _BT709 = (
     "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,"
     "format={pixel_format},"
     "setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709"
 )
 
-_NTSC_ROUNDING = 0.0045  # frames per second: what 23.98 is away from 24000/1001, and a little
+_NTSC_ROUNDING = 0.0045  # frames per second: 23.98 is a little less away from 24000/1001
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codec:
-    """How one codec is written with ffmpeg."""
+    """A codec and its ffmpeg arguments."""
 
-    encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders with their arguments; the first present is used
-    pixel_format: str  # without a wish for more bits
-    pixel_format_10: str | None = None  # None: not in 10 bits
-    only_8_because: str = ""  # of the error message about 10 bits
+    encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders and their arguments; the first available is used
+    pixel_format: str  # by default
+    pixel_format_10: str | None = None  # None: no 10 bits
+    only_8_because: str = ""  # reason in the error message about 10 bits
     quality_option: str
     quality_words: tuple[float, float, float, float]  # the numbers of QUALITIES
     quality_range: tuple[float, float]
-    is_yuv: bool = True  # BT.709 in the limited range; the other codecs take red, green and blue
-    even_size: tuple[bool, bool] = (True, True)  # width, height: odd ones get one more pixel, a copy of the last
+    is_yuv: bool = True  # BT.709 in limited range; the other codecs take RGB
+    even_size: tuple[bool, bool] = (True, True)  # width, height: an odd one is padded by a copy of the last pixel
     max_fps: int | None = None
 
     def arguments(self, encoder: str, quality: Quality | None, bit_depth: int) -> list[str]:
@@ -74,7 +74,7 @@ class Codec:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """What fits into the files of one suffix."""
+    """A container format: the codecs, sound and tags of files with one suffix."""
 
     muxer: str
     codecs: tuple[str, ...]  # the first is the default
@@ -85,7 +85,7 @@ class Container:
 
 _AAC = ("aac", "-b:a", "192k")
 _OPUS = ("libopus", "-b:a", "160k")
-_MOVFLAGS = ("-movflags", "+faststart+use_metadata_tags")  # index first for the web; tags of any name, for ComfyUI
+_MOVFLAGS = ("-movflags", "+faststart+use_metadata_tags")  # index first for streaming; tags of any name for ComfyUI
 
 CONTAINERS = {
     ".mp4": Container(muxer="mp4", codecs=("h264", "h265", "av1"), audio=_AAC, options=_MOVFLAGS, has_tags=True),
@@ -99,7 +99,7 @@ CONTAINERS = {
 CODECS = {
     "h264": Codec(
         encoders={"libx264": ("-preset", "medium")},
-        pixel_format="yuv420p",  # 4:4:4 would keep more colour, and not play in browsers and on phones
+        pixel_format="yuv420p",  # 4:4:4 would keep more colour but not play in browsers and on phones
         only_8_because="hardly any browser, phone or television would play it",
         quality_option="-crf",
         quality_words=(28, 23, 17, 12),
@@ -144,18 +144,18 @@ CODECS = {
     ),
     "gif": Codec(
         encoders={"gif": ()},
-        pixel_format="bgr0",  # of the lossless clip that the palette is made from
+        pixel_format="bgr0",  # of the lossless clip from which the palette is made
         only_8_because="it has 256 colours",
         quality_option="colours",
         quality_words=(32, 96, 256, 256),
         quality_range=(4, 256),
         is_yuv=False,
         even_size=(False, False),
-        max_fps=50,  # browsers play anything faster at 10 frames per second
+        max_fps=50,  # browsers slow anything faster down to 10 frames per second
     ),
     "webp": Codec(
         encoders={"libwebp_anim": ()},
-        pixel_format="bgra",  # libwebp converts by itself, with the matrix that its readers expect
+        pixel_format="bgra",  # libwebp converts, with the matrix that decoders expect
         only_8_because="the format has no more than 8",
         quality_option="-quality",
         quality_words=(50, 75, 90, 98),
@@ -168,7 +168,7 @@ CODECS = {
 
 
 def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
-    """The container of a file's suffix, and the name of the codec to put into it.
+    """The container for a file's suffix, and the name of the codec.
 
     Raises:
         VideoError: an unknown suffix or codec, or a codec that does not go into this container.
@@ -191,7 +191,7 @@ def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
 
 
 def pick_encoder(codec: str, available: Collection[str]) -> str:
-    """The first of the codec's encoders that this ffmpeg has.
+    """The first of the codec's encoders in this ffmpeg.
 
     Raises:
         VideoError: it has none.
@@ -206,7 +206,7 @@ def pick_encoder(codec: str, available: Collection[str]) -> str:
 
 
 def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
-    """Bits per colour in the file; None is what plays in most places.
+    """Bits per colour in the file; None chooses the most compatible.
 
     Raises:
         VideoError: the codec cannot do that, or should not.
@@ -230,8 +230,8 @@ def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
 def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
     """Frames per second as an exact fraction.
 
-    Television's rates are written short: 23.98, 23.976, 29.97 and 59.94 are meant as 24000/1001, 30000/1001 and
-    60000/1001, or after an hour the sound is off by a frame. A Fraction is taken as it is.
+    Rounded NTSC rates become exact, else sound drifts by a frame in an hour: 23.98 and 23.976 mean 24000/1001, 29.97
+    means 30000/1001, 59.94 means 60000/1001. A Fraction stays as it is.
 
     Raises:
         VideoError: not a positive number, or more than players of this codec show.

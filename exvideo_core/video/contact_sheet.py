@@ -1,4 +1,4 @@
-"""A clip at a glance: some of its frames, side by side in one picture."""
+"""Contact sheets: evenly spaced frames of a clip in one picture."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import move, work_folder
+from ..errors import VideoError
+from ..whole_file import whole_file
 from .reading import read_video
-from .refusals import cannot_write
 
 _LONGEST_SIDE = 256  # of one frame, in pixels
 _GAP = 4  # between frames, in pixels
 
 
 def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8, rows: int = 4) -> Path:
-    """Draw evenly spaced frames of a video, with their numbers, row by row into a PNG file.
+    """Draw evenly spaced, numbered frames of a video row by row into a PNG file.
 
-    The first and the last frame are always among them. A shorter clip shows each frame once, in fewer rows.
+    The first and last frame are included. A clip shorter than the sheet shows each frame once, in fewer rows.
 
     Raises:
-        VideoError: the video cannot be read, or the picture not be written.
+        VideoError: the video cannot be read, or the PNG cannot be written.
         ValueError: columns times rows is less than 2.
     """
     if columns < 1 or rows < 1 or columns * rows < 2:
@@ -31,13 +31,8 @@ def contact_sheet(video_path: str | Path, png_path: str | Path, columns: int = 8
     chosen = {round(i) for i in np.linspace(0, num_frames - 1, columns * rows)}
     cells = [_cell(frame_HWC, i) for i, frame_HWC in enumerate(read_video(video_path)) if i in chosen]
     png_path = Path(png_path)
-    with work_folder(png_path) as folder:
-        finished = folder / "sheet.png"
-        try:
-            _arranged(cells, columns).save(finished)
-        except OSError as error:
-            raise cannot_write(png_path.parent, error) from error
-        move(finished, png_path)
+    with whole_file(png_path, VideoError) as temporary:
+        _arranged(cells, columns).save(temporary, "PNG")
     return png_path
 
 

@@ -1,6 +1,6 @@
-"""Running ffmpeg: bytes in or out, its last words kept, and no process or half-read pipe left behind.
+"""Running ffmpeg: bytes in or out, its last messages kept, and no process or pipe left open.
 
-The program is the one that the imageio-ffmpeg package brings. At least version 5.1 is needed (`-fps_mode`).
+The executable is that of the imageio-ffmpeg package; version 5.1 or newer is needed (`-fps_mode`).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from typing import IO
 import imageio_ffmpeg  # type: ignore[import-untyped]  # it ships no types
 
 from ..errors import VideoError
-from .refusals import MAKE_ROOM
+from ..whole_file import MAKE_ROOM
 
 _NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows would open a console for each call
 
 
 class FFmpeg:
-    """One run of ffmpeg, as a context manager: leaving the block early kills and reaps it.
+    """One ffmpeg process, as a context manager: leaving the block early kills and reaps it.
 
-    Its messages are read by a thread all the while, as a full pipe would stop it.
+    A thread reads its messages, because a full pipe would block it.
     """
 
     def __init__(
@@ -39,9 +39,9 @@ class FFmpeg:
 
         Args:
             arguments: without the program; "pipe:0" is what `write` gets, "pipe:1" what `read` returns.
-            subject: what is being done, for the error message: "writing clip.mp4 (h264)".
-            is_fed: whether frames are written to it; otherwise it gets no input.
-            kept_lines: how many of its last messages are kept; None keeps all.
+            subject: what it does, for error messages: "writing clip.mp4 (h264)".
+            is_fed: whether frames are written to it; else it has no input.
+            kept_lines: how many of its last messages to keep; None keeps all.
         """
         self._subject = subject
         self._last_lines: deque[str] = deque(maxlen=kept_lines)
@@ -62,7 +62,7 @@ class FFmpeg:
         self._close(self._process.stderr)
 
     def write(self, chunk: bytes | memoryview) -> None:
-        """Feed bytes; VideoError if ffmpeg has died."""
+        """Write bytes to its input; VideoError if ffmpeg has exited."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(chunk)
@@ -84,7 +84,7 @@ class FFmpeg:
         if self._process.stdin is not None:
             try:
                 self._process.stdin.close()
-            except OSError as error:  # what was still buffered found nobody
+            except OSError as error:  # it exited before the buffer was flushed
                 raise self._failure() from error
         if self._process.wait() != 0:
             raise self._failure()
@@ -92,11 +92,11 @@ class FFmpeg:
         return "\n".join(self._last_lines)
 
     def _failure(self) -> VideoError:
-        """What to raise; waits for the process, so that its last lines are complete."""
+        """The error to raise; waits for the process, so that its messages are complete."""
         status = self._process.wait()
         self._listener.join()
         lines = [re.sub(r" @ 0x[0-9a-fA-F]+", "", line) for line in self._last_lines]
-        cause = "; ".join(lines) or (f"it was ended by signal {-status}" if status < 0 else f"exit status {status}")
+        cause = "; ".join(lines) or (f"it was killed by signal {-status}" if status < 0 else f"exit status {status}")
         return VideoError(f"ffmpeg failed while {self._subject}: {cause}. {_what_to_do(cause, status)}")
 
     def _listen(self) -> None:
@@ -117,12 +117,12 @@ def _what_to_do(cause: str, status: int) -> str:
     if os.strerror(errno.ENOSPC) in cause:
         return MAKE_ROOM
     if status < 0:
-        return "A system without main memory ends programs so: end others, and do it again."
-    return "If that does not tell why: pip install --force-reinstall imageio-ffmpeg, and do it again."
+        return "The system may be out of memory: end other programs, and write it again."
+    return "If the cause is not clear: pip install --force-reinstall imageio-ffmpeg, and write it again."
 
 
 def run(arguments: Sequence[str], subject: str) -> bytes:
-    """Run ffmpeg without input to its end and return what it wrote to pipe:1; VideoError if it failed."""
+    """Run ffmpeg without input, and return its output on pipe:1; VideoError if it failed."""
     with FFmpeg(arguments, subject) as process:
         output = process.read()
         process.finish()
@@ -130,7 +130,7 @@ def run(arguments: Sequence[str], subject: str) -> bytes:
 
 
 def executable() -> str:
-    """Where ffmpeg is; VideoError if there is none."""
+    """Path of ffmpeg; VideoError if there is none."""
     try:
         program: str = imageio_ffmpeg.get_ffmpeg_exe()
     except RuntimeError as error:
@@ -139,22 +139,22 @@ def executable() -> str:
 
 
 def encoders() -> frozenset[str]:
-    """Names of the encoders this ffmpeg has."""
+    """Names of this ffmpeg's encoders."""
     return _encoders_of(executable())
 
 
-# What people have as video or sound. ffmpeg knows playlists too, which would lead it to other files and into the
-# network, and patterns of names, and hundreds of formats that nobody has looked at for years.
+# Formats that are read. ffmpeg knows hundreds more, with little reviewed code, and playlists and name patterns, which
+# would lead it to other files and into the network.
 FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,mxf,nut,"
     "yuv4mpegpipe,gif,apng,webp_anim,png_pipe,jpeg_pipe,webp_pipe,wav,w64,mp3,flac,aac,ac3,aiff,caf,au,opus"
 )
 MOST_PIXELS = 2**26  # of a frame: 8192x8192
-_MOST_MEMORY = 2**28  # bytes that ffmpeg may ask for at once: such a frame, or the list of 10 million frames
+_MOST_MEMORY = 2**28  # bytes of one allocation: such a frame, or the index of 10 million frames
 
 
 def input_arguments(path: Path) -> list[str]:
-    """To read a file that anybody may have made: a plain video or sound file, with frames of a bounded size."""
+    """Arguments to read an untrusted file: only plain video and sound, with frames of bounded size."""
     return [
         *("-max_alloc", str(_MOST_MEMORY), "-protocol_whitelist", "file", "-format_whitelist", FORMATS),
         *("-max_pixels", str(MOST_PIXELS), "-i", file_argument(path)),
@@ -162,35 +162,23 @@ def input_arguments(path: Path) -> list[str]:
 
 
 def check_video(path: Path) -> None:
-    """Look at the structure of a video in a process of its own, for a reader in this one that has no such limits.
+    """Check the structure of a video in a separate process, for an in-process reader without such limits.
 
     Raises:
-        VideoError: it is no video, or asks for absurd amounts of memory.
+        VideoError: it is not a video, or needs absurd amounts of memory.
     """
-    arguments = [
-        "-v",
-        "error",
-        *input_arguments(path),
-        "-map",
-        "0:v:0",
-        "-c",
-        "copy",
-        "-frames:v",
-        "1",
-        "-f",
-        "null",
-        "-",
-    ]
+    look = ("-map", "0:v:0", "-c", "copy", "-frames:v", "1", "-f", "null", "-")
+    arguments = ["-v", "error", *input_arguments(path), *look]
     run(arguments, f"reading {path.name}")
 
 
 def file_argument(path: Path) -> str:
-    """A path that ffmpeg takes as a file, even where the name looks like one of its protocols."""
+    """A path that ffmpeg takes for a file, even if it looks like one of its protocols."""
     return f"file:{path}"
 
 
 @lru_cache
-def _encoders_of(program: str) -> frozenset[str]:  # keyed by the program: the environment may name another one later
+def _encoders_of(program: str) -> frozenset[str]:  # by program: the environment may change
     listing = run(["-v", "error", "-encoders"], f"listing the encoders of {program}")
     return frozenset(re.findall(r"^ [VA][A-Z.]{5} (\S+)", listing.decode(errors="replace"), flags=re.MULTILINE))
 
@@ -203,7 +191,7 @@ def _start(command: Sequence[str], is_fed: bool) -> subprocess.Popen[bytes]:
             stdout=subprocess.DEVNULL if is_fed else subprocess.PIPE,
             stderr=subprocess.PIPE,
             creationflags=_NO_WINDOW,
-            env={**os.environ, "SVT_LOG": "1"},  # errors only: its greeting would push ours out of the last lines
+            env={**os.environ, "SVT_LOG": "1"},  # errors only: its banner would push other messages out
         )
     except OSError as error:
         raise VideoError(

@@ -1,17 +1,14 @@
-"""Writing video files, one frame at a time and whole or not at all.
+"""Writing video files frame by frame, whole or not at all.
 
-Everything is made in a hidden folder next to the target, and moved to its name when it is complete.
+Files are made in a hidden folder beside the target, and moved when they are complete.
 
 Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -23,15 +20,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import VideoError
+from ..whole_file import check_writable, move, work_folder
 from . import codecs, ffmpeg, webp_tags
 from .codecs import CODECS, Container, Quality
 from .frames import to_uint8, to_uint16
-from .refusals import WORK, cannot_write
 from .tags_and_sound import Audio, add_audio, check_audio, check_metadata, tag_input
 
 Frame = Tensor | NDArray[Any]  # [H, W, 3]: float in [0, 1], or uint8
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]  # [H, W, 3]
-Progress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
+WriteProgress = Callable[[int, int | None], None]  # frames written so far, and of how many if that is known
 
 
 def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
@@ -44,14 +41,14 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     bit_depth: int | None = None,
     audio: Audio | None = None,
     metadata: Mapping[str, str] | None = None,
-    progress: Progress | None = None,
+    progress: WriteProgress | None = None,
 ) -> Path:
-    """Write a clip; the file appears when it is complete, and replaces one of the same name.
+    """Write a clip to a file, which appears when it is complete and replaces one of the same name.
 
-    Frames go through one by one, so a generator may decode while this writes. What can be refused is refused before
-    the first frame is asked for. Values are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec that
-    writes 10. In formats with halved colour (all but gif and webp), an odd width or height grows by one pixel, a
-    copy of the last. gif times are rounded to 1/100 s; webp, shown as long, may store a run of equal frames as one.
+    Frames are consumed one by one, so a generator may decode meanwhile; arguments are checked before the first. Values
+    are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec that writes 10. In formats with subsampled
+    chroma (all but gif and webp), an odd width or height is padded by one pixel, a copy of the last. gif times are
+    rounded to 1/100 s; webp may store a run of equal frames as one that is shown as long.
 
     Args:
         frames: [T, H, W, 3], or an iterable of [H, W, 3]; float in [0, 1] (clipped) or uint8.
@@ -61,9 +58,9 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
         quality: low, medium, high (the default), best, or a number on the codec's own scale: crf for h264, h265,
             vp9 and av1, profile 0 to 3 for prores, colours for gif, 0 to 100 for webp.
         bit_depth: 8 or 10 bits per colour; None is 8, or 10 in prores. 10 shows smooth gradients without bands, and
-            plays in fewer places.
+            plays on fewer devices.
         audio: a file, or (waveform [channels, samples] in [-1, 1], samples per second); cut to the clip's length.
-        metadata: tags; ComfyUI restores a graph from `prompt` and `workflow`, each JSON.
+        metadata: tags; ComfyUI restores a graph from `prompt` and `workflow`, both JSON.
         progress: called after each frame; an exception from it stops the writing.
 
     Returns:
@@ -96,15 +93,14 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
 
 
 def check_target(path: str | Path, codec: str | None = None, bit_depth: int | None = None) -> None:
-    """Raise VideoError now if `save_video` could not write there: for use before hours of work."""
+    """Raise VideoError now if `save_video` could not write there: for a check before hours of work."""
     job = _plan(Path(path), 30, codec, None, bit_depth)
-    with work_folder(job.path):
-        pass
+    check_writable(job.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """What `save_video` was asked for, checked."""
+    """Checked arguments of `save_video`."""
 
     path: Path
     fps: Fraction
@@ -136,7 +132,7 @@ def _plan(path: Path, fps: float | Fraction, codec: str | None, quality: Quality
 class _Source:
     """The frames as rgb24 or rgb48, counted, all of one size."""
 
-    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: Progress | None) -> None:
+    def __init__(self, frames: Tensor | Iterable[Frame], job: _Job, progress: WriteProgress | None) -> None:
         self.num_frames = 0  # so far
         self._frames = iter(frames)
         self._total = len(frames) if isinstance(frames, Sized) else None
@@ -145,7 +141,7 @@ class _Source:
         self._progress = progress
 
     def first(self) -> Pixels:
-        """The frame that says how large the clip is; VideoError if there is none."""
+        """The first frame, which sets the clip's size; VideoError if there is none."""
         for frame in self._frames:
             return self._pixels(frame)
         raise VideoError("the clip has no frames, so there is nothing to write.")
@@ -170,7 +166,7 @@ class _Source:
 
     def _pixels(self, frame: Frame) -> Pixels:
         if isinstance(frame, np.ndarray):
-            frame = torch.from_numpy(frame if frame.flags.writeable else frame.copy())  # PIL's are not
+            frame = torch.from_numpy(frame if frame.flags.writeable else frame.copy())  # PIL's arrays are read-only
         if not isinstance(frame, Tensor):
             raise TypeError(f"frame {self.num_frames} is {type(frame).__name__}, not a tensor or array")
         if frame.ndim != 3 or frame.shape[2] != 3 or frame.numel() == 0:
@@ -178,7 +174,7 @@ class _Source:
         if frame.is_floating_point():
             if not bool(frame.isfinite().all()):
                 raise VideoError(
-                    f"frame {self.num_frames} holds NaN or infinite values, and would be black. "
+                    f"frame {self.num_frames} has NaN or Inf, and would be black. "
                     "Run the model in bfloat16 or float32: float16 may have overflowed."
                 )
         elif frame.dtype != torch.uint8:
@@ -204,7 +200,7 @@ def _write_pictures(source: _Source, job: _Job, file: Path, tags: list[str]) -> 
 
 
 def _write_gif(source: _Source, job: _Job, folder: Path, file: Path) -> None:
-    """Write with one palette, made from all frames: they wait in a lossless file, not in memory."""
+    """Write a gif with one palette for all frames, which wait in a lossless file, not in memory."""
     colours = int(CODECS["gif"].quality_number(job.quality))
     lossless, palette = folder / "lossless.avi", folder / "palette.png"
     arguments = [
@@ -222,7 +218,7 @@ def _write_gif(source: _Source, job: _Job, folder: Path, file: Path) -> None:
 
 
 def _run_on(source: _Source, job: _Job, arguments: list[str]) -> None:
-    """Run ffmpeg on the frames as input 0."""
+    """Run ffmpeg with the frames as input 0."""
     first_HWC = source.first()
     pixel_format = "rgb24" if first_HWC.dtype == np.uint8 else f"rgb48{sys.byteorder[0]}e"
     pixels = ["-v", "error", "-f", "rawvideo", "-pix_fmt", pixel_format, "-s", _size(first_HWC)]
@@ -235,33 +231,3 @@ def _run_on(source: _Source, job: _Job, arguments: list[str]) -> None:
 
 def _size(frame_HWC: Pixels) -> str:
     return f"{frame_HWC.shape[1]}x{frame_HWC.shape[0]}"
-
-
-@contextmanager
-def work_folder(path: Path) -> Iterator[Path]:
-    """A folder next to `path`, so on the same disk, that disappears with all it holds."""
-    if path.is_dir():
-        raise VideoError(f"{path} is a folder. Choose another name for the file.")
-    if not path.parent.is_dir():
-        raise VideoError(f"the folder {path.parent} does not exist. Create it, or choose another one.")
-    try:
-        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=WORK, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
-    with folder as name:
-        try:
-            yield Path(name).absolute()
-        except VideoError as error:
-            if Path(name).exists():
-                raise
-            raise VideoError(
-                f"the folder {path.parent} was deleted or moved away while {path.name} was written. Write it again."
-            ) from error
-
-
-def move(finished: Path, path: Path) -> None:
-    """Give a finished file its name, in place of an older one; VideoError if that is held open."""
-    try:
-        os.replace(finished, path)
-    except OSError as error:  # on Windows: a player has the old file open
-        raise VideoError(f"cannot replace {path}: {error.strerror}. Close the programs that use it.") from error

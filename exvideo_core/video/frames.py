@@ -1,7 +1,7 @@
 """Pictures and clips as tensors: ranges, layouts, sizes.
 
-Two conventions meet here. Networks work on *pixels*: float32 in [-1, 1], channels first. People, files and
-ComfyUI work on *frames*: float32 in [0, 1], channels last, which is also the layout of one picture.
+Networks use *pixels*: float32 in [-1, 1], channels first. Files and ComfyUI use *frames*: float32 in [0, 1], channels
+last, which is also the layout of one picture.
 
 Shapes: T frames, C = 3 colours (red, green, blue), H and W height and width in pixels.
 """
@@ -17,17 +17,17 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..errors import ClipError, VideoError
+from ..errors import VideoError
 from .pictures import decoding
 
-_OVERSHOOT = 0.25  # bicubic resizing leaves [0, 1] by less; [-1, 1] and [0, 255] leave it by more
+_OVERSHOOT = 0.25  # bicubic resizing overshoots [0, 1] by less; [-1, 1] and [0, 255] exceed it by more
 
 
 def to_pixels(image: Image.Image | Tensor) -> Tensor:
-    """A picture as the networks take it.
+    """Convert a picture to pixels.
 
     An 8-bit value x becomes x * 2 / 255 - 1, in the rounding of the reference (DiffSynth 1.1.9,
-    `BasePipeline.preprocess_image`). PIL pictures are turned upright (EXIF), and transparency is laid over black.
+    `BasePipeline.preprocess_image`). PIL pictures are rotated upright (EXIF) and composited over black.
 
     Args:
         image: a PIL picture of any mode, or float [H, W, 3] in [0, 1]; a slight overshoot is clamped.
@@ -36,8 +36,8 @@ def to_pixels(image: Image.Image | Tensor) -> Tensor:
         [3, H, W] float32 in [-1, 1], on the picture's device.
 
     Raises:
-        VideoError: the picture holds NaN or infinite values, or has a PIL mode without a fixed range.
-        ValueError: the tensor has another shape, type or range.
+        VideoError: the picture has NaN or Inf, or a PIL mode without a fixed range.
+        ValueError: the tensor has another shape, dtype or range.
     """
     if isinstance(image, Image.Image):
         image_HWC = np.asarray(_upright_rgb(image), dtype=np.float32) * (2 / 255) - 1
@@ -52,14 +52,14 @@ def pixels_to_frames(video_TCHW: Tensor) -> Tensor:
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Frames of any float type in [0, 1] to 8 bits, truncated as the reference does.
+    """Frames of any float dtype in [0, 1] to 8 bits, truncated as in the reference.
 
-    The reference clips (x + 1) * 127.5 and cuts off the fraction (DiffSynth 1.1.9, `tensor2video`). With frames
-    x = 2 f - 1 that is f * 255, bit for bit in float32. Values that were u / 255 in float32 come back as u;
-    pixels that were u * 2 / 255 - 1 lose one level for 47 of the 256 values, there as here.
+    The reference clips and truncates (x + 1) * 127.5 (DiffSynth 1.1.9, `tensor2video`), which for x = 2 f - 1 is
+    f * 255, bit-equal in float32. Values u / 255 come back as u; pixels u * 2 / 255 - 1 lose one level for 47 of the
+    256 values, as in the reference.
 
     Args:
-        frames: [..., 3], outside of [0, 1] clipped; NaN is the caller's to refuse.
+        frames: [..., 3], clipped to [0, 1]; the caller checks for NaN.
 
     Returns:
         The same shape in uint8.
@@ -68,12 +68,12 @@ def to_uint8(frames: Tensor) -> Tensor:
 
 
 def to_uint16(frames: Tensor) -> Tensor:
-    """Frames of any float type in [0, 1], or uint8, to 16 bits, rounded; for encoders of more than 8 bits.
+    """Frames of any float dtype in [0, 1], or uint8, to 16 bits, rounded; for encoders of more than 8 bits.
 
-    The 8-bit value u becomes 257 u, as a float and as uint8.
+    The 8-bit value u becomes 257 u, from float or uint8.
 
     Args:
-        frames: [..., 3], outside of [0, 1] clipped; NaN is the caller's to refuse.
+        frames: [..., 3], clipped to [0, 1]; the caller checks for NaN.
 
     Returns:
         The same shape in uint16.
@@ -88,10 +88,10 @@ def cover_crop(image: Image.Image, width: int, height: int) -> Image.Image: ...
 @overload
 def cover_crop(image: Tensor, width: int, height: int) -> Tensor: ...
 def cover_crop(image: Image.Image | Tensor, width: int, height: int) -> Image.Image | Tensor:
-    """Resize a picture until it covers width x height, then cut out the centre.
+    """Resize a picture to cover width x height, then crop the centre.
 
-    PIL pictures are turned upright, made RGB and resized with Lanczos; tensors [H, W, 3] in [0, 1] with
-    antialiased bicubic, clamped. A picture that fits already keeps its values.
+    PIL pictures are rotated upright, converted to RGB and resized with Lanczos; tensors [H, W, 3] in [0, 1] with
+    antialiased bicubic, clamped. A picture of that size keeps its values.
     """
     if width < 1 or height < 1:
         raise ValueError(f"{width=} and {height=} must be positive")
@@ -107,37 +107,6 @@ def cover_crop(image: Image.Image | Tensor, width: int, height: int) -> Image.Im
         image_HWC = rearrange(image_BCHW.clamp(0, 1), "1 C H W -> H W C")
     top, left = (cover[0] - height) // 2, (cover[1] - width) // 2
     return image_HWC[top : top + height, left : left + width].contiguous()
-
-
-def check_svd_size(width: int, height: int) -> None:
-    """Raise ClipError with the nearest valid size unless SVD can make width x height pixels."""
-    _check_size(width, height, multiple=8, minimum=128)
-
-
-def check_cogvideox_size(width: int, height: int) -> None:
-    """Raise ClipError with the nearest valid size unless CogVideoX can make width x height pixels."""
-    _check_size(width, height, multiple=16, minimum=16)
-
-
-def check_cogvideox_frames(num_frames: int) -> None:
-    """Raise ClipError with the nearest valid numbers unless CogVideoX can make exactly so many frames."""
-    if num_frames < 9 or num_frames % 8 != 1:
-        below = (num_frames - 1) // 8 * 8 + 1
-        nearest = "nearest is 9" if num_frames < 9 else f"nearest are {below} and {below + 8}"
-        raise ClipError(
-            f"{num_frames} frames are not possible: CogVideoX makes 8 k + 1 of them, at least 9. The {nearest}."
-        )
-
-
-def _check_size(width: int, height: int, *, multiple: int, minimum: int) -> None:
-    def nearest(side: int) -> int:
-        return max(minimum, (side + multiple // 2) // multiple * multiple)
-
-    if (width, height) != (nearest(width), nearest(height)):
-        raise ClipError(
-            f"{width}x{height} pixels are not possible: width and height must be multiples of {multiple} "
-            f"and at least {minimum}. The nearest size is {nearest(width)}x{nearest(height)}."
-        )
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
@@ -161,7 +130,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _checked_picture(image: Tensor) -> Tensor:
-    """The tensor itself, clamped to [0, 1], if it is a float picture [H, W, 3]."""
+    """The tensor clamped to [0, 1], if it is a float picture [H, W, 3]."""
     if not isinstance(image, Tensor):
         raise TypeError(f"a picture is a PIL picture or a tensor, not {type(image).__name__}")
     if image.ndim != 3 or image.shape[2] != 3 or image.numel() == 0:
@@ -169,7 +138,7 @@ def _checked_picture(image: Tensor) -> Tensor:
     if not image.is_floating_point():
         raise ValueError(f"a picture is a float tensor in [0, 1], not {image.dtype}: convert it, and divide by 255")
     if not bool(image.isfinite().all()):
-        raise VideoError("the picture holds NaN or infinite values. Use another one, or make it again.")
+        raise VideoError("the picture has NaN or Inf. Use another one, or make it again.")
     low, high = float(image.min()), float(image.max())
     if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
         raise ValueError(f"a picture has values in [0, 1], not in [{low:.3g}, {high:.3g}]")

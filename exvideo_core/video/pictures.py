@@ -1,4 +1,4 @@
-"""Opening pictures that anybody may have made: a few formats, bounded sizes, and one error for all that goes wrong."""
+"""Opening untrusted pictures: a few formats, bounded sizes, and one error for everything that fails."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..errors import VideoError
 from ..files import quoted, regular_size
 
 MOST_PIXELS = 2**26  # of one picture: 8192x8192, a quarter of a GB while it is decoded
-# What cameras, browsers and scanners write. PIL knows dozens more, some through other programs (EPS: Ghostscript).
+# Formats of cameras, browsers and scanners. PIL knows dozens more, some through other programs (EPS: Ghostscript).
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-# What PIL raises for damaged files, beside its own errors. One of its readers or another makes each of these.
+# Errors that PIL's readers raise for damaged files.
 _DAMAGE = (
     OSError,  # also UnidentifiedImageError
     SyntaxError,
@@ -34,14 +34,14 @@ _DAMAGE = (
 
 @contextmanager
 def opened(path: Path, what: str = "a PNG, JPEG or WebP file") -> Iterator[Image.Image]:
-    """A picture whose size is known to be sound; what fails while it is decoded in this block is a VideoError too.
+    """Open a picture of a checked size; errors of decoding it in the block become VideoErrors.
 
     Args:
         path: of a regular file.
-        what: is expected, for the message.
+        what: the expected file, for the message.
 
     Raises:
-        VideoError: it is missing, no picture, damaged, or too large.
+        VideoError: it is missing, not a picture, damaged, or too large.
     """
     try:
         regular_size(path)
@@ -53,7 +53,7 @@ def opened(path: Path, what: str = "a PNG, JPEG or WebP file") -> Iterator[Image
 
 
 def read_picture(path: Path) -> Image.Image:
-    """A picture file, decoded.
+    """Read and decode a picture file.
 
     Raises:
         VideoError: it is missing, not a picture, damaged, or too large.
@@ -65,7 +65,7 @@ def read_picture(path: Path) -> Image.Image:
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """For a picture that somebody else has opened: what fails while it is decoded in this block is a VideoError."""
+    """Turn errors of decoding an opened picture into VideoErrors."""
     try:
         yield
     except _DAMAGE as error:
@@ -80,13 +80,13 @@ def _reason(error: Exception) -> str:
 
 
 def _known_formats() -> list[str]:
-    """Those that this PIL was built with."""
+    """Formats that this PIL was built with."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 
 
 def check_size(image: Image.Image, path: Path) -> None:
-    """Raise VideoError if a picture is too large to be decoded; each of an animation can grow."""
+    """Raise VideoError if a picture, or the current one of an animation, is too large to decode."""
     if image.width * image.height > MOST_PIXELS:
         raise VideoError(
             f"{path} has {image.width}x{image.height} pixels; at most {MOST_PIXELS:,} are read. Make it smaller."

@@ -1,7 +1,7 @@
-"""A clip's first frame as a PNG, for file managers, and to hold what the clip's own format cannot.
+"""Posters: a clip's first frame as a PNG, for file managers, and for tags that the clip's format cannot hold.
 
-Beside the clip, not in it: ffmpeg writes either a cover picture or tags of any name into an mp4 (the flag
-`use_metadata_tags` replaces the table that a cover stands in), and WebM has no cover pictures at all.
+A poster is a separate file, because ffmpeg writes either a cover picture or tags of any name into an mp4 (the flag
+`use_metadata_tags` replaces the table of the cover), and WebM has no cover pictures.
 
 Shapes: H and W in pixels, the last axis red, green and blue.
 """
@@ -14,9 +14,9 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from .files import move, work_folder
+from ..errors import VideoError
+from ..whole_file import whole_file
 from .frames import to_uint8
-from .refusals import cannot_write
 
 
 def save_poster(frame_HWC: Tensor, path: str | Path, metadata: Mapping[str, str] | None = None) -> Path:
@@ -29,11 +29,6 @@ def save_poster(frame_HWC: Tensor, path: str | Path, metadata: Mapping[str, str]
     chunks = PngImagePlugin.PngInfo()
     for name, text in (metadata or {}).items():
         chunks.add_text(name, text)
-    with work_folder(path) as folder:
-        finished = folder / "poster.png"
-        try:
-            Image.fromarray(to_uint8(frame_HWC).cpu().numpy()).save(finished, pnginfo=chunks)
-        except OSError as error:
-            raise cannot_write(path.parent, error) from error
-        move(finished, path)
+    with whole_file(path, VideoError) as temporary:
+        Image.fromarray(to_uint8(frame_HWC).cpu().numpy()).save(temporary, "PNG", pnginfo=chunks)
     return path

@@ -1,4 +1,4 @@
-"""Reading video files, one frame at a time.
+"""Reading video files frame by frame.
 
 Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 """
@@ -28,24 +28,24 @@ _MOST_VALUES = 2**31  # of a clip in memory at once: 8 GiB in float32, 680 frame
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What `probe` found in a file."""
+    """Facts about a video file, from `probe`."""
 
     width: int  # in pixels, upright
     height: int
     fps: Fraction  # frames per second; the average where they are not evenly spaced
-    num_frames: int  # counted: what `read_video` yields
+    num_frames: int  # counted, as `read_video` yields them
     codec: str  # ffmpeg's name: h264, hevc, vp9, av1, prores, gif, webp
     audio_codec: str | None  # None without sound
     tags: dict[str, str]  # names in lower case
 
 
 def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a video as uint8 [H, W, 3], upright, one by one.
+    """Iterate over the frames of a video, upright, as uint8 [H, W, 3].
 
-    Leaving the iteration early ends the decoder. A damaged file yields its frames up to the damage.
+    Leaving the iteration early ends the decoder. A damaged file yields the frames before the damage.
 
     Raises:
-        VideoError: at once if there is no such file; while iterating if it is no video, or damaged.
+        VideoError: at once if there is no such file; while iterating if it is damaged or not a video.
     """
     path = Path(path)
     if not path.is_file():
@@ -54,10 +54,10 @@ def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
-    """The frames of a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1].
+    """Read a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1].
 
     Raises:
-        VideoError: as in `read_video`, or it does not fit into memory, or its size changes.
+        VideoError: as in `read_video`, or it does not fit into memory, or the frame size changes.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames=} must be at least 1")
@@ -74,12 +74,12 @@ def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
             raise VideoError(f"{Path(path).name} changes its size at frame {len(frames) - 1}: convert it to mp4.")
     video_THWC = torch.empty(len(frames), *frames[0].shape)
     for i in range(len(frames)):
-        video_THWC[i] = frames[i]  # not all frames twice, as stacking would
+        video_THWC[i] = frames[i]  # torch.stack would need twice the memory
     return video_THWC.div_(255)
 
 
 def probe(path: str | Path) -> VideoInfo:
-    """Describe a video; decodes it once, to count the frames. VideoError as in `read_video`."""
+    """Describe a video, decoding it once to count the frames. VideoError as in `read_video`."""
     path = Path(path)
     num_frames, height, width = 0, 0, 0
     for frame_HWC in read_video(path):
@@ -106,14 +106,14 @@ def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     arguments = [
         *("-v", "error", "-xerror", *ffmpeg.input_arguments(path), "-map", "0:v:0", "-fps_mode", "passthrough"),
         *("-vf", "scale=flags=bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24"),
-        *("-c:v", "ppm", "-f", "image2pipe", "pipe:1"),  # each picture says how large it is
+        *("-c:v", "ppm", "-f", "image2pipe", "pipe:1"),  # each picture has its size in front
     ]
     num_frames = 0
     with ffmpeg.FFmpeg(arguments, f"reading {path.name}") as process:
         while process.readline() == b"P6\n":
             width, height = (int(side) for side in process.readline().split())
             process.readline()  # the largest value, 255
-            picture = bytearray(process.read(width * height * 3))  # writable, as torch wants it
+            picture = bytearray(process.read(width * height * 3))  # writable, for torch
             if len(picture) == width * height * 3:
                 num_frames += 1
                 yield np.frombuffer(picture, np.uint8).reshape(height, width, 3)
@@ -123,7 +123,7 @@ def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
 
 
 def _stream_facts(path: Path) -> tuple[Fraction, str, str | None]:
-    """Frame rate, video codec and audio codec, from the lines that ffmpeg prints about the first frame."""
+    """Frame rate, video codec and audio codec, parsed from ffmpeg's messages about the first frame."""
     arguments = [
         *("-v", "info", *ffmpeg.input_arguments(path), "-map", "0:v:0", "-frames:v", "1"),
         *("-vf", "showinfo=checksum=0", "-f", "null", "-"),
@@ -139,7 +139,7 @@ def _stream_facts(path: Path) -> tuple[Fraction, str, str | None]:
 
 
 def _is_animation(path: Path) -> bool:
-    """Whether PIL reads it: few versions of ffmpeg read animated webp, and none tells the mean rate of a gif."""
+    """Whether PIL reads it: few versions of ffmpeg read animated webp, and none reports a gif's mean rate."""
     return path.suffix.lower() in (".gif", ".webp")
 
 
@@ -156,9 +156,9 @@ def _animation_rate(path: Path) -> Fraction:
 
 
 def _animation_pictures(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """The pictures, and how many milliseconds each is shown."""
+    """Pictures and the milliseconds each is shown."""
     with opened(path, f"a {path.suffix[1:]} file") as image:
         for picture in ImageSequence.Iterator(image):
             check_size(picture, path)
-            picture.load()  # only now is its duration known
+            picture.load()  # its duration is known after this
             yield picture, int(picture.info.get("duration", 0))

@@ -1,4 +1,4 @@
-"""What goes into a video file besides its pictures: text tags, and a sound track."""
+"""Text tags and sound of video files."""
 
 from __future__ import annotations
 
@@ -10,22 +10,21 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import VideoError
+from ..whole_file import cannot_write
 from . import ffmpeg
 from .codecs import Container
-from .refusals import cannot_write
 from .webp_tags import MOST_TAGS
 
 Audio = str | Path | tuple[Tensor, int]  # a file, or waveform [channels, samples] in [-1, 1] and samples per second
 
 
 def check_metadata(metadata: Mapping[str, str] | None, container: Container, path: Path) -> None:
-    """Refuse tags that the file cannot hold.
+    """Check that a container can hold these tags.
 
     Raises:
-        VideoError: the container has no tags.
-        TypeError: a name or a text is no string.
-        ValueError: a name is empty, something holds a NUL character or ends in a backslash, or there are more than webp
-            holds.
+        VideoError: the container cannot hold tags.
+        TypeError: a name or text is not a string.
+        ValueError: an empty name, a NUL character, a text that ends in a backslash, or too many tags for webp.
     """
     if not metadata:
         return
@@ -38,34 +37,34 @@ def check_metadata(metadata: Mapping[str, str] | None, container: Container, pat
             raise TypeError(f"metadata maps strings to strings; {name!r} is {type(text).__name__}")
         if not name or "\0" in name + text:
             raise ValueError(f"metadata {name!r}: names must not be empty, nor names or texts hold NUL")
-        if text.endswith("\\"):  # ffmpeg takes the next line for a part of this one, however it is escaped
+        if text.endswith("\\"):  # ffmpeg then joins the next line, however it is escaped
             raise ValueError(f"metadata {name!r} ends in a backslash, which ffmpeg cannot store")
 
 
 def tag_input(metadata: Mapping[str, str], folder: Path) -> list[str]:
-    """Write the tags to a file in `folder`, for texts longer than a command line; ffmpeg's input arguments for it.
+    """Write tags to a file in `folder`, as they can exceed a command line, and return ffmpeg's arguments to read it.
 
-    Matroska and WebM store names in capitals, with underscores for blanks.
+    Matroska and WebM store names in capitals, with underscores for spaces.
 
     Raises:
-        VideoError: the folder is full.
+        VideoError: the disk refuses.
     """
     lines = [";FFMETADATA1", *(f"{_escaped(name)}={_escaped(text)}" for name, text in metadata.items()), ""]
     file = folder / "tags.txt"
     try:
         file.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))  # lone surrogates become "?"
     except OSError as error:
-        raise cannot_write(folder.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error
     return ["-f", "ffmetadata", "-i", ffmpeg.file_argument(file)]
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """All tags of a file, with names in lower case: Matroska and WebM turn them into capitals."""
+    """All tags of a file, names in lower case: Matroska and WebM capitalise them."""
     arguments = ["-v", "error", *ffmpeg.input_arguments(path), "-f", "ffmetadata", "pipe:1"]
     text = ffmpeg.run(arguments, f"reading the tags of {path.name}").decode("utf-8", errors="replace")
     tags = {}
     for line in re.findall(r"^(?:\\.|[^\\\n])+", text, flags=re.DOTALL | re.MULTILINE):
-        if line.startswith("["):  # tags of single streams and chapters follow
+        if line.startswith("["):  # tags of streams and chapters follow
             break
         parts = re.fullmatch(r"((?:\\.|[^\\=;])+)=(.*)", line, flags=re.DOTALL)
         if parts is not None:
@@ -74,11 +73,11 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def check_audio(audio: Audio | None, container: Container, path: Path) -> None:
-    """Refuse sound that the file cannot hold or that cannot be read.
+    """Check that a container can hold sound, and that this sound can be read.
 
     Raises:
-        VideoError: the container has no sound, or the audio file is missing or has none.
-        ValueError: the waveform has another shape, type or rate.
+        VideoError: the container cannot hold sound, or the audio file is missing or silent.
+        ValueError: the waveform has another shape, dtype or rate.
     """
     if audio is None:
         return
@@ -101,12 +100,12 @@ def check_audio(audio: Audio | None, container: Container, path: Path) -> None:
 def add_audio(
     clip: Path, audio: Audio, length: Fraction, container: Container, tags: list[str], finished: Path
 ) -> None:
-    """Copy a clip's pictures into a new file, with sound.
+    """Copy a clip's video stream into a new file, with sound.
 
     Args:
-        clip: file with pictures only.
-        length: of the clip in seconds, where the sound is cut; shorter sound ends earlier.
-        tags: input arguments from `tag_input`, or nothing.
+        clip: file without sound.
+        length: of the clip in seconds; the sound is cut to it, and may be shorter.
+        tags: input arguments from `tag_input`, or empty.
         finished: the new file.
     """
     if isinstance(audio, tuple):
@@ -139,7 +138,7 @@ def _check_waveform(waveform: Tensor, sample_rate: int) -> None:
     if waveform.ndim != 2 or not waveform.is_floating_point() or not 1 <= waveform.shape[0] <= 8:
         raise ValueError(f"sound is float [1 to 8 channels, samples], not {waveform.dtype} {list(waveform.shape)}")
     if waveform.shape[1] == 0 or not bool(waveform.isfinite().all()):
-        raise VideoError("the sound is empty, or holds NaN or infinite values. Leave it out, or make it again.")
+        raise VideoError("the sound is empty, or has NaN or Inf. Leave it out, or make it again.")
     if sample_rate < 1:
         raise ValueError(f"{sample_rate=} must be positive, in samples per second")
 
@@ -149,4 +148,4 @@ def _write_samples(waveform: Tensor, file: Path) -> None:
     try:
         file.write_bytes(samples.tobytes())
     except OSError as error:
-        raise cannot_write(file.parent.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error

@@ -1,6 +1,6 @@
-"""Tags of WebP files, which ffmpeg does not write: each as "name:text" in a string of the EXIF table, as ComfyUI does.
+"""Tags of WebP files, which ffmpeg does not write: EXIF strings "name:text", as ComfyUI writes them.
 
-Formats: the WebP container specification, and TIFF 6.0 for the table inside.
+Formats: the WebP container specification, and TIFF 6.0 for the EXIF table.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..errors import VideoError
+from ..whole_file import cannot_write
 from .pictures import opened
-from .refusals import cannot_write
 
 MOST_TAGS = 8
-_MODEL = 0x0110  # the EXIF field that ComfyUI puts the prompt into; the others go into those before it
+_MODEL = 0x0110  # EXIF field of ComfyUI's prompt; the others go into the fields before it
 _STRING, _HAS_EXIF = 2, 0x08
 
 
 def add_tags(file: Path, tags: Mapping[str, str]) -> None:
-    """Append a table of tags to a finished file.
+    """Append an EXIF table of tags to a finished file.
 
     Raises:
-        VideoError: the disk is full.
+        VideoError: the disk refuses.
     """
     table = _exif_table(tags)
     try:
         with file.open("r+b") as stream:
             head = stream.read(21)
-            if head[12:16] != b"VP8X":  # a single picture without a header for extras
+            if head[12:16] != b"VP8X":  # a single picture without the extended header
                 stream.seek(12)
                 pictures = stream.read()
                 stream.seek(12)
@@ -43,11 +44,11 @@ def add_tags(file: Path, tags: Mapping[str, str]) -> None:
             stream.seek(4)
             stream.write(struct.pack("<I", size - 8))
     except OSError as error:
-        raise cannot_write(file.parent.parent, error) from error
+        raise VideoError(cannot_write(file, error)) from error
 
 
 def read_tags(path: Path) -> dict[str, str]:
-    """The tags of a WebP file, with names in lower case; none where there is no table."""
+    """Tags of a WebP file, names in lower case; empty without an EXIF table."""
     with opened(path, "a webp file") as image:
         texts = [text for text in image.getexif().values() if isinstance(text, str) and ":" in text]
     named = (text.encode("latin-1").decode("utf-8", errors="replace").split(":", 1) for text in texts)
@@ -55,7 +56,7 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def _exif_table(tags: Mapping[str, str]) -> bytes:
-    names = sorted(tags, key=lambda name: name != "prompt")  # it comes first
+    names = sorted(tags, key=lambda name: name != "prompt")  # the prompt first
     strings = [f"{name}:{tags[name]}".encode("utf-8", errors="replace") + b"\0" for name in names]
     position = 8 + 2 + 12 * len(strings) + 4
     entries, texts = [], b""

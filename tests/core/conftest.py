@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exvideo_core.sampling import SavedRun, saved_run
+from exvideo_core.runtime import resume as saved_run
+from exvideo_core.sampling import SavedRun
 
 
 @pytest.fixture

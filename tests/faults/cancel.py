@@ -87,7 +87,7 @@ def cogvideox() -> Work:
     def run(check: Check) -> Sequence[Tensor]:
         return core_subjects.cog_clip(pipe, **settings, callback=check, decode_progress=check)
 
-    return Work("CogVideoX, every step and piece", run, (pipe.transformer, pipe.vae))
+    return Work("CogVideoX, every step and chunk", run, (pipe.transformer, pipe.vae))
 
 
 def encoding() -> Work:
@@ -99,4 +99,4 @@ def encoding() -> Work:
     def run(check: Check) -> Sequence[Tensor]:
         return [svd.encode(video_TCHW, check), cog.encode(video_BCFHW, check)]
 
-    return Work("encoding, every frame and piece", run, (svd, cog))
+    return Work("encoding, every frame and chunk", run, (svd, cog))

@@ -54,31 +54,20 @@ def _conftest() -> ModuleType:
 @lru_cache
 def _svd_parts() -> Any:
     files = save_narrow_files(Path(FOLDER.name))
-    return pack().adapters.loading.load_svd(*files, torch.float32)
+    return pack().svd.loading.load_svd(*files, torch.float32)
 
 
 @lru_cache
 def _cog_parts() -> Any:
-    return pack().adapters.cogvideox_loading.load_cogvideox(*save_cogvideox_files(Path(FOLDER.name)), torch.float32)
+    return pack().cogvideox.loading.load_cogvideox(*save_cogvideox_files(Path(FOLDER.name)), torch.float32)
 
 
 def svd_run() -> Run:
     """Of a UNet with two levels, for two frames."""
     _, clip_vision, vae = _svd_parts()
-    weights = type(_weights())(
-        unet=narrow_svd.build_unet(TWO_LEVELS, 8).state_dict(),
-        vae={},
-        image_encoder={},
-        extension_frames=8,
-        sources=("narrow",),
-    )
-    model = pack().adapters.model.make_model(weights, torch.float32)
+    weights = narrow_svd.build_unet(TWO_LEVELS, 8).state_dict()
+    model = pack().comfy_bridge.loading.make_model(pack().svd.model.SVDModel, weights, "narrow", torch.float32)
     return Run(pack(), model, clip_vision, vae, frames=2)
-
-
-def _weights() -> Any:
-    files = save_narrow_files(Path(FOLDER.name))
-    return pack().adapters.loading.read_weights(files[0], None)
 
 
 def svd_sampling() -> Subject:
@@ -99,7 +88,7 @@ def svd_conditioning() -> Subject:
 
     def work() -> Sequence[Tensor]:
         with torch.inference_mode():
-            positive, _ = pack().adapters.conditioning.condition(
+            positive, _ = pack().svd.conditioning.condition(
                 run.clip_vision, run.vae, run.image, run.size, fps=30, motion_bucket_id=127, noise=0.02, seed=3
             )
         return [positive[0][0], positive[0][1]["concat_latent_image"]]
@@ -123,7 +112,7 @@ def cog_sampling_with_lora() -> Subject:
     """With a LoRA that ComfyUI patches in, and then without it."""
     run = CogRun(pack(), *_cog_parts())
     lora = save_random_lora(Path(FOLDER.name) / "lora.safetensors")
-    patched, _ = pack().adapters.lora.apply(run.model, lora, 1.0)
+    patched, _ = pack().cogvideox.lora.apply(run.model, lora, 1.0)
     return Subject(
         "ComfyUI, CogVideoX with a LoRA, then without",
         lambda: [run.sample(patched, steps=1), run.sample(steps=1)],

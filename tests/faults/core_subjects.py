@@ -14,14 +14,17 @@ import torch
 from narrow_svd import noise
 from torch import Tensor, nn
 
-from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd, out_of_memory
+from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd
+from exvideo_core.families.cogvideox import pipeline as cogvideox
+from exvideo_core.families.svd import pipeline as svd
+from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.lora import LoRA, attach, merge, new_lora, remove_loras
-from exvideo_core.models.fp8 import store_in_fp8
-from exvideo_core.models.svd.skips import OnHost
-from exvideo_core.pipelines import advice, cogvideox, svd
-from exvideo_core.pipelines.branches import branches
-from exvideo_core.step_cache import Reuse
-from exvideo_core.streaming import WeightStream
+from exvideo_core.nn import out_of_memory
+from exvideo_core.nn.fp8 import store_in_fp8
+from exvideo_core.nn.step_cache import Reuse
+from exvideo_core.runtime import oom_hints as advice
+from exvideo_core.runtime.guidance_branches import branches
+from exvideo_core.runtime.weight_streaming import WeightStream
 
 from .no_memory import Subject
 
@@ -40,7 +43,7 @@ def svd_pipeline(*, is_streamed: bool = False) -> SVDPipeline:
     if is_streamed:
         pipe.stream = WeightStream(svd.blocks_of, is_locked=False)
         pipe.stream.place(pipe.unet, CPU, torch.float32)
-        pipe.unet.park = OnHost
+        pipe.unet.offload_skip = HostTensor
     return pipe
 
 
@@ -154,17 +157,17 @@ def _coding(where: str, vae: nn.Module, work: object, *kept: Tensor) -> Subject:
     return Subject(where, told, (vae,), kept)
 
 
-def in_cut_pieces(subject: Subject, piece_bytes: int = 2**16, smallest: int = 2**12) -> Subject:
+def in_cut_pieces(subject: Subject, chunk_bytes: int = 2**16, smallest: int = 2**12) -> Subject:
     """The same with pieces so small that smaller ones are cut elsewhere."""
 
     def work() -> Sequence[Tensor]:
-        with patch.object(out_of_memory, "SMALLEST_PIECE", smallest):
+        with patch.object(out_of_memory, "SMALLEST_CHUNK", smallest):
             return subject.work()
 
     for network in subject.networks:
-        if hasattr(network, "piece_bytes"):
-            network.piece_bytes = piece_bytes
-    return replace(subject, where=f"{subject.where}, small pieces", work=work, is_exact=False)
+        if hasattr(network, "chunk_bytes"):
+            network.chunk_bytes = chunk_bytes
+    return replace(subject, where=f"{subject.where}, small chunks", work=work, is_exact=False)
 
 
 # devices that are too small

@@ -17,11 +17,11 @@ from unittest.mock import patch
 import torch
 from narrow_svd import noise
 
-from exvideo_core.checkpoint.save import write_weights
 from exvideo_core.errors import ExVideoError
+from exvideo_core.runtime.distributed import World
 from exvideo_core.training.checkpoints import Checkpoints
-from exvideo_core.training.ranks import Ranks
 from exvideo_core.video import ffmpeg, load_frames, save_poster, save_video
+from exvideo_core.weights.write import write_weights
 
 from .outcomes import HALF, LOST, OTHER, SAME, STOPPED, Count, end_of
 
@@ -265,7 +265,7 @@ def training_checkpoints(count: Count, _folder: Path, stride: int) -> None:
         with disk(4096 * pages) as folder:
             if folder is None:
                 return
-            saves = Checkpoints(folder / "checkpoints", 2, Ranks())
+            saves = Checkpoints(folder / "checkpoints", 2, World())
             ballast = folder / "ballast"
 
             def write(target: Path) -> None:
@@ -298,7 +298,7 @@ def jumping_clock() -> Iterator[None]:
 
 def clock_jumps(count: Count, folder: Path, stride: int) -> None:
     """The time of day jumps while a clip is made, written and its progress shown."""
-    from exvideo_core.cli.progress import Bar
+    from exvideo_core.terminal.progress import Bar
 
     from . import core_subjects
 

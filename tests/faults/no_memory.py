@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from exvideo_core import out_of_memory
+from exvideo_core.nn import out_of_memory
 
 from .outcomes import (
     LOST,

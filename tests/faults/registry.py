@@ -27,9 +27,9 @@ def _sparse(make: Callable[[], Subject], every: int) -> Callable[[], Subject]:
 def _no_memory(where: str, make: Callable[[], Subject], once: int = _ONCE, again: int = _LONG) -> list[Fault]:
     """Three rows; `once` and `again` are strides."""
     return [
-        Fault("no memory, once", where, at_every_operation(_sparse(make, once), 1)),
-        Fault("no memory, twice in a row", where, at_every_operation(_sparse(make, again), 2)),
-        Fault("no memory from there on", where, at_every_operation(_sparse(make, again), ALWAYS)),
+        Fault("out of memory, once", where, at_every_operation(_sparse(make, once), 1)),
+        Fault("out of memory, twice in a row", where, at_every_operation(_sparse(make, again), 2)),
+        Fault("out of memory from there on", where, at_every_operation(_sparse(make, again), ALWAYS)),
     ]
 
 
@@ -47,7 +47,7 @@ def core_faults() -> list[Fault]:
         *_no_memory("SVD, two steps with guidance", lambda: core_subjects.svd_whole(**guided), 97, 297),
         *_no_memory("SVD, weights streamed", lambda: core_subjects.svd_whole(is_streamed=True), 29, 97),
         *_no_memory("SVD, with step reuse", lambda: core_subjects.svd_whole(**core_subjects.with_reuse()), 149, 397),
-        *_no_memory("SVD, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.svd_whole()), 297, 797),
+        *_no_memory("SVD, with small chunks", lambda: core_subjects.in_cut_pieces(core_subjects.svd_whole()), 297, 797),
         *_no_memory("SVD, decoding", core_subjects.svd_decoding),
         *_no_memory("SVD, encoding", core_subjects.svd_encoding),
         *_no_memory("CogVideoX, one forward pass", core_subjects.cog_forward, 1, 5),
@@ -57,7 +57,7 @@ def core_faults() -> list[Fault]:
             "CogVideoX, with step reuse", lambda: core_subjects.cog_whole(**core_subjects.with_reuse()), 13, 41
         ),
         *_no_memory(
-            "CogVideoX, in small pieces", lambda: core_subjects.in_cut_pieces(core_subjects.cog_whole()), 47, 97
+            "CogVideoX, with small chunks", lambda: core_subjects.in_cut_pieces(core_subjects.cog_whole()), 47, 97
         ),
         *_no_memory("CogVideoX, decoding", core_subjects.cog_decoding),
         *_no_memory("CogVideoX, encoding", core_subjects.cog_encoding),

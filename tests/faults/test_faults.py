@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core import out_of_memory
+from exvideo_core.nn import out_of_memory
 from faults import disk
 from faults.no_memory import Attempts, NoMemory, Subject
 from faults.outcomes import HARM, POISONED, SAID, SAME
@@ -19,8 +19,8 @@ FAULTS = core_faults()
 FEW = 211  # a stride that leaves the first place of most
 MORE = {"a device that is too small": 9, "Cancel": 7, "disk full": 20, "process killed": 39, "ffmpeg killed": 12}
 # What takes longest is left to the command.
-LEFT_OUT = ("loading and casting", "small pieces", "step reuse", "two steps with guidance")
-AGAIN = ("no memory, twice in a row", "no memory from there on")
+LEFT_OUT = ("loading and casting", "small chunks", "step reuse", "two steps with guidance")
+AGAIN = ("out of memory, twice in a row", "out of memory from there on")
 QUICK = [
     fault
     for fault in FAULTS
@@ -80,18 +80,18 @@ def test_a_model_that_stays_changed_is_counted_as_poisoned():
 
 def test_what_memory_ends_in_is_tried_again_in_smaller_pieces():
     network, tried = torch.nn.Module(), []
-    network.piece_bytes = 4 * out_of_memory.SMALLEST_PIECE
+    network.chunk_bytes = 4 * out_of_memory.SMALLEST_CHUNK
 
     def compute():
-        tried.append(network.piece_bytes)
+        tried.append(network.chunk_bytes)
         if len(tried) < 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return torch.ones(1)
 
-    with out_of_memory.pieces_kept(network):
-        assert out_of_memory.with_less(network, compute) == 1
-    assert tried == [4 * out_of_memory.SMALLEST_PIECE, out_of_memory.SMALLEST_PIECE]
-    assert network.piece_bytes == tried[0]
+    with out_of_memory.restore_chunk_bytes(network):
+        assert out_of_memory.retry_with_smaller_chunks(network, compute) == 1
+    assert tried == [4 * out_of_memory.SMALLEST_CHUNK, out_of_memory.SMALLEST_CHUNK]
+    assert network.chunk_bytes == tried[0]
 
 
 @pytest.mark.parametrize("text", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "DefaultCPUAllocator: not "

@@ -13,18 +13,19 @@ from pathlib import Path
 
 import torch
 
-from exvideo_core.checkpoint.files import open_weights
-from exvideo_core.checkpoint.preview_colours import read_colours
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import ExVideoError
-from exvideo_core.hub.catalog import COGVIDEOX_VAE, SOURCES
+from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.svd.training_config import SVDTraining
+from exvideo_core.hub.catalog import SOURCES
 from exvideo_core.hub.sources import announce
 from exvideo_core.hub.web import PassingError, StatusError
 from exvideo_core.lora import merge, read_lora, remove_loras
-from exvideo_core.models.cogvideox.config import TransformerConfig
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.sampling.saved_run import SavedRun
-from exvideo_core.training.config import SVDTraining, read_config
+from exvideo_core.registry import training_recipes
+from exvideo_core.runtime.resume import SavedRun
+from exvideo_core.training.config import read_config
 from exvideo_core.training.data.cache import read_cached
 from exvideo_core.training.data.index import index_videos
 from exvideo_core.training.data.listing import Listed, list_videos
@@ -34,6 +35,8 @@ from exvideo_core.training.loop import check_resumable
 from exvideo_core.video import load_frames, probe
 from exvideo_core.video.frames import cover_crop, to_pixels
 from exvideo_core.video.pictures import read_picture
+from exvideo_core.weights.preview_colours import read_colours
+from exvideo_core.weights.safetensors_files import open_weights
 
 from .answers import answering
 from .guard import guarded
@@ -92,9 +95,11 @@ def read_weights(folder):
     text = checked(inspect, path)
     if text and (refusal := re.search(r"^  loads +(no: .+)", text, re.MULTILINE)):
         _said(refusal[1])
-    checked(read_colours, path, 4)
+    file = checked(open_weights, path)
+    if file:
+        checked(read_colours, file.notes, file.name, 4)
     noted = len(refusals)  # what follows is for files of one kind, and refuses the others
-    if file := checked(open_weights, path):
+    if file:
         for name in file:
             assert checked(file.__getitem__, name).shape == file.shapes[name]
     checked(read_cached, path, ("latents", "fps"))
@@ -227,7 +232,9 @@ READERS = {
     "weights": Reader(_file("model.safetensors"), read_weights),
     "lora": Reader(_file("lora.safetensors"), read_lora_file),
     "folders": Reader(place_folder, read_folder),
-    "configs": Reader(_file("config.yaml"), lambda folder: checked(read_config, folder / "config.yaml")),
+    "configs": Reader(
+        _file("config.yaml"), lambda folder: checked(read_config, folder / "config.yaml", training_recipes())
+    ),
     "records": Reader(place_record, read_record, is_writing=True),
     "pictures": Reader(_file("picture.webp"), read_pictures),
     "videos": Reader(_file("clip.mp4"), read_videos),

@@ -9,19 +9,20 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from exvideo_core.checkpoint.preview_colours import BIAS, FACTORS
-from exvideo_core.checkpoint.save import published_layout, save_extension, save_svd
-from exvideo_core.models.cogvideox import config as cogvideox
-from exvideo_core.models.cogvideox.text_encoder import TextEncoderConfig, build_t5
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
-from exvideo_core.models.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
-from exvideo_core.models.svd.image_encoder import build_clip
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
-from exvideo_core.sampling.saved_run import Point, SavedRun
-from exvideo_core.training.config import TARGETS, write_template
+from exvideo_core.families.cogvideox import config as cogvideox
+from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
+from exvideo_core.families.svd.image_encoder import build_clip
+from exvideo_core.families.svd.save import published_layout, save_extension, save_svd
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
+from exvideo_core.registry import training_recipes
+from exvideo_core.runtime.resume import Point, SavedRun
+from exvideo_core.training.config import write_template
 from exvideo_core.video import save_video
+from exvideo_core.weights.preview_colours import BIAS, FACTORS
 
 from .readers import NARROW, SHARD
 
@@ -98,8 +99,8 @@ def _folders(folder):
 
 
 def _configs(folder):
-    for target in TARGETS:
-        (folder / target).write_text(write_template(target))
+    for target, recipe in training_recipes().items():
+        (folder / target).write_text(write_template(recipe().config))
         (folder / f"{target}_short").write_text(f"target: {target}\ndata: {{source: videos, windows: [8, 1_6]}}\n")
 
 

@@ -7,6 +7,7 @@ import struct
 import sys
 import threading
 import zlib
+from functools import partial
 
 import pytest
 
@@ -17,22 +18,25 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from exvideo_core.checkpoint.files import open_weights, read_header
-from exvideo_core.checkpoint.save import write_weights
 from exvideo_core.cli.inspect import inspect
 from exvideo_core.errors import CheckpointError, ExVideoError, VideoError
-from exvideo_core.hub.catalog import COGVIDEOX_VAE
+from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
 from exvideo_core.hub.sources import announce
-from exvideo_core.training.config import read_config
+from exvideo_core.registry import training_recipes
+from exvideo_core.training import config
 from exvideo_core.training.data.listing import list_videos
 from exvideo_core.training.data.videos import examine
 from exvideo_core.video import load_frames, read_video, save_video
 from exvideo_core.video.pictures import read_picture
+from exvideo_core.weights.safetensors_files import open_file, open_weights
+from exvideo_core.weights.write import write_weights
 
 from .answers import answering
 from .guard import guarded
 from .limits import limited
 from .record_corpus import A, packed
+
+read_config = partial(config.read_config, recipes=training_recipes())
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +45,8 @@ def imported(tmp_path):
     save_video(torch.zeros(2, 16, 16, 3), tmp_path / "sound.mp4")
     examine(tmp_path / "sound.mp4")
     next(read_video(tmp_path / "sound.mp4"))
+    for recipe in training_recipes().values():
+        recipe()
 
 
 def refusal(read, *arguments, seconds=2.0, megabytes=300):
@@ -58,7 +64,7 @@ def test_millions_of_tensors_are_refused_before_they_fill_the_memory(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(packed(b"{" + b"".join(entry % i for i in range(1_000_000))[:-1] + b"}", b""))
 
-    assert "is not a safetensors file" in refusal(read_header, path)
+    assert "is not a safetensors file" in refusal(open_file, path)
 
 
 def test_tensors_beyond_any_model_within_the_longest_header_are_refused(tmp_path):
@@ -66,7 +72,7 @@ def test_tensors_beyond_any_model_within_the_longest_header_are_refused(tmp_path
     path = tmp_path / "a.safetensors"
     path.write_bytes(packed(b"{" + b"".join(entry % i for i in range(280_000))[:-1] + b"}"))
 
-    assert "names 280,000 tensors" in refusal(read_header, path, seconds=4.0, megabytes=900)
+    assert "names 280,000 tensors" in refusal(open_file, path, seconds=4.0, megabytes=900)
 
 
 def test_as_many_tensors_as_any_model_has_are_read(tmp_path):
@@ -109,7 +115,7 @@ def test_100_gigabytes_of_holes_are_described_without_reading_them(tmp_path):
 def test_a_header_of_opening_brackets_is_refused(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(packed(b"[" * 15_000_000))
 
-    assert "its header is not readable" in refusal(read_header, tmp_path / "a.safetensors")
+    assert "its header is not readable" in refusal(open_file, tmp_path / "a.safetensors")
 
 
 # what is no regular file

@@ -1,6 +1,6 @@
-"""Records `cogvideox.safetensors`: what the references compute on the narrow networks of `narrow_cogvideox`.
+"""Records `cogvideox.safetensors`: results of the references on the narrow networks of `narrow_cogvideox`.
 
-Weights and inputs come from seeds, so only results are kept. The file's metadata has seed, versions and tolerances.
+Weights and inputs are seeded, so only results are recorded. The file's metadata has seed, versions and tolerances.
 Run by hand, from anywhere, where diffsynth==1.1.9 and diffusers==0.42.1 are installed: python record_cogvideox.py
 """
 
@@ -22,7 +22,7 @@ from narrow_svd import noise  # noqa: E402  likewise
 
 RECORD = Path(__file__).with_name("cogvideox.safetensors")
 SEED = 0
-# largest difference over largest value; a whole run adds up what its steps round
+# largest difference over largest value; rounding accumulates over the steps of a whole run
 TOLERANCES = {
     "velocity": 1e-5,
     "velocity_of_picture": 1e-5,
@@ -38,44 +38,44 @@ TOLERANCES = {
 }
 
 KEPT_FRAMES = [0, 13, 32]  # of the transformer's results
-KEPT_WORDS = [0, 1, 7, 225]  # of the text's embedding
+KEPT_TOKENS = [0, 1, 7, 225]  # of the text embedding
 KEPT_TIMESTEPS = [0, 1, 250, 500, 750, 998, 999]  # of the alphas
 PICTURE = (3, 4, 6)  # T, h, w that the image-to-video transformer has positions for
-MOVER = replace(NARROW.transformer, in_channels=32, learned_positions=5 + 3 * 2 * 3)  # the narrow one for pictures
+MOVER = replace(NARROW.transformer, in_channels=32, learned_positions=5 + 3 * 2 * 3)  # narrow, image to video
 
 PROMPT, NEGATIVE = "a red circle moves right on blue", "blurry"
-# of the published proportions, where both references have the same rotary positions
+# of the training resolution's aspect ratio, at which both references have equal rotary positions
 RUN = {"num_frames": 9, "height": 32, "width": 48, "num_inference_steps": 4}
 
 
 def velocity_inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """33 latent frames, the extended clip, of proportions that are not the trained ones."""
+    """33 latent frames, the extended length, of another aspect ratio than in training."""
     return noise(1, 16, 33, 6, 4, seed=SEED), torch.tensor([499]), noise(1, 7, NARROW.transformer.text_dim, seed=1)
 
 
 def picture_inputs() -> tuple[Tensor, Tensor, Tensor]:
-    """A short clip with its picture, in twice the channels."""
+    """A short clip with its conditioning image, in twice the channels."""
     return noise(1, 32, *PICTURE, seed=SEED + 2), torch.tensor([20]), noise(1, 5, NARROW.transformer.text_dim, seed=3)
 
 
 def video() -> Tensor:
-    """[1, 3, F, H, W] pixels; two pieces."""
+    """[1, 3, F, H, W] pixels; two temporal chunks."""
     return noise(1, 3, 17, 16, 24, seed=SEED + 4).clamp(-1, 1)
 
 
 def latents() -> Tensor:
-    """[1, 16, T, h, w] in the transformer's scale; two pieces."""
+    """[1, 16, T, h, w] in the transformer's scale; two temporal chunks."""
     return noise(1, 16, 5, 2, 3, seed=SEED + 5)
 
 
 def run_noise() -> Tensor:
-    """In place of what a run would draw."""
+    """Replaces the noise that a run would draw."""
     return noise(1, 16, 3, 4, 6, seed=SEED + 6)
 
 
 @torch.inference_mode()
 def compute() -> dict[str, Tensor]:
-    """Everything in the record: by DiffSynth, and what it has not by diffusers."""
+    """All recorded tensors: DiffSynth's results, and diffusers' where DiffSynth lacks the feature."""
     from parity import references_cogvideox as references
 
     ours = build_pipeline(NARROW, SEED)
@@ -86,7 +86,7 @@ def compute() -> dict[str, Tensor]:
         "velocity_of_picture": references.diffusers_velocity(mover, *picture_inputs()),
         "latents_of_video": synth.vae_encoder.encode_small_video(video()),  # in the transformer's scale
         "video_of_latents": synth.vae_decoder.decode_small_video(latents()),
-        "text_embedding": synth.encode_prompt(PROMPT)["prompt_emb"][:, KEPT_WORDS],
+        "text_embedding": synth.encode_prompt(PROMPT)["prompt_emb"][:, KEPT_TOKENS],
         "alphas": torch.tensor(synth.scheduler.alphas_cumprod)[KEPT_TIMESTEPS],
         "run_latents": references.run_diffsynth(synth, run_noise(), PROMPT, NEGATIVE, cfg_scale=7.0, **RUN),
         "run_latents_trailing": diffusers(

@@ -1,6 +1,6 @@
-"""Records `svd.safetensors`: what the references compute on the narrow networks of `narrow_svd`.
+"""Records `svd.safetensors`: results of the references on the narrow networks of `narrow_svd`.
 
-Weights and inputs come from seeds, so only results are kept. The file's metadata has seed, versions and tolerances.
+Weights and inputs are seeded, so only results are recorded. The file's metadata has seed, versions and tolerances.
 Run by hand, from anywhere, where diffsynth==1.1.9 and diffusers==0.42.1 are installed: python record_svd.py
 """
 
@@ -23,7 +23,7 @@ from narrow_svd import NARROW, noise, save_files  # noqa: E402  found through th
 RECORD = Path(__file__).with_name("svd.safetensors")
 SEED = 0
 EXTENSION_FRAMES = 40
-# largest difference over largest value; a whole run adds up what its steps round
+# largest difference over largest value; rounding accumulates over the steps of a whole run
 TOLERANCES = {
     "unet_plain": 1e-5,
     "unet_extended": 1e-5,
@@ -49,7 +49,7 @@ RUN = {
 
 
 def unet_inputs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """27 frames, two more than the base was made for; 16 cells a side, the least the references take."""
+    """27 frames, two more than the base model was trained on; 16 cells a side, the references' minimum."""
     context = noise(1, NARROW.unet.context_dim, seed=SEED + 1)
     return noise(27, 8, 16, 16, seed=SEED), torch.tensor(0.3), context, torch.tensor([[29.0, 127.0, 0.02]])
 
@@ -65,19 +65,19 @@ def latents() -> Tensor:
 
 
 def image() -> Tensor:
-    """[H, W, 3] in [0, 1], with values that 8 bits hold."""
+    """[H, W, 3] in [0, 1], exact in 8 bits."""
     coarse = torch.nn.functional.interpolate(noise(1, 3, 5, 5, seed=SEED + 4), (128, 128), mode="bilinear")
     return ((coarse[0].clamp(-1, 1) + 1) * 127.5).floor().permute(1, 2, 0) / 255
 
 
 def run_noise() -> dict[str, Tensor]:
-    """In place of what a run would draw."""
+    """Replaces the noise that a run would draw."""
     return {"latents": noise(4, 4, 16, 16, seed=SEED + 5), "image_noise": noise(1, 3, 128, 128, seed=SEED + 6)}
 
 
 @torch.inference_mode()
 def compute() -> dict[str, Tensor]:
-    """Everything in the record, by DiffSynth; its decoder has the norms of diffusers and sgm."""
+    """All recorded tensors: DiffSynth's results, its decoder with the norm epsilon of diffusers and sgm."""
     from parity import references
 
     with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,6 @@
-"""Records `weight_names.json.gz`: names and shapes of the published files, and what their names mean to each other.
+"""Records `weight_names.json.gz`: names and shapes of the published files, and maps between their names.
 
-`files` has name and shape of every tensor, `maps` diffusers names to sgm names, `hashes` DiffSynth's fingerprints.
+`files` has name and shape of every tensor, `maps` diffusers' names to sgm names, `hashes` DiffSynth's md5 fingerprints.
 Run by hand with the folder of manifests (provenance of each is written there): python weight_names.py MANIFESTS
 """
 
@@ -37,7 +37,7 @@ def record(manifests: Path) -> None:
         return contents
 
     def shape(sizes: list[int | str]) -> list[int | str]:
-        return [16 if size == "r" else size for size in sizes]  # a LoRA's rank, not known
+        return [16 if size == "r" else size for size in sizes]  # a LoRA's unknown rank
 
     names = {name: {key: shape(entry[0]) for key, entry in read(name)["tensors"].items()} for name in FILES}
     maps = {part: read(f"svd_xt_{part}_key_map")["diffusers_to_sgm"] for part in ("unet", "vae")}

@@ -5,9 +5,11 @@ source tree to use instead of the newest one.
 """
 
 import asyncio
+import copy
 import importlib
 import importlib.util
 import os
+import pkgutil
 import shutil
 import sys
 import warnings
@@ -19,35 +21,14 @@ import torch
 from hub_server import running_hub
 from in_comfyui import CogRun, Run, save_cogvideox_files, save_narrow_files, save_random_lora
 
-from exvideo_core.hub.catalog import FILES
+from exvideo_core.hub import catalog
 from host.comfyui_trees import NEWEST
 from host.environment import Environment
 
 ROOT = Path(__file__).resolve().parents[2]
 PACK = "exvideo_pack"  # the name ComfyUI would choose; never the repository's own
-PARTS = ("host", "files", "download", "svd", "cogvideox", "sampler", "speed", "video")
-ADAPTERS = (
-    "clip_vision",
-    "cogvideox_clip",
-    "cogvideox_latent",
-    "cogvideox_loading",
-    "cogvideox_model",
-    "cogvideox_vae",
-    "compat",
-    "conditioning",
-    "estimates",
-    "latents",
-    "loading",
-    "lora",
-    "memory",
-    "model",
-    "presets",
-    "preview",
-    "sampling",
-    "saved_runs",
-    "speed",
-    "vae",
-)
+PARTS = ("families", "host", "files", "download", "sampler", "speed", "video")
+FOLDERS = ("svd", "cogvideox", "comfy_bridge")
 
 
 def pytest_collection_modifyitems(items):
@@ -81,10 +62,16 @@ def import_pack(base):
     extension = asyncio.run(module.comfy_entrypoint())
     asyncio.run(extension.on_load())
     parts = {name: importlib.import_module(f"{PACK}.nodes.{name}") for name in PARTS}
-    adapters = {name: importlib.import_module(f"{PACK}.nodes.adapters.{name}") for name in ADAPTERS}
+    folders = {folder: modules_in(f"{PACK}.nodes.{folder}") for folder in FOLDERS}
     errors = importlib.import_module(f"{PACK}.exvideo_core.errors")
     node_list = asyncio.run(extension.get_node_list())
-    return SimpleNamespace(**parts, adapters=SimpleNamespace(**adapters), errors=errors, nodes=node_list, base=base)
+    return SimpleNamespace(**parts, **folders, errors=errors, nodes=node_list, base=base)
+
+
+def modules_in(package):
+    """Every module of a package, by name."""
+    names = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    return SimpleNamespace(**{name: importlib.import_module(f"{package}.{name}") for name in names})
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +83,7 @@ def files(tmp_path_factory):
 @pytest.fixture(scope="session")
 def loaded(pack, files):
     """MODEL, CLIP_VISION and VAE with the extension."""
-    return pack.adapters.loading.load_svd(*files, torch.float32)
+    return pack.svd.loading.load_svd(*files, torch.float32)
 
 
 @pytest.fixture
@@ -120,13 +107,27 @@ def cog_lora(cog_files):
 @pytest.fixture(scope="session")
 def cog_loaded(pack, cog_files):
     """MODEL, CLIP and VAE."""
-    return pack.adapters.cogvideox_loading.load_cogvideox(*cog_files, torch.float32)
+    return pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float32)
 
 
 @pytest.fixture
 def cog(pack, cog_loaded):
     """Everything a sampler needs for a clip of 17 frames."""
     return CogRun(pack, *cog_loaded)
+
+
+@pytest.fixture(scope="session")
+def in_float64(pack, files, cog_files):
+    """A run like the given one, whose network computes in float64."""
+    svd = pack.svd.loading.load_svd(*files, torch.float64)[0]
+    cogvideox = pack.cogvideox.loading.load_cogvideox(*cog_files, torch.float64)[0]
+
+    def twin(run):
+        double = copy.copy(run)
+        double.model = cogvideox if isinstance(run, CogRun) else svd
+        return double
+
+    return twin
 
 
 # published files
@@ -136,7 +137,9 @@ def cog(pack, cog_loaded):
 def hub(comfyui, request):
     """Hugging Face on this machine; each file's content is the test module's CONTENT."""
     with running_hub(comfyui.hub_port) as hub:
-        hub.files = {f"{file.repositories['huggingface']}/{file.path}": request.module.CONTENT for file in FILES}
+        hub.files = {
+            f"{file.repositories['huggingface']}/{file.path}": request.module.CONTENT for file in catalog.files()
+        }
         yield hub
 
 
@@ -146,11 +149,11 @@ def models(comfyui):
     folder = comfyui.base / "models"
     kept = comfyui.base / "kept"
     kept.mkdir()
-    there = [path for file in FILES for name in file.names if (path := folder / file.folder / name).exists()]
+    there = [path for file in catalog.files() for name in file.names if (path := folder / file.folder / name).exists()]
     for path in there:
         shutil.move(path, kept / f"{path.parent.name}-{path.name}")
     yield folder
-    for file in FILES:
+    for file in catalog.files():
         for path in (folder / file.folder).glob(f"{file.name}*"):
             path.unlink()
     for path in there:

@@ -4,9 +4,9 @@ import pytest
 import torch
 from in_comfyui import TEXT_WIDTH, relative
 
-from exvideo_core.checkpoint.cogvideox import read_text_encoder
-from exvideo_core.models.cogvideox.text_encoder import Tokenizer
-from exvideo_core.pipelines.cogvideox import build_text_encoder
+from exvideo_core.families.cogvideox.checkpoint import read_text_encoder
+from exvideo_core.families.cogvideox.pipeline import build_text_encoder
+from exvideo_core.families.cogvideox.text_encoder import Tokenizer
 
 LONG = "a red circle moves right over a blue field, " * 40
 PROMPTS = ["a red circle moves right on blue", "", "Élan vital — 红色的圆; tabs\tand\nlines, 3.5%!", LONG]
@@ -76,7 +76,7 @@ def test_saved_by_the_stock_node_it_loads_again(pack, clip, tmp_path, monkeypatc
     monkeypatch.setattr(folder_paths, "output_directory", str(tmp_path))
     CLIPSave().save(clip, "encoder")
     (file,) = tmp_path.glob("encoder_t5xxl_*.safetensors")
-    again = pack.adapters.cogvideox_loading._load_clip(file)
+    again = pack.cogvideox.loading._load_clip(file)
 
     assert torch.equal(encode(again, "a red circle")[0][0], encode(clip, "a red circle")[0][0])
 

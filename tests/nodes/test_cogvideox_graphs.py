@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from in_comfyui import cogvideox_prompt, place_cogvideox_files
+from PIL import Image
 
 from exvideo_core.video import probe, read_video
 from host.client import ExecutionError, RequestError
@@ -31,6 +32,11 @@ def frames_of(server, ran, folder):
     return np.stack([np.asarray(frame) for frame in read_video(video)]).astype(float)
 
 
+def pictures_of(server, ran, folder):
+    assert len(ran.files) == 17
+    return np.stack([np.asarray(Image.open(server.client.download(file, folder)), float) for file in ran.files])
+
+
 def test_nodes_are_there(server):
     info = server.client.object_info()
 
@@ -49,13 +55,17 @@ def test_whole_graph_makes_a_video_and_reports_the_lora(server, prompt, tmp_path
 
 
 def test_stock_ksampler_makes_the_same_video(server, prompt, tmp_path):
-    ours = frames_of(server, server.client.run(prompt), tmp_path)
+    # its noise levels differ in the last digit; pictures, as codecs make more of what one grey level differs by
+    prompt["save"] = {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "same/frame"}}
+    ours = pictures_of(server, server.client.run(prompt), tmp_path)
     wires = {name: prompt["sample"]["inputs"][name] for name in ("model", "positive", "negative", "seed", "steps")}
     settings = {"cfg": 7.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     prompt["sample"] = {"class_type": "KSampler", "inputs": wires | settings | {"latent_image": ["latent", 0]}}
-    prompt["save"]["inputs"]["filename_prefix"] = "exvideo/ksampler"
+    theirs = pictures_of(server, server.client.run(prompt), tmp_path)
 
-    assert np.array_equal(frames_of(server, server.client.run(prompt), tmp_path), ours)
+    difference = np.abs(theirs - ours)
+    assert difference.max() <= 1  # where truncation falls on the other side
+    assert difference.mean() < 0.01
 
 
 def test_init_video_is_varied(server, prompt, tmp_path):

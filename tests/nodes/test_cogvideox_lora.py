@@ -9,13 +9,13 @@ from in_comfyui import relative, save_random_lora
 from narrow_cogvideox import NARROW, TINY, build_transformer
 from safetensors.torch import load_file, save_file
 
-from exvideo_core.checkpoint.keymaps_cogvideox import transformer_to_comfyui
+from exvideo_core.families.cogvideox.keys import transformer_to_comfyui
 from exvideo_core.lora import merge, read_lora
 
 
 @pytest.fixture
 def apply(pack):
-    return pack.adapters.lora.apply
+    return pack.cogvideox.lora.apply
 
 
 def patched_weights(model):
@@ -43,7 +43,7 @@ def test_patches_equal_the_cores_merge(cog, apply, tmp_path, strength, alpha):
 
 
 def test_clip_with_it_equals_that_of_merged_weights(cog, pack, apply, cog_files, cog_lora):
-    merged = pack.adapters.cogvideox_loading._load_model(cog_files[0], torch.float32)
+    merged = pack.cogvideox.loading._load_model(cog_files[0], torch.float32)
     merge(merged.model.diffusion_model, read_lora(cog_lora))
 
     patched, _report = apply(cog.model, cog_lora, 1.0)
@@ -119,7 +119,7 @@ def test_modelsave_with_it_is_a_transformer_of_the_published_names(cog, pack, ap
     patched, _report = apply(cog.model, cog_lora, 1.0)
     comfy.sd.save_checkpoint(str(tmp_path / "merged.safetensors"), patched)
 
-    again = pack.adapters.cogvideox_loading._load_model(tmp_path / "merged.safetensors", torch.float32)
+    again = pack.cogvideox.loading._load_model(tmp_path / "merged.safetensors", torch.float32)
     assert relative(cog.sample(again), cog.sample(patched)) <= 1e-5
 
 
@@ -147,7 +147,7 @@ def test_foreign_lora_is_named(cog, pack, apply, tmp_path):
 def test_image_to_video_model_is_refused_in_words(cog, pack, apply, cog_lora, tmp_path):
     config = replace(TINY.transformer, in_channels=32, learned_positions=400)
     save_file(build_transformer(config).state_dict(), tmp_path / "i2v.safetensors")
-    model = pack.adapters.cogvideox_loading._load_model(tmp_path / "i2v.safetensors", torch.float32)
+    model = pack.cogvideox.loading._load_model(tmp_path / "i2v.safetensors", torch.float32)
 
     with pytest.raises(pack.errors.CheckpointError, match=r"image-to-video transformer.*THUDM/CogVideoX-5b"):
         apply(model, cog_lora, 1.0)

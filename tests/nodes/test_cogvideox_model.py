@@ -7,8 +7,8 @@ import torch
 from in_comfyui import relative
 from safetensors.torch import load_file, save_file
 
-from exvideo_core.checkpoint.cogvideox import read_transformer
-from exvideo_core.pipelines.cogvideox import build_transformer
+from exvideo_core.families.cogvideox.checkpoint import read_transformer
+from exvideo_core.families.cogvideox.pipeline import build_transformer
 
 LAYERS = ("transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2")
 
@@ -16,7 +16,7 @@ LAYERS = ("transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.2")
 @pytest.fixture
 def load(pack, cog_files):
     def load(dtype=torch.float32, path=cog_files[0]):
-        return pack.adapters.cogvideox_loading._load_model(path, dtype)
+        return pack.cogvideox.loading._load_model(path, dtype)
 
     return load
 
@@ -109,7 +109,7 @@ def test_partly_loaded_models_compute_the_same(cog):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp16", 0.05), ("bf16", 0.3), ("fp8_e4m3fn", 1.0), ("default", 0.3)])
 def test_weight_types(cog, pack, load, name, tolerance):
-    dtype = pack.adapters.loading.WEIGHT_TYPES[name]
+    dtype = pack.comfy_bridge.loading.WEIGHT_TYPES[name]
     model = load(dtype)
 
     assert relative(cog.sample(model, guidance=(1.0, 1.0)), cog.sample(guidance=(1.0, 1.0))) <= tolerance
@@ -125,7 +125,7 @@ def test_layers_made_for_dynamic_memory_load_the_same(cog, pack, cog_files, load
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True, raising=False)
     model = load(torch.float16)
-    vae = pack.adapters.cogvideox_vae.CogVAE(load_file(cog_files[2]), "vae")
+    vae = pack.cogvideox.vae.CogVAE(load_file(cog_files[2]), "vae")
     monkeypatch.undo()
 
     weights = model.model.diffusion_model.state_dict()
@@ -242,6 +242,6 @@ def test_wrong_file_in_a_slot_is_named(pack, cog_files):
     transformer, text_encoder, vae = cog_files
 
     with pytest.raises(pack.errors.CheckpointError, match="is a CogVideoX VAE"):
-        pack.adapters.cogvideox_loading.load_cogvideox(vae, text_encoder, vae, None)
+        pack.cogvideox.loading.load_cogvideox(vae, text_encoder, vae, None)
     with pytest.raises(pack.errors.CheckpointError, match="is a CogVideoX text-to-video transformer"):
-        pack.adapters.cogvideox_loading.load_cogvideox(transformer, transformer, vae, None)
+        pack.cogvideox.loading.load_cogvideox(transformer, transformer, vae, None)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from in_comfyui import relative
 
-from exvideo_core.checkpoint.cogvideox import read_vae
-from exvideo_core.pipelines.cogvideox import build_vae
+from exvideo_core.families.cogvideox.checkpoint import read_vae
+from exvideo_core.families.cogvideox.pipeline import build_vae
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 from in_comfyui import SVD_WORKFLOW, change
 from PIL import Image
 
-from exvideo_core.training.demo_cogvideox.measure import PROMPTS, look_at
 from exvideo_core.video import load_frames, read_video
 from host.graph import nodes_of
 from run import DEMOS, PICTURE, PROMPT, demo_prompt
+from tools.demo_models.cogvideox.measure import PROMPTS, look_at
 
 pytestmark = pytest.mark.comfyui
 

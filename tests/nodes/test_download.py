@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from exvideo_core.hub.catalog import CHOICES, EXVIDEO_SVD, SVD_XT
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
+from exvideo_core.hub.catalog import choices
 from host.browser import find_chromium, open_page
 from host.client import ExecutionError, RequestError
 
@@ -154,7 +155,7 @@ def test_the_new_kind_of_nodes_gets_labels_by_option_and_drawn_ones_by_their_men
 def test_downloads_in_the_page_say_their_size(page):
     entries = open_list(page, "ExVideoDownload", "model")
 
-    assert [entry.partition(" - ")[0] for entry in entries] == list(CHOICES)
+    assert [entry.partition(" - ")[0] for entry in entries] == list(choices())
     assert "picture to video - 11.2 GB" in entries
     page.page.keyboard.press("Escape")
 

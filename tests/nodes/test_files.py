@@ -15,7 +15,7 @@ from exvideo_core.hub import catalog
 
 @pytest.fixture
 def files(pack):
-    return importlib.import_module(".files", pack.svd.__package__)
+    return importlib.import_module("..files", pack.svd.nodes.__package__)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def models(pack, tmp_path, monkeypatch):
     """A models folder with nothing in it."""
     import folder_paths
 
-    for name in {file.folder for file in catalog.FILES}:
+    for name in {file.folder for file in catalog.files()}:
         (tmp_path / name).mkdir()
         paths, endings = folder_paths.folder_names_and_paths[name]
         moved = [str(tmp_path / Path(path).name) for path in paths]
@@ -52,22 +52,22 @@ def validate(pack, **chosen):
 def test_a_published_file_is_known_by_both_names(pack, extension, name):
     assert validate(pack, extension=name) is True
     if name not in ("none", None):
-        assert pack.host.find_extension(name) == extension
+        assert pack.svd.files.EXTENSIONS.find_optional(name) == extension
 
 
 def test_a_published_name_means_what_the_file_is(pack, models):
     other = models / "vae" / "diffusion_pytorch_model.safetensors"
     save_file({"conv.weight": torch.zeros(2, 2)}, other)
 
-    assert pack.host.find_file("vae", other.name) == other
-    assert pack.host.look_for("vae", "CogVideoX-5b-vae.safetensors") is None
+    assert pack.cogvideox.files.VAES.find(other.name) == other
+    assert pack.cogvideox.files.VAES.look_for("CogVideoX-5b-vae.safetensors") is None
 
 
 def test_a_published_file_is_found_in_a_folder_of_the_users(pack, extension):
     (extension.parent / "video").mkdir()
     moved = shutil.move(extension, extension.parent / "video" / extension.name)
 
-    assert pack.host.find_extension("ExVideo-SVD-128f-v1.fp16.safetensors") == moved
+    assert pack.svd.files.EXTENSIONS.find_optional("ExVideo-SVD-128f-v1.fp16.safetensors") == moved
 
 
 def test_shards_are_known_by_both_names_when_both_are_there(pack, models, cog_files):
@@ -75,9 +75,9 @@ def test_shards_are_known_by_both_names_when_both_are_there(pack, models, cog_fi
     split(cog_files[0], shard)
     name = "CogVideoX-5b-transformer-00001-of-00002.safetensors"
 
-    assert pack.host.look_for("diffusion_models", name) == shard
+    assert pack.cogvideox.files.TRANSFORMERS.look_for(name) == shard
     shard.with_name(shard.name.replace("00001-of", "00002-of")).unlink()
-    assert pack.host.look_for("diffusion_models", name) is None
+    assert pack.cogvideox.files.TRANSFORMERS.look_for(name) is None
 
 
 @pytest.mark.parametrize("name", ["model.fp16.safetensors", "ExVideo-SVD-128f-v1.fp16.safetensors"])
@@ -94,7 +94,7 @@ def test_a_missing_file_is_answered_with_where_to_get_it_and_where_to_put_it(pac
     ):
         assert words in said
     with pytest.raises(pack.errors.CheckpointError, match="Download ExVideo Models"):
-        pack.host.find_extension(name)
+        pack.svd.files.EXTENSIONS.find_optional(name)
 
 
 def test_a_missing_shard_is_answered_with_both(pack, models):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from in_comfyui import SVD_WORKFLOW, VIDEO_FRAMES, WORKFLOWS, place_files, small
 
-from exvideo_core.checkpoint.files import open_weights
-from exvideo_core.hub.catalog import EXVIDEO_SVD
+from exvideo_core.families.svd.files import EXVIDEO_SVD
 from exvideo_core.video import probe, read_video
 from exvideo_core.video.tags_and_sound import read_tags
+from exvideo_core.weights.safetensors_files import open_weights
 from host.client import Client, ExecutionError, RequestError
 from host.graph import nodes_of, read_graph, to_prompt
 from host.validation import find_problems

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -143,21 +144,26 @@ def test_extensions_have_a_folder_of_their_own(pack):
     assert endings == {".safetensors"}
 
 
+def elsewhere(files, folder):
+    """A list whose demo files are looked for in another folder."""
+    return replace(files, demos={name: folder / file.name for name, file in files.demos.items()})
+
+
 def test_demo_is_listed_after_the_users_files_where_it_exists(pack, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
-    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
-    assert pack.host.list_files("checkpoints") == ["own.safetensors"]
-    assert pack.host.list_extensions() == ["own.safetensors", "none"]
+    checkpoints, extensions = (elsewhere(each, tmp_path) for each in pack.families.SVD.files)
+    assert checkpoints.names() == ["own.safetensors"]
+    assert extensions.names() == ["own.safetensors", "none"]
 
     for name in ("svd_demo.safetensors", "svd_demo_extension_128f.safetensors"):
         (tmp_path / name).write_text("x")
-    assert pack.host.list_files("checkpoints") == ["own.safetensors", "demo svd"]
-    assert pack.host.list_extensions() == ["own.safetensors", "none", "demo 128 frames"]
-    assert pack.host.find_file("checkpoints", "demo svd") == tmp_path / "svd_demo.safetensors"
-    assert pack.host.find_extension("demo 128 frames") == tmp_path / "svd_demo_extension_128f.safetensors"
-    assert pack.host.find_extension("none") is None
+    assert checkpoints.names() == ["own.safetensors", "demo svd"]
+    assert extensions.names() == ["own.safetensors", "none", "demo 128 frames"]
+    assert checkpoints.find("demo svd") == tmp_path / "svd_demo.safetensors"
+    assert extensions.find_optional("demo 128 frames") == tmp_path / "svd_demo_extension_128f.safetensors"
+    assert extensions.find_optional("none") is None
 
 
 def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
@@ -170,11 +176,10 @@ def test_parts_of_diffusers_folders_are_listed(pack, tmp_path, monkeypatch):
     (whole / "model_index.json").write_text("{}")
     monkeypatch.setattr(folder_paths, "get_folder_paths", lambda folder: [str(tmp_path / folder)])
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: ["own.safetensors"])
-    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
 
-    assert pack.host.list_parts("vae") == ["own.safetensors", "diffusers/CogVideoX-5b/vae"]
-    assert pack.host.list_parts("text_encoders") == ["own.safetensors"]
-    assert pack.host.find_file("diffusion_models", "diffusers/CogVideoX-5b/transformer") == whole / "transformer"
+    assert pack.cogvideox.files.VAES.names() == ["own.safetensors", "demo cogvideox", "diffusers/CogVideoX-5b/vae"]
+    assert pack.cogvideox.files.TEXT_ENCODERS.names() == ["own.safetensors", "demo cogvideox"]
+    assert pack.cogvideox.files.TRANSFORMERS.find("diffusers/CogVideoX-5b/transformer") == whole / "transformer"
 
 
 def test_of_shards_only_the_first_is_listed(pack, monkeypatch):
@@ -183,7 +188,7 @@ def test_of_shards_only_the_first_is_listed(pack, monkeypatch):
     names = [f"cog/model-0000{i}-of-00002{variant}.safetensors" for i in (1, 2) for variant in ("", ".fp16")]
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [*names, "a-00002.safetensors"])
 
-    listed = [name for name in pack.host.list_parts("diffusion_models") if not name.startswith("demo")]
+    listed = [name for name in pack.cogvideox.files.TRANSFORMERS.names() if not name.startswith("demo")]
     assert listed == [*names[:2], "a-00002.safetensors"]
 
 
@@ -191,15 +196,15 @@ def test_cogvideox_demo_is_listed_where_it_exists(pack, tmp_path, monkeypatch):
     import folder_paths
 
     monkeypatch.setattr(folder_paths, "get_filename_list", lambda folder: [])
-    monkeypatch.setattr(pack.host, "_DEMO_FOLDER", tmp_path)
-    assert pack.host.list_parts("vae") == []
+    *parts, loras = (elsewhere(each, tmp_path) for each in pack.families.COGVIDEOX.files)
+    assert [files.names() for files in (*parts, loras)] == [[], [], [], []]
     for part in ("transformer", "text_encoder", "vae", "lora_129f"):
         (tmp_path / f"cogvideox_demo_{part}.safetensors").write_text("x")
 
-    for folder, part in (("diffusion_models", "transformer"), ("text_encoders", "text_encoder"), ("vae", "vae")):
-        assert pack.host.list_parts(folder) == ["demo cogvideox"]
-        assert pack.host.find_file(folder, "demo cogvideox").name == f"cogvideox_demo_{part}.safetensors"
-    assert pack.host.list_files("loras") == ["demo 129 frames"]
+    for files in parts:
+        assert files.names() == ["demo cogvideox"]
+        assert files.find("demo cogvideox").name == f"cogvideox_demo_{files.part}.safetensors"
+    assert loras.names() == ["demo 129 frames"]
 
 
 def test_text_is_shown_on_a_node_of_the_page(pack, monkeypatch, caplog):

@@ -15,15 +15,15 @@ def test_a_transformer_that_cannot_be_is_refused_in_words(pack, name):
     with pytest.raises(
         pack.errors.CheckpointError, match=r"sizes that no such network has|it has 1000 layers|have another shape"
     ):
-        pack.adapters.cogvideox_loading._load_model(CORPUS / name, torch.float32)
+        pack.cogvideox.loading._load_model(CORPUS / name, torch.float32)
 
 
 @pytest.mark.parametrize("name", ["vae_without_levels", "vae_of_scalars"])
 def test_an_autoencoder_that_cannot_be_is_refused_in_words(pack, name):
-    part = pack.adapters.cogvideox_loading.read_vae(CORPUS / name)
+    part = pack.cogvideox.loading.read_vae(CORPUS / name)
 
     with pytest.raises(pack.errors.CheckpointError):
-        pack.adapters.cogvideox_loading.CogVAE(part.weights, part.source)
+        pack.cogvideox.loading.CogVAE(part.weights, part.source)
 
 
 def test_an_autoencoder_of_odd_widths_is_refused_in_words(pack):
@@ -31,4 +31,4 @@ def test_an_autoencoder_of_odd_widths_is_refused_in_words(pack):
     weights |= {"encoder.down.0.block.0.conv1.weight": torch.zeros(7, 7, 3, 3)}
 
     with pytest.raises(pack.errors.CheckpointError, match=r"^odd\.safetensors has tensors in sizes"):
-        pack.adapters.vae.SVDVAE(weights, "odd.safetensors")
+        pack.svd.vae.SVDVAE(weights, "odd.safetensors")

@@ -58,7 +58,7 @@ def test_a_cancelled_prompt_goes_on_when_it_is_queued_again(server, request, tmp
         client.run(prompt, on_progress=cancel)
     resumed = client.run(prompt)
 
-    assert "going on after step" in running.server.read_log()
+    assert "resuming after step" in running.server.read_log()
     clips = [load_frames(client.download(run.files[0], tmp_path)) for run in (whole, resumed)]
     assert torch.equal(*clips)
 

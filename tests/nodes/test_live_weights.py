@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from exvideo_core.models.folding import live_weights
+from exvideo_core.nn.effective_weights import effective_weights
 
 FP8 = torch.float8_e4m3fn
 
@@ -20,7 +20,7 @@ def layers_of(pack):
 
     def make(family="disable_weight_init", dtype=torch.float32, compute_dtype=torch.float32):
         operations = getattr(ops, family) if isinstance(family, str) else family
-        return pack.adapters.compat.layers(operations, dtype, compute_dtype, "cpu")
+        return pack.comfy_bridge.compat.layers(operations, dtype, compute_dtype, "cpu")
 
     return make
 
@@ -40,7 +40,7 @@ def linears(layers):
 
 def told(layer, x):
     """The product with what the layer tells."""
-    return F.linear(x, *live_weights(layer, x))
+    return F.linear(x, *effective_weights(layer, x))
 
 
 def assert_same(layers, x):
@@ -76,16 +76,16 @@ def test_kernels_tell_their_weights(layers_of):
     x, convolution, norm = torch.randn(1, 8, 4, 4), filled(layers.Conv2d(8, 4, 3)), filled(layers.GroupNorm(2, 8))
 
     with torch.inference_mode():
-        torch.testing.assert_close(F.conv2d(x, *live_weights(convolution, x)), convolution(x))
-        torch.testing.assert_close(F.group_norm(x, 2, *live_weights(norm, x)), norm(x))
+        torch.testing.assert_close(F.conv2d(x, *effective_weights(convolution, x)), convolution(x))
+        torch.testing.assert_close(F.group_norm(x, 2, *effective_weights(norm, x)), norm(x))
 
 
 def test_a_table_keeps_its_type_when_numbers_look_it_up(layers_of):
     table, ids = filled(layers_of("manual_cast", torch.bfloat16, torch.bfloat16).Embedding(5, 8)), torch.tensor([1, 4])
 
     with torch.inference_mode():
-        assert live_weights(table, ids)[0].dtype == torch.bfloat16
-        assert live_weights(table, torch.ones(1))[0].dtype == torch.float32
+        assert effective_weights(table, ids)[0].dtype == torch.bfloat16
+        assert effective_weights(table, torch.ones(1))[0].dtype == torch.float32
 
 
 def test_lent_memory_is_copied_and_given_back(pack, layers_of, monkeypatch):
@@ -105,7 +105,7 @@ def test_lent_memory_is_copied_and_given_back(pack, layers_of, monkeypatch):
     monkeypatch.setattr(ops, "cast_bias_weight", lend)
     monkeypatch.setattr(ops, "uncast_bias_weight", take_back)
     with torch.inference_mode():
-        weight, bias = live_weights(layer, torch.ones(1, 8))
+        weight, bias = effective_weights(layer, torch.ones(1, 8))
 
     assert given_back == [("a stream", *buffer)]
     assert torch.equal(weight, layer.weight)
@@ -116,7 +116,7 @@ def test_resident_weights_are_not_copied(layers_of):
     layer = linears(layers_of())[0]
 
     with torch.inference_mode():
-        assert live_weights(layer, torch.ones(1, 8))[0].data_ptr() == layer.weight.data_ptr()
+        assert effective_weights(layer, torch.ones(1, 8))[0].data_ptr() == layer.weight.data_ptr()
 
 
 def test_layers_with_a_way_of_their_own_are_called(layers_of):
@@ -130,8 +130,8 @@ def test_layers_with_a_way_of_their_own_are_called(layers_of):
     layers, x = linears(layers_of(own)), torch.randn(5, 8)
 
     with torch.inference_mode():
-        assert live_weights(layers[0], x) is None
-        assert live_weights(linears(layers_of("fp8_ops"))[0], x) is None
+        assert effective_weights(layers[0], x) is None
+        assert effective_weights(linears(layers_of("fp8_ops"))[0], x) is None
 
 
 def test_a_layer_whose_forward_was_replaced_is_called(layers_of):
@@ -140,7 +140,7 @@ def test_a_layer_whose_forward_was_replaced_is_called(layers_of):
     layer.forward = lambda x: original(x) + 1  # as ComfyUI's LoRA bypass does
 
     with torch.inference_mode():
-        assert live_weights(layer, x) is None
+        assert effective_weights(layer, x) is None
 
 
 def test_a_cancelled_run_stops_where_weights_are_asked_for(layers_of):
@@ -149,7 +149,7 @@ def test_a_cancelled_run_stops_where_weights_are_asked_for(layers_of):
     layer = linears(layers_of())[0]
     model_management.interrupt_current_processing(True)
     with pytest.raises(model_management.InterruptProcessingException), torch.inference_mode():
-        live_weights(layer, torch.ones(1, 8))
+        effective_weights(layer, torch.ones(1, 8))
 
 
 def test_they_are_still_comfyuis_classes(layers_of):
@@ -192,7 +192,7 @@ def test_every_layer_of_a_loaded_model_tells_what_it_computes_with(loaded, budge
             for name, layer in model.model.diffusion_model.named_modules():
                 if isinstance(layer, nn.Linear):
                     x = torch.randn(2, layer.in_features)
-                    weight, bias = live_weights(layer, x)
+                    weight, bias = effective_weights(layer, x)
                     torch.testing.assert_close(F.linear(x, weight, bias), layer(x))
                     assert not torch.equal(weight, bare[f"{name}.weight"])  # the LoRA is there
         functions = [len(layer.weight_function) for layer in model.model.modules() if isinstance(layer, nn.Linear)]

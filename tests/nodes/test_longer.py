@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from in_comfyui import SVD_WORKFLOW, change
 
-from exvideo_core.training.evaluate import measure
+from exvideo_core.evaluation.measures import measure
 from exvideo_core.video import load_frames
 from host.graph import nodes_of
 from run import DEMOS, PICTURE, demo_prompt

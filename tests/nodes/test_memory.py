@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from exvideo_core.counting import Elsewhere, count
-from exvideo_core.models.cogvideox import config as cog
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.cogvideox.vae import CogVideoXVAE
-from exvideo_core.models.svd.config import UNetConfig, VAEConfig
-from exvideo_core.models.svd.skips import stay
-from exvideo_core.models.svd.unet import SVDUNet
-from exvideo_core.models.svd.vae import VAE
+from exvideo_core.estimate.counting import Elsewhere, count
+from exvideo_core.families.cogvideox import config as cog
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.families.svd.config import UNetConfig, VAEConfig
+from exvideo_core.families.svd.lazy_frames import keep
+from exvideo_core.families.svd.unet import SVDUNet
+from exvideo_core.families.svd.vae import VAE
 
 
 def peak_bytes(function, *args):
@@ -20,20 +20,20 @@ def peak_bytes(function, *args):
 @pytest.mark.parametrize("card", [24e9, 6e9], ids=["large card", "small card"])
 @pytest.mark.parametrize("side", [64, 96])
 def test_unet(pack, card, side, monkeypatch):
-    adapter = pack.adapters.model
+    adapter = pack.svd.model
     monkeypatch.setattr(adapter.model_management, "get_total_memory", lambda _: card)
     monkeypatch.setattr(adapter.model_management, "is_device_cpu", lambda _: False)
     sizes, frames = UNetConfig(extension_frames=128), 128
-    waits = adapter.skips_wait(sizes, frames * side * side, torch.float16, torch.device("meta"))
+    offloads = adapter.offloads_skips(sizes, (frames, side, side), torch.float16, torch.device("meta"))
     with torch.device("meta"):
         unet = SVDUNet(sizes).half()
-        unet.park = Elsewhere if waits else stay
+        unet.offload_skip = Elsewhere if offloads else keep
         x, context = torch.empty(frames, 8, side, side).half(), torch.empty(1, 1, 1024).half()
         peak = peak_bytes(unet, x, torch.empty(1), context, torch.empty(1, 3))
     config = adapter.SVDModelConfig(sizes, torch.float16, None)
     told = adapter.SVDModel(config, device="meta").memory_required([frames, 4, side, side])
 
-    assert waits == (card < 10e9 and side == 96)
+    assert offloads == (card < 10e9 and side == 96)
     assert 0.95 * peak <= told <= 1.3 * peak
 
 
@@ -57,8 +57,8 @@ def test_cogvideox_transformer(pack):
         transformer = CogVideoXTransformer(sizes).half()
         clips = torch.empty(2, 16, 33, 60, 90).half(), torch.empty(2), torch.empty(2, 226, sizes.text_dim).half()
         peak = peak_bytes(transformer, *clips)
-    config = pack.adapters.cogvideox_model.CogVideoXModelConfig(sizes, torch.float16, None)
-    told = pack.adapters.cogvideox_model.CogVideoXModel(config, device="meta").memory_required([2, 16, 33, 60, 90])
+    config = pack.cogvideox.model.CogVideoXModelConfig(sizes, torch.float16, None)
+    told = pack.cogvideox.model.CogVideoXModel(config, device="meta").memory_required([2, 16, 33, 60, 90])
 
     assert 0.9 * peak <= told <= 1.5 * peak
 

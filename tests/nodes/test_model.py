@@ -31,7 +31,7 @@ def test_lora_by_the_stock_loader_equals_adding_it_to_the_weights(run, pack, fil
 
     weights, deltas = lora_of(run.model, LAYERS)
     patched, _ = comfy.sd.load_lora_for_models(run.model, None, weights, 0.5, 0)
-    merged, *_ = pack.adapters.loading.load_svd(*files, torch.float32)
+    merged, *_ = pack.svd.loading.load_svd(*files, torch.float32)
     for layer, delta in deltas.items():
         merged.model.diffusion_model.get_submodule(layer).weight.data += 0.5 * delta
     before = run.sample()
@@ -79,7 +79,7 @@ def test_modelsave_and_back(run, pack, tmp_path):
     comfy.sd.save_checkpoint(str(file), run.model)
     with safe_open(file, "pt") as saved:
         assert "model.diffusion_model.middle_block.1.extension.positions.weight" in saved.keys()  # noqa: SIM118
-    model, clip_vision, vae = pack.adapters.loading.load_svd(file, None, torch.float32)
+    model, clip_vision, vae = pack.svd.loading.load_svd(file, None, torch.float32)
 
     assert clip_vision is None
     assert vae is None
@@ -96,7 +96,7 @@ def test_checkpoint_saved_with_a_lora_holds_it(run, pack, tmp_path):
     patched, _ = comfy.sd.load_lora_for_models(run.model, None, weights, 0.5, 0)
     file = tmp_path / "checkpoint.safetensors"
     comfy.sd.save_checkpoint(str(file), patched, vae=run.vae, clip_vision=run.clip_vision)
-    model, clip_vision, vae = pack.adapters.loading.load_svd(file, None, torch.float32)
+    model, clip_vision, vae = pack.svd.loading.load_svd(file, None, torch.float32)
 
     assert relative(run.sample(model), run.sample(patched)) <= 2e-5  # weights at other addresses round otherwise
     assert_same(clip_vision.get_sd(), run.clip_vision.get_sd())
@@ -129,8 +129,8 @@ def test_bare_parameters_follow_the_model(run):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("fp8_e4m3fn", 0.6), ("default", 0.1)])
 def test_weight_types(run, pack, files, name, tolerance):
-    dtype = pack.adapters.loading.WEIGHT_TYPES[name]
-    model, *_ = pack.adapters.loading.load_svd(*files, dtype)
+    dtype = pack.comfy_bridge.loading.WEIGHT_TYPES[name]
+    model, *_ = pack.svd.loading.load_svd(*files, dtype)
 
     assert relative(run.sample(model), run.sample()) <= tolerance
     if dtype:
@@ -144,8 +144,10 @@ def test_layers_made_for_dynamic_memory_load_the_same(run, pack, files, monkeypa
     import comfy.memory_management
 
     monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True, raising=False)
-    model = pack.adapters.model.make_model(pack.adapters.loading.read_weights(*files), torch.float16)
-    vae = pack.adapters.vae.SVDVAE(pack.adapters.loading.read_weights(*files).vae, "narrow")
+    model = pack.comfy_bridge.loading.make_model(
+        pack.svd.model.SVDModel, pack.svd.loading.read_weights(*files).unet, "narrow", torch.float16
+    )
+    vae = pack.svd.vae.SVDVAE(pack.svd.loading.read_weights(*files).vae, "narrow")
     monkeypatch.undo()
 
     assert model.model.diffusion_model.state_dict()["middle_block.1.proj_in.weight"].dtype == torch.float16
@@ -173,10 +175,10 @@ def test_attention_over_very_many_rows_keeps_its_layout(pack, monkeypatch):
 
     q, k, v = (torch.randn(6, 2, 5, 4) for _ in range(3))
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-    monkeypatch.setattr(pack.adapters.model, "optimized_attention", attention.attention_pytorch)
+    monkeypatch.setattr(pack.comfy_bridge.network, "optimized_attention", attention.attention_pytorch)
     monkeypatch.setattr(attention, "SDP_BATCH_LIMIT", 2)
 
-    torch.testing.assert_close(pack.adapters.model.HostAttention()(q, k, v), wanted)
+    torch.testing.assert_close(pack.comfy_bridge.network.HostAttention()(q, k, v), wanted)
 
 
 def test_diffusion_model_wrappers_are_called(run):
@@ -245,7 +247,7 @@ def test_works_with_the_stock_conditioning(run):
 def test_memory_grows_with_the_clip_and_not_absurdly(run):
     small, large = (run.model.memory_required([frames, 4, 64, 64]) for frames in (64, 128))
 
-    piece = run.pack.adapters.model.PIECE_BYTES  # of any clip
+    piece = run.pack.svd.model.CHUNK_BYTES  # of any clip
     assert large - piece == pytest.approx(2 * (small - piece))
     channels = run.model.model.sizes.widths[0]
     assert 3 < (large - piece) / (128 * 64 * 64 * channels * 4) < 8  # hidden states of the first level

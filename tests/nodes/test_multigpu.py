@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 from in_comfyui import Run, relative
+from rounding import FACTOR
 
 FIRST, SECOND = torch.device("cpu"), torch.device("cpu:0")  # two, to all who compare them
 
@@ -59,13 +60,14 @@ def passes(monkeypatch):
     return seen
 
 
-def test_a_split_run_is_the_run(split, either, passes):
+def test_a_split_run_is_the_run(split, either, passes, in_float64):
     model = split(either.model)
     wanted = either.sample()
+    near = FACTOR * relative(wanted, in_float64(either).sample())
     passes.clear()
     found = either.sample(model)
 
-    assert relative(found, wanted) <= 1e-5  # unsplit, both branches are one batch
+    assert relative(found, wanted) <= near  # unsplit, both branches are one batch
     assert {network for _, network in passes} == {model.model, clone_of(model).model}
     assert len({thread for thread, _ in passes}) == 2
 
@@ -78,29 +80,38 @@ def test_a_second_run_uses_the_same_clone(split, either, passes):
     assert len({network for _, network in passes}) == 2
 
 
-def test_a_lora_is_on_both(pack, split, cog, cog_lora):
-    with_lora, _ = pack.adapters.lora.apply(cog.model, cog_lora, 1.0)
-    wanted = cog.sample(with_lora)
+def test_a_lora_is_on_both(pack, split, cog, cog_lora, in_float64):
+    def with_lora(model):
+        return pack.cogvideox.lora.apply(model, cog_lora, 1.0)[0]
 
-    assert relative(cog.sample(split(with_lora)), wanted) <= 1e-5  # before the splitter
-    assert relative(cog.sample(pack.adapters.lora.apply(split(cog.model), cog_lora, 1.0)[0]), wanted) <= 1e-5  # after
+    wanted, double = cog.sample(with_lora(cog.model)), in_float64(cog)
+    near = FACTOR * relative(wanted, double.sample(with_lora(double.model)))
+
+    assert relative(cog.sample(split(with_lora(cog.model))), wanted) <= near
+    assert relative(cog.sample(with_lora(split(cog.model))), wanted) <= near
     assert relative(cog.sample(), wanted) > 1e-2
 
 
-def test_guidance_by_frame_and_context_windows_split(pack, loaded, split):
+def test_guidance_by_frame_and_context_windows_split(pack, loaded, split, in_float64):
     from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 
     run = Run(pack, *loaded, frames=12)
     options = {"context_schedule": "standard_static", "fuse_method": "pyramid", "freenoise": False, "dim": 0}
     options |= {"context_stride": 1, "closed_loop": False}
-    windowed = ContextWindowsManualNode.execute(run.model, 8, 4, **options).result[0]
+    windowed, exact = (
+        ContextWindowsManualNode.execute(model, 8, 4, **options).result[0]
+        for model in (run.model, in_float64(run).model)
+    )
+    wanted, apart, exactly = (
+        run.sample(model, guidance=(1.0, 3.0), steps=2) for model in (windowed, split(windowed), exact)
+    )
+    near = FACTOR * relative(wanted, exactly)
 
-    wanted = run.sample(windowed, guidance=(1.0, 3.0), steps=2)
-    assert relative(run.sample(split(windowed), guidance=(1.0, 3.0), steps=2), wanted) <= 1e-5
+    assert relative(apart, wanted) <= near
 
 
 def test_attention_is_told_the_options_of_its_own_thread(pack):
-    attention, meeting, told = pack.adapters.model.HostAttention(), threading.Barrier(2, timeout=20), {}
+    attention, meeting, told = pack.comfy_bridge.network.HostAttention(), threading.Barrier(2, timeout=20), {}
 
     def attend_as(name):
         def override(attend, *args, **options):
@@ -108,7 +119,7 @@ def test_attention_is_told_the_options_of_its_own_thread(pack):
             told[name] = options["transformer_options"]["name"]
             return attend(*args, **options)
 
-        with pack.adapters.model.running_with({"name": name, "optimized_attention_override": override}):
+        with pack.comfy_bridge.network.running_with({"name": name, "optimized_attention_override": override}):
             meeting.wait()  # both have set their options
             attention(*torch.randn(3, 1, 2, 5, 4))
 

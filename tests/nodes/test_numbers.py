@@ -4,7 +4,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from in_comfyui import PROMPTS
+from in_comfyui import PROMPTS, finished, sampled
 from narrow_svd import noise
 
 
@@ -52,18 +52,15 @@ def test_a_later_step_is_counted(run, pack):
         return lambda step, _denoised: weight.data.fill_(torch.nan) if step == 1 else None
 
     try:
-        with torch.inference_mode(), pytest.raises(pack.errors.NumberError, match=r"^step 3 of 3"):
-            pack.adapters.sampling.sample(
-                run.model, run.positive, run.negative, run.latent,
-                seed=3, steps=3, guidance=(2.0, 2.0), denoise=1.0, watch=watch,
-            )  # fmt: skip
+        with pytest.raises(pack.errors.NumberError, match=r"^step 3 of 3"):
+            sampled(run, steps=3, guidance=(2.0, 2.0), denoise=1.0, watch=watch)
     finally:
         with torch.inference_mode():
             weight.copy_(kept)
 
 
 def test_an_overflow_in_half_precision_is_said_to_be_one(pack, files):
-    model, *_ = pack.adapters.loading.load_svd(*files, torch.float16)
+    model, *_ = pack.svd.loading.load_svd(*files, torch.float16)
     network = model.model.diffusion_model
     layer = "input_blocks.4.1.time_stack.0.ff.net.2"
     with torch.inference_mode():
@@ -82,14 +79,10 @@ def test_inputs_that_are_no_numbers_are_named_before_the_first_step(run, pack, w
     picture, negative = told["concat_latent_image"].clone(), negative.clone()
     {"the latent": latent["samples"], "the negative conditioning": negative}.get(what, picture)[0] = torch.nan
 
+    positive = [[positive, {**told, "concat_latent_image": picture}]]
+    changed = {"positive": positive, "negative": [[negative, {}]], "latent": latent}
     with pytest.raises(pack.errors.NumberError, match=f"^{what}.* holds NaN"):
-        pack.adapters.sampling.sample(
-            run.model,
-            [[positive, {**told, "concat_latent_image": picture}]],
-            [[negative, {}]],
-            latent,
-            seed=1, steps=1, guidance=(1.0, 1.0), denoise=1.0,
-        )  # fmt: skip
+        sampled(run, changed=changed, steps=1, guidance=(1.0, 1.0), denoise=1.0)
 
 
 @contextmanager
@@ -117,9 +110,9 @@ def test_the_prompt_names_the_layer_of_the_text_encoder(cog, pack):
 
 def test_the_picture_names_the_layer_of_its_encoder(run, pack):
     with complaint(pack, run.clip_vision.model, "visual_projection.weight", ""):
-        pack.adapters.clip_vision.embed_picture(run.clip_vision, torch.rand(1, 3, 64, 64))
+        pack.svd.clip_vision.embed_picture(run.clip_vision, torch.rand(1, 3, 64, 64))
 
 
 def test_a_clip_that_cannot_be_normalised_says_so(run, pack):
     with pytest.raises(pack.errors.NumberError, match="cannot be normalised"):
-        pack.adapters.sampling.finish(run.model, {"samples": torch.zeros(3, 4, 8, 8)}, True, 1.0)
+        finished(pack, run.model, torch.zeros(3, 4, 8, 8), True, 1.0)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from in_comfyui import relative
 
-from exvideo_core.counting import Elsewhere, count
-from exvideo_core.models.cogvideox.config import TransformerConfig
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.models.svd.config import UNetConfig
-from exvideo_core.models.svd.unet import SVDUNet
+from exvideo_core.estimate.counting import Elsewhere, count
+from exvideo_core.families.cogvideox.config import TransformerConfig
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.svd.config import UNetConfig
+from exvideo_core.families.svd.unet import SVDUNet
 
 
 @pytest.fixture(params=["svd", "cogvideox"])
@@ -21,7 +21,7 @@ def either(request):
 
 @pytest.fixture
 def presets(pack):
-    return pack.adapters.presets
+    return pack.comfy_bridge.presets
 
 
 def with_speed(either, threshold=0.2):
@@ -52,7 +52,7 @@ def test_as_set_changes_nothing(either, presets):
     preset = presets.PRESETS["as set"]
 
     assert presets.prepared(either.model, preset) is either.model
-    assert presets.described("as set", preset, either.model) == ""
+    assert presets.summary("as set", preset, either.model) == ""
 
 
 def test_quality_computes_every_step_behind_exvideo_speed(either, presets, caplog):
@@ -60,7 +60,7 @@ def test_quality_computes_every_step_behind_exvideo_speed(either, presets, caplo
     preset, faster = presets.PRESETS["quality"], with_speed(either)
     exact = presets.prepared(faster, preset)
 
-    assert "50 steps, every step computed, ExVideo Speed is off" in presets.described("quality", preset, faster)
+    assert "50 steps, every step computed, ExVideo Speed is off" in presets.summary("quality", preset, faster)
     assert torch.equal(either.sample(exact), either.sample())
     assert "step reuse" not in caplog.text
     either.sample(faster)
@@ -81,7 +81,7 @@ def test_fast_keeps_what_exvideo_speed_has(either, presets):
     preset, faster = presets.PRESETS["fast"], with_speed(either, 0.2)
 
     assert presets.prepared(faster, preset) is faster
-    assert "step reuse 0.2 as ExVideo Speed has it" in presets.described("fast", preset, faster)
+    assert "step reuse 0.2 as ExVideo Speed has it" in presets.summary("fast", preset, faster)
 
 
 def test_low_memory_makes_the_same_clip_and_asks_for_all_memory(either, node_id, monkeypatch):
@@ -103,12 +103,12 @@ def test_low_memory_makes_the_same_clip_and_asks_for_all_memory(either, node_id,
 def test_low_memory_remembers_steps_in_main_memory(either, presets, pack, monkeypatch):
     rooms = []
 
-    class Noted(pack.adapters.speed.StepCache):
+    class Noted(pack.comfy_bridge.step_reuse.StepCache):
         def __init__(self, reuse, steps, free):
             rooms.append(free(torch.device("cpu")))
             super().__init__(reuse, steps, free)
 
-    monkeypatch.setattr(pack.adapters.speed, "StepCache", Noted)
+    monkeypatch.setattr(pack.comfy_bridge.step_reuse, "StepCache", Noted)
     model = with_speed(either)
     either.sample(presets.prepared(model, presets.PRESETS["low memory"]))
     either.sample(model)
@@ -119,49 +119,49 @@ def test_low_memory_remembers_steps_in_main_memory(either, presets, pack, monkey
 @pytest.fixture
 def on_a_card(pack, monkeypatch):
     """A large one, where nothing would wait unless asked."""
-    monkeypatch.setattr(pack.adapters.model.model_management, "get_total_memory", lambda _: 48e9)
-    monkeypatch.setattr(pack.adapters.model.model_management, "is_device_cpu", lambda _: False)
+    monkeypatch.setattr(pack.svd.model.model_management, "get_total_memory", lambda _: 48e9)
+    monkeypatch.setattr(pack.svd.model.model_management, "is_device_cpu", lambda _: False)
 
 
 def saving_options(pack):
-    return {pack.adapters.memory._NAME: True}
+    return {pack.comfy_bridge.low_memory._NAME: True}
 
 
 def test_low_memory_lowers_svds_peak_and_knows_it(pack, on_a_card):
     sizes, options = UNetConfig(extension_frames=128), saving_options(pack)
-    model = pack.adapters.model.SVDModel(pack.adapters.model.SVDModelConfig(sizes, torch.float16, None), device="meta")
+    model = pack.svd.model.SVDModel(pack.svd.model.SVDModelConfig(sizes, torch.float16, None), device="meta")
     with torch.device("meta"):
         unet = SVDUNet(sizes).half()
         x, context = torch.empty(128, 8, 64, 64).half(), torch.empty(1, 1, 1024).half()
         inputs = x, torch.empty(1), context, torch.empty(1, 3)
-        unet.park, unet.piece_bytes = Elsewhere, pack.adapters.memory.piece_bytes(options)
+        unet.offload_skip, unet.chunk_bytes = Elsewhere, pack.comfy_bridge.low_memory.chunk_bytes(options)
         least = count(lambda: unet(*inputs)).peak
 
-    assert pack.adapters.model.skips_wait(sizes, 128 * 64 * 64, torch.float16, torch.device("meta"), options)
-    assert least < 0.6 * model.activation_bytes([128, 4, 64, 64])
-    assert 0.95 * least <= model.activation_bytes([128, 4, 64, 64], options) <= 1.3 * least
+    assert pack.svd.model.offloads_skips(sizes, (128, 64, 64), torch.float16, torch.device("meta"), options)
+    assert least < 0.6 * model.count_call([128, 4, 64, 64]).peak
+    assert 0.95 * least <= model.count_call([128, 4, 64, 64], options).peak <= 1.3 * least
 
 
 def test_low_memory_lowers_cogvideox_peak_and_knows_it(pack):
     sizes, options = TransformerConfig(layers=2), saving_options(pack)
-    adapter = pack.adapters.cogvideox_model
+    adapter = pack.cogvideox.model
     model = adapter.CogVideoXModel(adapter.CogVideoXModelConfig(sizes, torch.float16, None), device="meta")
     with torch.device("meta"):
         transformer = CogVideoXTransformer(sizes).half()
         inputs = torch.empty(1, 16, 33, 60, 90).half(), torch.empty(1), torch.empty(1, 226, sizes.text_dim).half()
         whole = count(lambda: transformer(*inputs)).peak
-        transformer.piece_bytes = pack.adapters.memory.piece_bytes(options)
+        transformer.chunk_bytes = pack.comfy_bridge.low_memory.chunk_bytes(options)
         least = count(lambda: transformer(*inputs)).peak
 
     assert least < 0.85 * whole
-    assert 0.95 * least <= model.activation_bytes([1, 16, 33, 60, 90], options) <= 1.3 * least
+    assert 0.95 * least <= model.count_call([1, 16, 33, 60, 90], options).peak <= 1.3 * least
 
 
 def test_pieces_of_one_run_are_not_those_of_the_next(either, presets):
     network = either.model.model.diffusion_model
-    before = network.piece_bytes
+    before = network.chunk_bytes
     either.sample(presets.prepared(either.model, presets.PRESETS["low memory"]), steps=1)
-    assert network.piece_bytes < before
+    assert network.chunk_bytes < before
     either.sample(steps=1)
 
-    assert network.piece_bytes == before
+    assert network.chunk_bytes == before

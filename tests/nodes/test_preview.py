@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from exvideo_core import demo_models
-from exvideo_core.models.svd.vae import SCALE
-from exvideo_core.pipelines.svd import load_svd
+from exvideo_core.families.svd.files import DEMO_CHECKPOINT
+from exvideo_core.families.svd.pipeline import load_svd
+from exvideo_core.families.svd.vae import SCALING_FACTOR
+from exvideo_core.weights.safetensors_files import open_weights
 
 SAMPLES = {"svd": (6, 6), "cogvideox": (17, 5)}  # frames and latent frames of the fixtures' clips
 
@@ -42,7 +43,7 @@ def sent(monkeypatch):
 def clock(pack, monkeypatch):
     """Seconds that pass only when they are told to."""
     now = SimpleNamespace(seconds=100.0)
-    monkeypatch.setattr(pack.adapters.preview, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    monkeypatch.setattr(pack.comfy_bridge.preview, "time", SimpleNamespace(monotonic=lambda: now.seconds))
     return now
 
 
@@ -90,7 +91,7 @@ def test_it_plays_as_fast_as_the_clip(run, cog, sent):
 
 
 def test_off_computes_and_sends_nothing(either, sent, pack, monkeypatch):
-    monkeypatch.setattr(pack.adapters.preview, "to_pictures", None)
+    monkeypatch.setattr(pack.comfy_bridge.preview, "to_pictures", None)
     node(either, "off")
 
     assert previews(sent) == []
@@ -106,7 +107,7 @@ def test_without_a_server_it_is_no_reason_to_fail(either):
 
 def watcher(pack, monkeypatch, clock, steps, seconds_each):
     """A preview of a clip of 8 frames; making a picture takes so long."""
-    adapter = pack.adapters.preview
+    adapter = pack.comfy_bridge.preview
     make = adapter.to_webp
 
     def slow(*arguments):
@@ -114,7 +115,7 @@ def watcher(pack, monkeypatch, clock, steps, seconds_each):
         return make(*arguments)
 
     monkeypatch.setattr(adapter, "to_webp", slow)
-    return adapter.AnimatedPreview("7", pack.adapters.model.SVDLatents(), 4.0, steps), torch.zeros(8, 4, 8, 8)
+    return adapter.AnimatedPreview("7", pack.svd.model.SVDLatents(), 4.0, steps), torch.zeros(8, 4, 8, 8)
 
 
 def test_short_steps_send_one_a_second_and_the_last(pack, monkeypatch, clock, sent):
@@ -156,8 +157,8 @@ def picture_brightness(picture):
 
 
 def test_values_that_are_not_numbers_have_a_colour(pack):
-    pictures = pack.adapters.preview.to_pictures(
-        torch.full((2, 4, 3, 5), float("nan")), pack.adapters.model.SVDLatents()
+    pictures = pack.comfy_bridge.preview.to_pictures(
+        torch.full((2, 4, 3, 5), float("nan")), pack.svd.model.SVDLatents()
     )
 
     assert pictures.shape == (2, 3, 5, 3)
@@ -173,15 +174,19 @@ def test_a_latent_without_colours_has_no_preview(run, sent, monkeypatch):
 
 def test_the_demo_models_colours_are_those_of_its_decoder(pack):
     """And not those of Stable Diffusion's latents, which give another picture."""
-    vae = load_svd(demo_models.SVD, dtype=torch.float32, device="cpu").vae
+    vae = load_svd(DEMO_CHECKPOINT, dtype=torch.float32, device="cpu").vae
     ramp = torch.linspace(-0.8, 0.8, 64)
     scene = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64), -ramp.expand(64, 64)])[None]
     scene[..., 20:44, 16:40] = torch.tensor([0.7, -0.5, -0.6]).view(1, 3, 1, 1)
     with torch.inference_mode():
-        latents = vae.encode(scene) * SCALE
-        decoded = F.avg_pool2d(vae.decode(latents / SCALE), 8)
-    kinds = pack.adapters.loading.preview_colours(demo_models.SVD), pack.adapters.model.SVDLatents()
-    near = [correlation(pack.adapters.preview.to_pictures(latents, kind), decoded) for kind in kinds]
+        latents = vae.encode(scene) * SCALING_FACTOR
+        decoded = F.avg_pool2d(vae.decode(latents / SCALING_FACTOR), 8)
+    latents_class, notes = pack.svd.model.SVDLatents, open_weights(DEMO_CHECKPOINT).notes
+    kinds = (
+        pack.comfy_bridge.loading.preview_latents(latents_class, notes, "demo"),
+        latents_class(),
+    )
+    near = [correlation(pack.comfy_bridge.preview.to_pictures(latents, kind), decoded) for kind in kinds]
 
     assert near[0] > 0.95
     assert near[0] > near[1] + 0.05
@@ -216,9 +221,9 @@ def test_the_node_says_what_a_run_takes_before_its_first_step(either, sent, pack
 
 def test_the_time_left_is_that_of_the_steps_done(either, sent, pack, monkeypatch):
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr(pack.adapters.estimates, "time", SimpleNamespace(monotonic=lambda: now.seconds))
-    plan = pack.adapters.sampling.Plan(either.model, 1.0, "euler", torch.zeros(11))
-    progress = pack.adapters.estimates.Progress("7", plan, either.latent["samples"])
+    monkeypatch.setattr(pack.comfy_bridge.estimates, "time", SimpleNamespace(monotonic=lambda: now.seconds))
+    plan = pack.comfy_bridge.sampling.Plan(either.model, 1.0, "euler", torch.zeros(11))
+    progress = pack.comfy_bridge.estimates.ProgressText("7", plan, either.latent["samples"])
     for step in range(10):
         now.seconds += 60 if step == 0 else 20  # the first has loading in it
         progress(step, torch.zeros(1))
@@ -229,22 +234,22 @@ def test_the_time_left_is_that_of_the_steps_done(either, sent, pack, monkeypatch
 
 
 def test_guidance_doubles_the_estimate(either, pack, monkeypatch):
-    estimates = pack.adapters.estimates
+    estimates = pack.comfy_bridge.estimates
     monkeypatch.setattr(estimates, "of_time", lambda seconds: f"{seconds:.9g} s")
-    plans = [pack.adapters.sampling.Plan(either.model, scale, "euler", torch.zeros(6)) for scale in (1.0, 3.0)]
+    plans = [pack.comfy_bridge.sampling.Plan(either.model, scale, "euler", torch.zeros(6)) for scale in (1.0, 3.0)]
     once, twice = (float(estimates.duration(plan, either.latent["samples"]).split()[3]) for plan in plans)
 
     assert twice == pytest.approx(2 * once)
 
 
 def test_too_little_memory_says_what_to_lower_first(either, pack, monkeypatch):
-    estimates = pack.adapters.estimates
-    plan = pack.adapters.sampling.Plan(either.model, 1.0, "euler", torch.zeros(6))
+    estimates = pack.comfy_bridge.estimates
+    plan = pack.comfy_bridge.sampling.Plan(either.model, 1.0, "euler", torch.zeros(6))
     assert "lower" not in estimates.room(plan, either.latent["samples"])
 
     monkeypatch.setattr(estimates.model_management, "get_total_memory", lambda _: 1e6)
     assert "choose the preset low memory, then lower width and height" in estimates.room(plan, either.latent["samples"])
-    saving = pack.adapters.memory.saving(either.model)
-    plan = pack.adapters.sampling.Plan(saving, 1.0, "euler", torch.zeros(6))
+    saving = pack.comfy_bridge.low_memory.saving(either.model)
+    plan = pack.comfy_bridge.sampling.Plan(saving, 1.0, "euler", torch.zeros(6))
     assert "lower width and height, then frames" in estimates.room(plan, either.latent["samples"])
     assert "preset" not in estimates.room(plan, either.latent["samples"])

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from in_comfyui import relative
+from in_comfyui import relative, sampled
 
-from exvideo_core.pipelines.cogvideox import load_cogvideox
-from exvideo_core.pipelines.svd import load_svd
+from exvideo_core.families.cogvideox.pipeline import load_cogvideox
+from exvideo_core.families.svd.pipeline import load_svd
 
 ROUNDING = 3e-5  # of the size of the latents, in float32
 
@@ -16,18 +16,11 @@ def either(request):
     return request.getfixturevalue({"svd": "run", "cogvideox": "cog"}[request.param])
 
 
-def sampled(either, **options):
-    settings = {"seed": 3, "steps": 2, "guidance": (2.0, 2.0), "denoise": 1.0}
-    with torch.inference_mode():
-        return either.pack.adapters.sampling.sample(
-            either.model, either.positive, either.negative, either.latent, **settings, **options
-        )["samples"]
-
-
 def test_a_preview_changes_no_bit(either):
-    preview = either.pack.sampler.Watching("1", either.positive, either.latent["samples"], "", is_animated=True)
+    preview = either.pack.sampler.Watching("1", either.latent["samples"], "", 8.0)
+    settings = {"steps": 2, "guidance": (2.0, 2.0), "denoise": 1.0}
 
-    assert torch.equal(sampled(either, watch=preview), sampled(either))
+    assert torch.equal(sampled(either, watch=preview, **settings), sampled(either, **settings))
 
 
 def test_another_model_in_between_changes_no_bit(run, cog):

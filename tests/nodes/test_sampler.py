@@ -2,11 +2,18 @@
 
 import pytest
 import torch
-from in_comfyui import relative
+from in_comfyui import finished, relative
 
 
 def test_equals_the_ksampler_graph(run):
     assert relative(run.sample(), run.ksampler()) <= 1e-5
+
+
+def test_dpm_solver_equals_the_ksampler_graph(run):
+    found = run.sample(method="dpm++ 2m")
+
+    assert relative(found, run.ksampler(sampler="dpmpp_2m")) <= 1e-5
+    assert relative(found, run.sample()) > 1e-3
 
 
 def test_same_seed_gives_the_same_bits(run):
@@ -42,7 +49,7 @@ def test_given_model_keeps_its_own_guidance(run):
 
 def test_denoise_starts_from_the_given_clip(run):
     clip = torch.rand(6, 128, 128, 3, generator=torch.Generator().manual_seed(5))
-    given = run.pack.adapters.conditioning.start_latents(run.vae, run.size, init_video=clip)
+    given = run.pack.svd.conditioning.start_latents(run.vae, run.size, init_video=clip)
 
     near = run.sample(denoise=0.05, latent=given)
 
@@ -51,7 +58,7 @@ def test_denoise_starts_from_the_given_clip(run):
 
 
 def test_keyframes_stay(run):
-    make = run.pack.adapters.conditioning.start_latents
+    make = run.pack.svd.conditioning.start_latents
     picture = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(6))
     given = make(run.vae, run.size, keyframes={2: picture})
 
@@ -62,20 +69,19 @@ def test_keyframes_stay(run):
 
 
 def test_finish_is_for_extended_models(run, pack, files):
-    finish = pack.adapters.sampling.finish
-    latent = {"samples": torch.randn(6, 4, 16, 16) * torch.arange(1, 7).view(-1, 1, 1, 1)}
-    plain, *_ = pack.adapters.loading.load_svd(files[0], None, torch.float32)
+    latents = torch.randn(6, 4, 16, 16) * torch.arange(1, 7).view(-1, 1, 1, 1)
+    plain, *_ = pack.svd.loading.load_svd(files[0], None, torch.float32)
 
-    evened = finish(run.model, latent, None, 0)["samples"]
+    evened = finished(pack, run.model, latents)
     assert torch.allclose(evened.std((1, 2, 3)), evened.std() / 1, rtol=1e-2)
-    assert torch.allclose(finish(run.model, latent, None, 0.6)["samples"] * 2, evened)
-    assert torch.equal(finish(plain, latent, None, 0)["samples"], latent["samples"])
-    assert torch.allclose(finish(plain, latent, True, 1.2)["samples"], evened)
+    assert torch.allclose(finished(pack, run.model, latents, None, 0.6) * 2, evened)
+    assert torch.equal(finished(pack, plain, latents), latents)
+    assert torch.allclose(finished(pack, plain, latents, True, 1.2), evened)
 
 
 def test_values_that_are_not_numbers_are_reported(run, pack):
     with pytest.raises(pack.errors.ExVideoError, match="bf16"):
-        pack.adapters.sampling.finish(run.model, {"samples": torch.full((6, 4, 16, 16), float("nan"))}, None, 0)
+        finished(pack, run.model, torch.full((6, 4, 16, 16), float("nan")))
 
 
 def test_more_frames_than_the_table_are_refused_before_the_run(run, pack):

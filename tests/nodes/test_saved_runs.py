@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from in_comfyui import Run
+from in_comfyui import Run, sampled
 from safetensors.torch import load_file, save_file
 
 STEPS = 5
@@ -25,7 +25,7 @@ def run(pack, loaded):
 @pytest.fixture(autouse=True)
 def folder(pack, monkeypatch, tmp_path):
     """Where the states lie; every step is saved."""
-    saved_run = pack.adapters.saved_runs.SavedRun
+    saved_run = pack.comfy_bridge.resume.SavedRun
     monkeypatch.setitem(saved_run.__init__.__kwdefaults__, "interval", 0)
     monkeypatch.setitem(saved_run.write.__globals__, "_SHARE", 1e9)
     monkeypatch.setattr(pack.host, "unfinished_folder", lambda: tmp_path)
@@ -62,13 +62,11 @@ def sample(either, model=None, *, stop=None, steps=STEPS, prompt=True, latent=No
         return on_step
 
     latent = latent or either.latent
-    run = {"seed": 3, "steps": steps, "guidance": (2.0, 2.0), "denoise": 1.0, **options}
+    run = {"steps": steps, "guidance": (2.0, 2.0), "denoise": 1.0, **options}
     given = {"run": run, "positive": either.positive, "negative": either.negative, "latent": latent}
-    solver_of = either.pack.adapters.saved_runs.Run(graph() if prompt else None, "sampler", given)
-    conditions = model or either.model, either.positive, either.negative, latent
-    with torch.inference_mode():
-        samples = either.pack.adapters.sampling.sample(*conditions, **run, watch=watch, solver_of=solver_of)
-    return samples["samples"], done
+    solver_of = either.pack.comfy_bridge.resume.Run(graph() if prompt else None, "sampler", given)
+    samples = sampled(either, model, watch=watch, solver_of=solver_of, changed={"latent": latent}, **run)
+    return samples, done
 
 
 def stop_and_go_on(either, model=None, steps=STEPS, **options):
@@ -119,12 +117,12 @@ def test_the_node_says_where_it_goes_on(run, said):
     assert not any("going on" in text for text in said)
     sample(run)
 
-    assert f"going on after step 3 of {STEPS}" in said
+    assert f"resuming after step 3 of {STEPS}" in said
 
 
 @pytest.mark.parametrize("interval", [0, 1000])  # where it failed is noted though it was not yet time for that
 def test_a_run_that_failed_within_a_step_goes_on(interval, run, pack, monkeypatch):
-    monkeypatch.setitem(pack.adapters.saved_runs.SavedRun.__init__.__kwdefaults__, "interval", interval)
+    monkeypatch.setitem(pack.comfy_bridge.resume.SavedRun.__init__.__kwdefaults__, "interval", interval)
     network, calls = run.model.model.diffusion_model, []
 
     def fail(*_):
@@ -168,14 +166,14 @@ def test_with_step_reuse_and_context_windows_it_goes_on(pack, loaded):
 
 def test_with_keyframes_it_goes_on(run):
     picture = torch.rand(128, 128, 3, generator=torch.Generator().manual_seed(6))
-    latent = run.pack.adapters.conditioning.start_latents(run.vae, run.size, keyframes={2: picture})
+    latent = run.pack.svd.conditioning.start_latents(run.vae, run.size, keyframes={2: picture})
 
     assert torch.equal(stop_and_go_on(run, latent=latent), sample(run, prompt=False, latent=latent)[0])
 
 
 def test_with_a_lora_and_in_small_pieces_it_goes_on(cog, cog_lora):
-    model, _ = cog.pack.adapters.lora.apply(cog.model, cog_lora, 0.7)
-    model = cog.pack.adapters.memory.saving(model)
+    model, _ = cog.pack.cogvideox.lora.apply(cog.model, cog_lora, 0.7)
+    model = cog.pack.comfy_bridge.low_memory.saving(model)
 
     assert torch.equal(stop_and_go_on(cog, model, method="dpm++ 2m"), cog.sample(model, steps=STEPS,
         guidance=(2.0, 2.0), method="dpm++ 2m"))  # fmt: skip
@@ -214,18 +212,18 @@ def test_other_weights_in_the_same_graph_are_another_run(run, pack, files, folde
     weights[name] += 0.1
     other_file = tmp_path_factory.mktemp("other") / "svd_xt.safetensors"
     save_file(weights, other_file)
-    other, *_ = pack.adapters.loading.load_svd(other_file, files[1], torch.float32)
+    other, *_ = pack.svd.loading.load_svd(other_file, files[1], torch.float32)
 
     assert sample(run, other, steps=2)[1] == [0, 1]
 
 
 def test_a_model_that_is_loaded_with_a_lora_is_the_same_run_as_before(cog, cog_lora):
     """ComfyUI writes LoRAs into the weights of what it loads."""
-    model, _ = cog.pack.adapters.lora.apply(cog.model, cog_lora, 0.7)
+    model, _ = cog.pack.cogvideox.lora.apply(cog.model, cog_lora, 0.7)
     sample(cog, model, steps=2)
 
     assert sample(cog, model, steps=2)[1] == []
-    assert sample(cog, cog.pack.adapters.lora.apply(cog.model, cog_lora, 0.8)[0], steps=2)[1] == [0, 1]
+    assert sample(cog, cog.pack.cogvideox.lora.apply(cog.model, cog_lora, 0.8)[0], steps=2)[1] == [0, 1]
     assert sample(cog, steps=2)[1] == [0, 1]
 
 
@@ -251,7 +249,7 @@ def test_another_latent_or_conditioning_in_the_same_graph_is_another_run(run):
     ],
 )
 def test_a_graph_is_the_same_where_the_steps_are(pack, change, is_same):
-    above = pack.adapters.saved_runs.above
+    above = pack.comfy_bridge.resume.above
     renamed = {f"9:{name}": node for name, node in graph(**change).items()}
     link = renamed["9:sampler"]["inputs"]["model"]
     renamed["9:sampler"]["inputs"]["model"] = [f"9:{link[0]}", link[1]]
@@ -262,7 +260,7 @@ def test_a_graph_is_the_same_where_the_steps_are(pack, change, is_same):
 
 @pytest.mark.parametrize("node_id", ["none", None])
 def test_a_node_that_is_not_in_the_graph_is_not_known(pack, node_id):
-    assert pack.adapters.saved_runs.above(graph(), node_id) is None
+    assert pack.comfy_bridge.resume.above(graph(), node_id) is None
 
 
 # the folder
@@ -271,7 +269,7 @@ def test_a_node_that_is_not_in_the_graph_is_not_known(pack, node_id):
 @pytest.fixture
 def states(pack, folder):
     """Puts a state there: of a prompt, with so many of 9 steps done, so many seconds ago."""
-    write = pack.adapters.saved_runs.SavedRun.write.__globals__["write_weights"]
+    write = pack.comfy_bridge.resume.SavedRun.write.__globals__["write_weights"]
 
     def put(name, prompt, step, age):
         path = folder / f"{name}.safetensors"
@@ -289,7 +287,7 @@ def names(folder):
 def test_the_four_newest_states_are_kept(pack, folder, states):
     for index in range(6):
         states(f"s{index}", "prompt", 1, age=index)
-    pack.adapters.saved_runs.make_room(folder / "s5.safetensors")
+    pack.comfy_bridge.resume.make_room(folder / "s5.safetensors")
 
     assert names(folder) == ["s0", "s1", "s2", "s5"]
 
@@ -298,7 +296,7 @@ def test_a_state_from_the_future_counts_as_old(pack, folder, states):
     for index in range(4):
         states(f"s{index}", "prompt", 1, age=index)
     states("future", "prompt", 1, age=-100_000)
-    pack.adapters.saved_runs.make_room(folder / "own.safetensors")
+    pack.comfy_bridge.resume.make_room(folder / "own.safetensors")
 
     assert names(folder) == ["s0", "s1", "s2"]
 
@@ -309,7 +307,7 @@ def test_what_other_prompts_have_finished_goes_when_a_run_is_finished(pack, fold
     states("first_pass", "mine", 9, age=1)
     states("own", "mine", 9, age=0)
     (folder / "strange.safetensors").write_text("no state")
-    pack.adapters.saved_runs.forget_others(folder / "own.safetensors", {"prompt": "mine"})
+    pack.comfy_bridge.resume.forget_others(folder / "own.safetensors", {"prompt": "mine"})
 
     assert names(folder) == ["first_pass", "own", "paused", "strange"]
 
@@ -319,7 +317,7 @@ def test_half_files_of_the_dead_go(pack, folder):
     old.touch()
     new.touch()
     os.utime(old, (0, 0))
-    pack.adapters.saved_runs.make_room(folder / "own.safetensors")
+    pack.comfy_bridge.resume.make_room(folder / "own.safetensors")
 
     assert list(folder.iterdir()) == [new]
 
@@ -330,7 +328,7 @@ def test_a_folder_that_cannot_be_made_does_not_end_the_run(run, pack, folder, sa
     result, _ = sample(run, steps=2)
 
     assert torch.equal(result, run.sample(steps=2))
-    assert [text for text in said if "cannot be saved" in text]
+    assert [text for text in said if "cannot save the finished steps" in text]
 
 
 # kept latents
@@ -342,10 +340,10 @@ def test_kept_latents_are_what_the_stock_node_loads(pack, run, cog):
     from nodes import LoadLatent
 
     for samples in (run.sample(steps=1), cog.sample(steps=1)):
-        told = pack.adapters.latents.keep(
+        told = pack.comfy_bridge.latent_file.keep(
             samples, {"1": {"class_type": "A", "inputs": {}}}, {"workflow": {"nodes": []}}
         )
-        name = told.removeprefix("latents kept: ").removesuffix(" in the output folder")
+        name = told.removeprefix("latents saved: ").removesuffix(" in the output folder")
         loaded = LoadLatent().load(f"{name} [output]")[0]["samples"]
 
         assert torch.equal(loaded, samples)
@@ -356,6 +354,8 @@ def test_latents_that_cannot_be_kept_do_not_end_the_run(pack, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pack.adapters.latents, "write_weights", refuse)
+    monkeypatch.setattr(pack.comfy_bridge.latent_file, "write_weights", refuse)
 
-    assert "could not be kept: [Errno 28] No space left" in pack.adapters.latents.keep(torch.zeros(1), None, None)
+    assert "could not be saved: [Errno 28] No space left" in pack.comfy_bridge.latent_file.keep(
+        torch.zeros(1), None, None
+    )

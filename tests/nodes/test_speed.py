@@ -80,7 +80,7 @@ def test_the_last_of_two_nodes_counts(either, caplog):
 
 def test_levels_between_two_steps_belong_to_the_first(pack):
     levels = torch.tensor([700.0, 30.0, 2.0, 0.1, 0.0])
-    step = pack.adapters.speed.step_of
+    step = pack.comfy_bridge.step_reuse.step_of
 
     assert [step(levels, level.expand(3)) for level in levels[:4]] == [0, 1, 2, 3]
     assert step(levels, torch.tensor([29.9999])) == 1  # as rounded by a solver

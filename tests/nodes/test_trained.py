@@ -8,7 +8,7 @@ import pytest
 from in_comfyui import COGVIDEOX_WORKFLOW, SMALL, SVD_WORKFLOW, WORKFLOWS, change, place_files
 from training_runs import cogvideox_config, svd_config
 
-from exvideo_core.training.command import main
+from exvideo_core.cli.train import main
 from exvideo_core.video import read_video
 from host.graph import nodes_of, read_graph, to_prompt
 

@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from exvideo_core.hub.catalog import COGVIDEOX_VAE, EXVIDEO_SVD, SVD_XT
+from exvideo_core.families.cogvideox.files import COGVIDEOX_VAE
+from exvideo_core.families.svd.files import EXVIDEO_SVD, SVD_XT
 from exvideo_core.video.reading import load_frames
 from host.client import Client
 from host.server import Server

@@ -112,6 +112,6 @@ def test_copy_for_another_device(vae):
 
 
 def test_no_alarming_words_in_the_log(pack, files, caplog):
-    pack.adapters.loading.load_svd(*files, torch.float32)
+    pack.svd.loading.load_svd(*files, torch.float32)
 
     assert "VAE" not in " ".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")

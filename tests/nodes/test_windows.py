@@ -29,23 +29,23 @@ def window(index_list, total, anchor=None):
     ],
 )
 def test_frame_ids_of_a_window(pack, index_list, total, anchor, wanted):
-    assert pack.adapters.model.window_frame_ids(window(index_list, total, anchor), 12) == wanted
+    assert pack.svd.model.window_frame_ids(window(index_list, total, anchor), 12) == wanted
 
 
 def test_plain_svd_counts_anew_in_each_window(pack):
-    assert pack.adapters.model.window_frame_ids(window([6, 7, 8, 9], 12), None) == [0, 1, 2, 3]
+    assert pack.svd.model.window_frame_ids(window([6, 7, 8, 9], 12), None) == [0, 1, 2, 3]
 
 
 def test_no_window_no_ids(pack):
-    assert pack.adapters.model.window_frame_ids({}, 12) is None
+    assert pack.svd.model.window_frame_ids({}, 12) is None
 
 
 def test_windows_longer_than_the_table_are_refused(pack):
     with pytest.raises(pack.errors.ClipError, match="context length to 12"):
-        pack.adapters.model.window_frame_ids(window(list(range(13)), 24), 12)
+        pack.svd.model.window_frame_ids(window(list(range(13)), 24), 12)
 
     with pytest.raises(pack.errors.ClipError, match=r"one of them before each, .* context length to 11"):
-        pack.adapters.model.window_frame_ids(window(list(range(12, 24)), 24, anchor=11), 12)
+        pack.svd.model.window_frame_ids(window(list(range(12, 24)), 24, anchor=11), 12)
 
 
 def windowed(model, length, overlap):

@@ -17,11 +17,11 @@ def listed(pack, monkeypatch):
 
 
 def test_later_shards_in_subfolders_are_not_offered(pack, listed):
-    assert set(listed) - set(pack.host.list_parts("diffusion_models")) == {SHARD.format(2)}
+    assert set(listed) - set(pack.cogvideox.files.TRANSFORMERS.names()) == {SHARD.format(2)}
 
 
 def test_own_files_come_first_among_extensions(pack, listed):
-    assert pack.host.list_extensions()[: len(listed)] == listed
+    assert pack.svd.files.EXTENSIONS.names()[: len(listed)] == listed
 
 
 def test_workflow_saved_on_windows_finds_the_file_elsewhere(pack):
@@ -30,6 +30,6 @@ def test_workflow_saved_on_windows_finds_the_file_elsewhere(pack):
     file.touch()
     try:
         saved = str(PureWindowsPath("windows", "svd_xt.safetensors"))
-        assert pack.host.find_file("checkpoints", saved) == file
+        assert pack.svd.files.CHECKPOINTS.find(saved) == file
     finally:
         file.unlink()

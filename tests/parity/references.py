@@ -19,7 +19,7 @@ from narrow_svd import NARROW, Sizes
 from torch import Tensor, nn
 
 from benchmarks.references import diffsynth
-from exvideo_core.checkpoint.keymaps import unet_from_diffusers, vae_from_diffusers
+from exvideo_core.families.svd.keys import unet_from_diffusers, vae_from_diffusers
 
 Weights = Mapping[str, Tensor]
 

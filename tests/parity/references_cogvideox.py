@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from transformers import T5Config
 
 from exvideo_core import CogVideoXPipeline
-from exvideo_core.models.cogvideox.config import TransformerConfig, VAEConfig
-from exvideo_core.models.cogvideox.vae import SCALE
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
 from parity.references import Weights, diffsynth, load_strictly, narrowed, quarter
 
 Rotary = tuple[Tensor, Tensor]  # cosines and sines, [tokens, head_dim]
@@ -123,7 +123,7 @@ def diffsynth_scheduler(steps: int, denoise: float = 1.0) -> Any:
 
 
 def diffusers_transformer(
-    ours: Weights, config: TransformerConfig, words: int = 226, sample: tuple[int, int, int] = (13, 60, 90)
+    ours: Weights, config: TransformerConfig, text_tokens: int = 226, sample: tuple[int, int, int] = (13, 60, 90)
 ) -> Any:
     """diffusers' transformer; with learned positions, for a clip of exactly `sample` latent frames, rows, columns."""
     from diffusers import CogVideoXTransformer3DModel
@@ -137,7 +137,7 @@ def diffusers_transformer(
         time_embed_dim=config.time_dim,
         text_embed_dim=config.text_dim,
         num_layers=config.layers,
-        max_text_seq_length=words,
+        max_text_seq_length=text_tokens,
         sample_frames=4 * (frames - 1) + 1,
         sample_height=height,
         sample_width=width,
@@ -163,7 +163,7 @@ def diffusers_vae(ours: Weights, config: VAEConfig, groups: int = 32) -> Any:
     from diffusers import AutoencoderKLCogVideoX
 
     vae = AutoencoderKLCogVideoX(
-        scaling_factor=SCALE,
+        scaling_factor=SCALING_FACTOR,
         block_out_channels=config.widths,
         layers_per_block=config.blocks_per_level,
         latent_channels=config.latent_channels,

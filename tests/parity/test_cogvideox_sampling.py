@@ -7,12 +7,12 @@ import torch
 from narrow_svd import noise
 
 from exvideo_core.sampling import (
+    add_noise,
     alpha_levels,
     ddim,
     dpmpp_2m,
     dpmpp_2m_sde,
     linspace_timesteps,
-    noised,
     trailing_timesteps,
     zero_snr_alphas,
     zero_snr_v_prediction,
@@ -71,7 +71,7 @@ def test_a_ddim_run_on_the_reference_grid_equals_diffsynth(steps, denoise, denoi
         state = scheduler.step(velocity(state, timestep), timestep, state)
 
     alphas = alpha_levels(linspace_timesteps(steps, denoise))
-    ours = ddim(denoiser, UNIT if denoise == 1 else noised(CLEAN, UNIT, alphas[0]), alphas)
+    ours = ddim(denoiser, UNIT if denoise == 1 else add_noise(CLEAN, UNIT, alphas[0]), alphas)
 
     assert relative_error(ours, state) <= TOLERANCE
 

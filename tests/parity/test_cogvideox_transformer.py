@@ -9,8 +9,8 @@ import torch
 from narrow_cogvideox import NARROW, build_transformer
 from narrow_svd import noise
 
-from exvideo_core.models.cogvideox.positions import crop_region, rotary_angles
-from exvideo_core.models.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.rope import crop_region, rope_angles
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from parity import references_cogvideox as references
 from parity.references import diffsynth
 
@@ -126,7 +126,7 @@ def test_the_end_of_a_clip_by_itself_equals_diffusers_with_its_positions(ours, d
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("head_dim", [16, 64])
 def test_positions_equal_diffsynth(grid, head_dim, relative_error):
-    angles = rotary_angles(torch.arange(3), *grid, head_dim).repeat_interleave(2, -1)
+    angles = rope_angles(torch.arange(3), *grid, head_dim).repeat_interleave(2, -1)
     cos, sin = references.diffsynth_rotary(3, *grid, head_dim)
 
     assert relative_error(angles.cos(), cos) <= TOLERANCE
@@ -138,7 +138,7 @@ def test_frames_count_on_as_in_both(frames, relative_error):
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
 
     region = crop_region(30, 45)
-    angles = rotary_angles(torch.arange(frames), 30, 45, 64).repeat_interleave(2, -1)
+    angles = rope_angles(torch.arange(frames), 30, 45, 64).repeat_interleave(2, -1)
 
     assert region == ((0, 0), (30, 45))  # where diffusers' formula still agrees
     for reference in (

@@ -7,7 +7,7 @@ import torch
 from narrow_cogvideox import NARROW, TINY, build_vae
 from narrow_svd import noise
 
-from exvideo_core.models.cogvideox.vae import SCALE, CogVideoXVAE
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR, CogVideoXVAE
 from parity import references_cogvideox as references
 
 pytestmark = pytest.mark.parity
@@ -45,7 +45,7 @@ def test_decode_equals_both(frames, decoded, ours, synth, diffusers, relative_er
     video_BCFHW = ours.decode(latents_BCTHW)
 
     assert video_BCFHW.shape[2] == decoded
-    assert relative_error(video_BCFHW, synth[1].decode_small_video(latents_BCTHW * SCALE)) <= TOLERANCE
+    assert relative_error(video_BCFHW, synth[1].decode_small_video(latents_BCTHW * SCALING_FACTOR)) <= TOLERANCE
     assert relative_error(video_BCFHW, diffusers.decode(latents_BCTHW).sample) <= TOLERANCE
 
 
@@ -60,7 +60,7 @@ def test_encode_equals_both(frames, ours, synth, diffusers, relative_error):
     video_BCFHW = video(frames)
     latents_BCTHW = ours.encode(video_BCFHW)
 
-    assert relative_error(latents_BCTHW * SCALE, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
+    assert relative_error(latents_BCTHW * SCALING_FACTOR, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
     assert relative_error(latents_BCTHW, diffusers.encode(video_BCFHW).latent_dist.mode()) <= TOLERANCE
 
 
@@ -75,10 +75,12 @@ def test_encode_of_other_numbers_of_frames_equals_diffusers(frames, ours, diffus
 @torch.inference_mode()
 def test_two_clips_at_once_equal_both(ours, synth, diffusers, relative_error):
     latents_BCTHW, video_BCFHW = latents(3, batch=2), video(9, batch=2)
+    decoded = synth[1].decode_small_video(latents_BCTHW * SCALING_FACTOR)
+    encoded = ours.encode(video_BCFHW) * SCALING_FACTOR
 
-    assert relative_error(ours.decode(latents_BCTHW), synth[1].decode_small_video(latents_BCTHW * SCALE)) <= TOLERANCE
+    assert relative_error(ours.decode(latents_BCTHW), decoded) <= TOLERANCE
     assert relative_error(ours.decode(latents_BCTHW), diffusers.decode(latents_BCTHW).sample) <= TOLERANCE
-    assert relative_error(ours.encode(video_BCFHW) * SCALE, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
+    assert relative_error(encoded, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
     assert relative_error(ours.encode(video_BCFHW), diffusers.encode(video_BCFHW).latent_dist.mode()) <= TOLERANCE
 
 
@@ -88,7 +90,7 @@ def test_other_proportions_equal_both(shape, ours, synth, diffusers, relative_er
     latents_BCTHW = latents(3, *shape)
     video_BCFHW = ours.decode(latents_BCTHW)
 
-    assert relative_error(video_BCFHW, synth[1].decode_small_video(latents_BCTHW * SCALE)) <= TOLERANCE
+    assert relative_error(video_BCFHW, synth[1].decode_small_video(latents_BCTHW * SCALING_FACTOR)) <= TOLERANCE
     assert relative_error(video_BCFHW, diffusers.decode(latents_BCTHW).sample) <= TOLERANCE
 
 
@@ -98,12 +100,12 @@ def test_encode_of_the_published_clip_equals_both(ours, synth, diffusers, relati
     latents_BCTHW = ours.encode(video_BCFHW)
 
     assert latents_BCTHW.shape == (1, 16, 33, 1, 2)
-    assert relative_error(latents_BCTHW * SCALE, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
+    assert relative_error(latents_BCTHW * SCALING_FACTOR, synth[0].encode_small_video(video_BCFHW)) <= TOLERANCE
     assert relative_error(latents_BCTHW, diffusers.encode(video_BCFHW).latent_dist.mode()) <= TOLERANCE
 
 
 def test_scale_is_diffsynth_s_and_diffusers(synth, diffusers):
-    assert synth[0].scaling_factor == synth[1].scaling_factor == SCALE
+    assert synth[0].scaling_factor == synth[1].scaling_factor == SCALING_FACTOR
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from narrow_svd import noise
 
-from exvideo_core.sampling import euler, karras_sigmas, start, v_prediction
+from exvideo_core.sampling import Levels, euler, karras_sigmas, v_prediction
 from parity import references
 
 pytestmark = [pytest.mark.parity, references.EXPECTED_WARNINGS]
@@ -59,7 +59,7 @@ def test_a_run_equals_diffsynth(denoise, relative_error):
         state = scheduler.step(velocity(state, timestep), timestep, state)
 
     sigmas = karras_sigmas(25, denoise)
-    ours = euler(v_prediction(velocity), start(unit, sigmas[0], clean), sigmas)
+    ours = euler(v_prediction(velocity), Levels.from_sigmas(sigmas).start(unit, clean), sigmas)
 
     assert relative_error(ours, state) <= TOLERANCE
 
@@ -73,6 +73,6 @@ def test_a_run_equals_diffusers(relative_error):
         state = scheduler.step(velocity(scaled, timestep), timestep, state).prev_sample
 
     sigmas = karras_sigmas(25)
-    ours = euler(v_prediction(velocity), start(unit, sigmas[0]), sigmas)
+    ours = euler(v_prediction(velocity), Levels.from_sigmas(sigmas).start(unit), sigmas)
 
     assert relative_error(ours, state) <= TOLERANCE

@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from exvideo_core.checkpoint.keymaps import sgm_to_extension
+from exvideo_core.families.cogvideox.objective import cogvideox_loss
+from exvideo_core.families.svd.blocks import ResBlock
+from exvideo_core.families.svd.keys import sgm_to_extension
+from exvideo_core.families.svd.objective import svd_loss
+from exvideo_core.families.svd.training import trained_units
+from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.lora import LoRA, attach, new_lora
-from exvideo_core.models.svd.blocks import ResBlock
-from exvideo_core.models.svd.transformer import SpatioTemporalTransformer
-from exvideo_core.training import cogvideox_loss, svd_loss
-from exvideo_core.training.targets.parts import checkpoint_blocks, freeze
-from exvideo_core.training.targets.svd import trained_units
+from exvideo_core.training.freezing import checkpoint_blocks, freeze
 from parity import references, references_cogvideox
 from parity.references import EXPECTED_WARNINGS, diffsynth
 
@@ -41,7 +42,7 @@ pytestmark = pytest.mark.parity
 TOLERANCE = 1e-5
 TOLERANCE_AT_LOW_NOISE = 1e-4  # in float32, see above
 TOLERANCE_OF_COGVIDEOX = 1e-4
-SCALE = 0.13025  # the script's
+SCALING_FACTOR = 0.13025  # the script's
 LEVELS = [0, 300, 500, 800, 980]  # of its 1000: sigma 700, 92, 16, 0.29 and 0.004
 # Below this share of the largest gradient there is none. By mathematics that is so for the norm, the queries and the
 # keys of attention to a single token, in each of the 16 blocks; and for the last block's last bias in a network so
@@ -62,12 +63,12 @@ class Clip:
 
 def clip(dtype, frames=4):
     shape = frames, 4, 16, 16  # the reference knows no sides that are not multiples of 8
-    tensors = noise(*shape) / SCALE, noise(*shape, seed=1), noise(1, NARROW.unet.context_dim, seed=2)
+    tensors = noise(*shape) / SCALING_FACTOR, noise(*shape, seed=1), noise(1, NARROW.unet.context_dim, seed=2)
     return Clip(*(tensor.to(dtype) for tensor in tensors), ids=torch.tensor([[29.0, 40.0, 0.0]]))
 
 
 def losses_of_the_script(unet, scheduler, index, given):
-    timestep, latents = scheduler.timesteps[index], SCALE * given.raw_TCHW
+    timestep, latents = scheduler.timesteps[index], SCALING_FACTOR * given.raw_TCHW
     noisy = scheduler.add_noise(latents, given.noise_TCHW, timestep)
     image = given.raw_TCHW[:1].repeat(len(latents), 1, 1, 1)
     v = unet(torch.cat([noisy, image], dim=1), timestep, given.context, given.ids)
@@ -78,7 +79,7 @@ def losses_of_the_script(unet, scheduler, index, given):
 
 
 def our_losses(unet, scheduler, index, given):
-    latents, sigma = SCALE * given.raw_TCHW, scheduler.sigmas[index]
+    latents, sigma = SCALING_FACTOR * given.raw_TCHW, scheduler.sigmas[index]
     return svd_loss(unet, latents, given.raw_TCHW[0], given.context, given.ids, sigma, given.noise_TCHW)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from narrow_svd import NARROW, noise
 
-from exvideo_core.models.svd.temporal import TemporalExtension
+from exvideo_core.families.svd.temporal import TemporalExtension
 from parity import references
 
 pytestmark = pytest.mark.parity

@@ -11,8 +11,7 @@ import pytest
 import torch
 from narrow_svd import noise
 
-from exvideo_core.models.svd.vae import SCALE
-from exvideo_core.tiling import Axis
+from exvideo_core.families.svd.vae import SCALING_FACTOR
 from parity import references
 
 pytestmark = pytest.mark.parity
@@ -24,7 +23,7 @@ ENCODER_SCALE = 0.13025  # DiffSynth's encoder multiplies by this
 
 def decode(reference, latents_TCHW, **tiling):
     """DiffSynth's windowed decode; it divides by the scale itself and has the channels first."""
-    return reference.decode_video(latents_TCHW * SCALE, **tiling).transpose(0, 1)
+    return reference.decode_video(latents_TCHW * SCALING_FACTOR, **tiling).transpose(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +86,8 @@ def test_tiled_decode_equals_diffsynth(size, plain, decoder, relative_error):
 
 @torch.inference_mode()
 def test_tiles_in_height_and_width_equal_diffsynth(plain, decoder, relative_error, monkeypatch):
-    monkeypatch.setattr("exvideo_core.models.svd.vae._TILE", Axis(length=0, size=8, stride=4))
+    monkeypatch.setattr("exvideo_core.families.svd.vae.LARGEST_TILE", 8)
+    monkeypatch.setattr("exvideo_core.families.svd.vae._TILE_STRIDE", 4)
     latents_TCHW = noise(9, 4, 13, 16)
     tiling = {f"{what}_{axis}": n for what, n in (("batch", 8), ("stride", 4)) for axis in ("height", "width")}
 

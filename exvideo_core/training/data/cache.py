@@ -1,8 +1,8 @@
 """The cache of encoded clips: which clips there are, making the missing ones, and reading them.
 
-A clip's file is named by a hash of all that decides its contents, so it is either right or not there: nothing has to be
-thrown away when a setting changes, and several processes agree without talking. A clip is usable if its file is whole,
-which each of them sees on the disk. A video is used with all of its clips or, if one cannot be made, not at all.
+A clip's file is named by a hash of everything that decides its contents, so it is either right or missing: a changed
+setting invalidates nothing, and processes need not communicate. A clip is usable if its file is complete. A video is
+used with all of its clips or, if one cannot be made, not at all.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from ...checkpoint.files import read_header
-from ...checkpoint.save import write_weights
 from ...errors import CheckpointError, ExVideoError, VideoError
+from ...weights.safetensors_files import open_file
+from ...weights.write import write_weights
 from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
 from .videos import Sampling, clip_fps, last_start, read_clip
 
@@ -45,15 +45,6 @@ class CachedClip:
     def video(self) -> Path:
         """The file it is cut from."""
         return self.source.path
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheReport:
-    """What one process did."""
-
-    made: int  # clips
-    kept: int  # clips that were there already
-    bad: tuple[BadFile, ...]  # videos that the index took for sound and that could not be read
 
 
 def plan_clips(
@@ -100,7 +91,7 @@ def cache_clips(
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> CacheReport:
+) -> list[BadFile]:
     """Make the files that are missing or damaged, of every `world`-th video from the `rank`-th on.
 
     With several processes, wait for all of them, and then let each take `usable_clips`.
@@ -113,7 +104,10 @@ def cache_clips(
         max_bad_share: as in `index_videos`.
         rank: number of this process, from 0.
         world: number of processes.
-        progress: told after each clip how many of how many this process has made.
+        progress: called after each clip with the number that this process has made, and its total.
+
+    Returns:
+        Videos that the index found undamaged and that could not be read.
 
     Raises:
         ExVideoError: too many videos are bad, or a file cannot be written.
@@ -122,7 +116,6 @@ def cache_clips(
     missing = [clip for clip in share if not _is_whole(clip.file)]
     encode = build_encode() if missing else None
     bad: dict[Path, BadFile] = {}
-    made = 0
     for number, clip in enumerate(missing, start=1):
         if encode and clip.video not in bad:
             try:
@@ -133,10 +126,9 @@ def cache_clips(
                 check_share([*index.bad, *bad.values()], index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
             else:
                 _write(clip, encode, frames)
-                made += 1
         if progress:
             progress(number, len(missing))
-    return CacheReport(made=made, kept=len(share) - len(missing), bad=tuple(bad.values()))
+    return list(bad.values())
 
 
 def usable_clips(clips: Sequence[CachedClip], index: Index, folder: Path, max_bad_share: float) -> list[CachedClip]:
@@ -160,12 +152,12 @@ def read_cached(file: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
         ExVideoError: the file is missing or damaged.
     """
     try:
-        if missing := set(names) - read_header(file).keys():
+        if missing := set(names) - open_file(file).keys():
             raise CheckpointError(f"it has no {' and no '.join(sorted(missing))}")
         return load(file.read_bytes())
     except (OSError, SafetensorError, CheckpointError) as error:
         raise ExVideoError(
-            f"the cached clip {file} is missing or damaged ({error}): start again, and it is made anew."
+            f"the cached clip {file} is missing or damaged ({error}): run the command again to encode it again."
         ) from error
 
 
@@ -202,7 +194,7 @@ def _is_whole(file: Path) -> bool:
     if not file.exists():
         return False
     try:
-        read_header(file)
+        open_file(file)
     except CheckpointError:  # empty, cut short, or its header is damaged
         return False
     return True
@@ -215,7 +207,7 @@ def _write(clip: CachedClip, encode: Encode, frames: Tensor) -> None:
 
 
 def _quarantine(report: Path, bad: BadFile) -> None:
-    """Append one line in one piece, since other processes append theirs."""
+    """Append a line with a single write, since other processes append theirs."""
     try:
         file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -1,8 +1,8 @@
-"""The index of a training set: which of its videos are sound and long enough, found out once and remembered.
+"""The index of a training set: which of its videos are undamaged and long enough, found once and cached.
 
-In the cache's folder, `index.jsonl` holds one line for each examined file, good or bad, written as soon as it is known:
-an interrupted pass goes on where it was, and a changed file is examined again. `bad_files.jsonl` is for people: path
-and reason of every file that the last pass could not use.
+In the cache's folder, `index.jsonl` has a line for each examined file, good or bad, written at once: an interrupted
+pass resumes, and a changed file is examined again. `bad_files.jsonl` is for people: path and reason of every file
+that the last pass could not use.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from ...errors import ExVideoError, VideoError
 from ...files import quoted, read_small
+from ...whole_file import cannot_write, whole_file
 from .listing import Listed
 from .videos import Sampling, VideoFacts, examine, shortcoming
 
@@ -86,7 +87,7 @@ def index_videos(
         folder: where the index is kept; made if it is missing.
         sampling: decides which videos are too short. What is remembered does not depend on it.
         max_bad_share: stop as soon as more than this share of all files is bad, 0 to 1.
-        progress: told after each file how many of how many are done.
+        progress: called after each file with the number done and the total.
         workers: threads that decode, each its own file.
 
     Raises:
@@ -149,7 +150,7 @@ def _sorted_in(entry: Listed, found: _Found, sampling: Sampling) -> IndexedVideo
 
 
 def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[tuple[Listed, _Found]]:
-    """What is found in each file, in listed order; new results are remembered as they come."""
+    """Results of the files, in listed order; new ones are written to the index as they come."""
     path = folder / INDEX_NAME
     known = _read_index(path)
     found: dict[Path, _Found] = {}  # a file listed twice, with two captions, is examined once
@@ -244,18 +245,10 @@ def _append(path: Path, line: str) -> None:
                     line = "\n" + line
             file.write(line.encode())
     except OSError as error:
-        raise ExVideoError(
-            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
-        ) from error
+        raise ExVideoError(cannot_write(path, error)) from error
 
 
 def _write_report(path: Path, bad: Sequence[BadFile]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole_file(path, ExVideoError) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text("".join(map(bad_file_line, bad)), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        raise ExVideoError(
-            f"{path} cannot be written: {error.strerror}; check the folder and the free space."
-        ) from error

@@ -1,4 +1,4 @@
-"""Finding out whether a video is sound, and reading clips out of its middle, exact to the frame.
+"""Checking whole videos for damage, and reading clips from anywhere in them, exact to the frame.
 
 Decoding starts at the keyframe before a clip and ends with its last frame. Which frame is which is known from the time
 stamps that `examine` noted in a complete decode. Pixels are taken as square.
@@ -45,7 +45,7 @@ _CONVERSION = 0x4 | 0x2000 | 0x4000 | 0x40000
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFacts:
-    """What `examine` found in a file."""
+    """Size and time stamps of a video, found by `examine`."""
 
     width: int  # in pixels, upright
     height: int
@@ -80,7 +80,7 @@ class Sampling:
             raise ValueError(f"{self.fps=} must be positive, and excludes {self.stride=}")
 
 
-# what can be taken from a video
+# clips that a video has
 
 
 def last_start(facts: VideoFacts, sampling: Sampling) -> int:

@@ -24,7 +24,7 @@ KINDS = {
     "CLIPs": sd.CLIP,
     "image encoders": ClipVisionModel,
 }
-NAMES = {"StepCache", "AnimatedPreview", "Progress", "Watching", "Plan", "FFmpeg", "Stream", "OnHost", "Part"}
+NAMES = {"StepCache", "AnimatedPreview", "Progress", "Watching", "Plan", "FFmpeg", "Stream", "HostTensor", "Part"}
 
 
 class Mallinfo(ctypes.Structure):

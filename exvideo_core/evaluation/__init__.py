@@ -1,0 +1,1 @@
+"""Measures of any video, and plots of them."""

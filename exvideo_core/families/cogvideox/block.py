@@ -1,0 +1,271 @@
+"""A block of CogVideoX's transformer (arXiv:2408.06072), computed in chunks where no gradients are needed.
+
+Shapes: L tokens, first the text's, then the video's; B clips, C channels, N heads, D channels of a head, E channels of
+the time embedding. Tokens are the first axis, so that a chunk of them is contiguous.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...nn.attention import Attention
+from ...nn.chunks import items_within, map_chunks, spans
+from ...nn.effective_weights import effective_weights
+from ...nn.layers import Ops
+from ...nn.linear import bind, outputs, product
+from .config import TransformerConfig
+from .rope import apply_rope
+
+T = TypeVar("T")
+Layer = Callable[[Tensor], Tensor]
+Rows = Callable[[slice], Tensor]  # computes a span of tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerArgs:
+    """Inputs of one forward pass that all blocks share.
+
+    Attributes:
+        tokens: L; with sequence parallelism the largest share of a process. Decides how many heads make a chunk.
+        text_tokens: the first of them, of the text.
+        time_BE: SiLU of the embedded timesteps.
+        freqs_cis: complex rotary factors, [L, 1 or B, 1, D / 2].
+        chunk_bytes: for the temporary tensors of one chunk.
+    """
+
+    tokens: int
+    text_tokens: int
+    time_BE: Tensor
+    freqs_cis: Tensor
+    chunk_bytes: int
+
+
+RunBlocks = Callable[[Sequence[nn.Module], Tensor, TransformerArgs, int], Tensor]
+
+
+def run_blocks(blocks: Sequence[nn.Module], x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+    """Run blocks one after the other; the last returns only the tokens from `first` args."""
+    for block in blocks[:-1]:
+        x_LBC = block(x_LBC, args)
+    for block in blocks[-1:]:
+        x_LBC = block(x_LBC, args, first)
+    return x_LBC
+
+
+class Block(nn.Module):
+    """Joint attention over text and video, then a feed-forward, both with adaLN-Zero modulation by the timestep."""
+
+    def __init__(self, config: TransformerConfig, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.norm1 = AdaLNZero(config.width, config.time_dim, ops)
+        self.attn1 = JointAttention(config.width, config.head_dim, ops, attention)
+        self.norm2 = AdaLNZero(config.width, config.time_dim, ops)
+        self.ff = FeedForward(config.width, config.hidden, ops)
+
+    def forward(self, x_LBC: Tensor, args: TransformerArgs, first: int = 0) -> Tensor:
+        """Updated tokens from `first` on, in place unless gradients are enabled; earlier ones are only attended to."""
+        x_LBC = self._attention(x_LBC, args, first)
+        return self._feed_forward(x_LBC, args, first)
+
+    def _attention(self, x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+        norm = self.norm1(x_LBC, args)
+        out_LBC = self.attn1(lambda rows: norm.modulate(x_LBC[rows], rows.start), len(x_LBC), args, first)
+        project = bind(self.attn1.to_out[0], x_LBC)
+        kept_LBC = x_LBC[first:]
+
+        def chunk(rows: slice) -> Tensor:
+            return norm.add_gated(kept_LBC[rows], project(out_LBC[rows]), first + rows.start)
+
+        size = items_within(args.chunk_bytes, 3 * x_LBC[0].nbytes)
+        return map_chunks(chunk, len(kept_LBC), size, kept_LBC)
+
+    def _feed_forward(self, x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
+        norm, feed = self.norm2(x_LBC, args), self.ff.bind(x_LBC)
+
+        def chunk(rows: slice) -> Tensor:
+            start = first + rows.start
+            return norm.add_gated(x_LBC[rows], feed(norm.modulate(x_LBC[rows], start)), start)
+
+        hidden_bytes = 2 * self.ff.hidden * x_LBC.itemsize * x_LBC.shape[1]
+        size = items_within(args.chunk_bytes, hidden_bytes + 3 * x_LBC[0].nbytes)
+        return map_chunks(chunk, len(x_LBC), size, x_LBC)
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """Shift, 1 + scale and gate of the text's or the video's tokens, each [B, C]."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+@dataclass(frozen=True)
+class ModulatedNorm:
+    """A layer norm and its modulation in one forward pass; `start` is the number of the first token given."""
+
+    norm: Layer
+    text_tokens: int
+    text: Modulation
+    video: Modulation
+
+    def modulate(self, x_LBC: Tensor, start: int) -> Tensor:
+        """norm(x) * scale + shift."""
+        x_LBC = self.norm(x_LBC)
+        return _cat(torch.addcmul(kind.shift, x_LBC[rows], kind.scale) for rows, kind in self._segments(x_LBC, start))
+
+    def add_gated(self, x_LBC: Tensor, y_LBC: Tensor, start: int) -> Tensor:
+        """x + gate * y."""
+        return _cat(torch.addcmul(x_LBC[rows], kind.gate, y_LBC[rows]) for rows, kind in self._segments(x_LBC, start))
+
+    def _segments(self, x_LBC: Tensor, start: int) -> Iterator[tuple[slice, Modulation]]:
+        """Spans of text and of video tokens, without empty ones."""
+        count = len(x_LBC)
+        text = min(max(self.text_tokens - start, 0), count)
+        if text:
+            yield slice(0, text), self.text
+        if text < count:
+            yield slice(text, count), self.video
+
+
+def _cat(tensors: Iterator[Tensor]) -> Tensor:
+    first, *others = tensors
+    return torch.cat([first, *others]) if others else first
+
+
+class AdaLNZero(nn.Module):
+    """Adaptive layer norm (adaLN-Zero, arXiv:2212.09748): shift, scale and gate of text and video by the timestep."""
+
+    def __init__(self, width: int, time_dim: int, ops: Ops) -> None:
+        super().__init__()
+        self.linear = ops.Linear(time_dim, 6 * width)
+        self.norm = ops.LayerNorm(width, eps=1e-5)
+
+    def forward(self, x_LBC: Tensor, args: TransformerArgs) -> ModulatedNorm:
+        """Bind the norm and its modulation to chunks of x."""
+        video_shift, video_scale, video_gate, text_shift, text_scale, text_gate = self.linear(args.time_BE).chunk(
+            6, dim=1
+        )
+        return ModulatedNorm(
+            norm=bind(self.norm, x_LBC),
+            text_tokens=args.text_tokens,
+            text=Modulation(text_shift, 1 + text_scale, text_gate),
+            video=Modulation(video_shift, 1 + video_scale, video_gate),
+        )
+
+
+class JointAttention(nn.Module):
+    """Attention over text and video tokens, in chunks of heads; only video tokens have rotary positions.
+
+    Attributes:
+        attention: see `exvideo_core.nn.attention`.
+        head_multiple: the heads of a chunk are a multiple of this, so that processes can share them equally.
+    """
+
+    def __init__(self, width: int, head_dim: int, ops: Ops, attention: Attention) -> None:
+        super().__init__()
+        self.heads, self.head_dim = width // head_dim, head_dim
+        self.attention, self.head_multiple = attention, 1
+        self.to_q = ops.Linear(width, width)
+        self.to_k = ops.Linear(width, width)
+        self.to_v = ops.Linear(width, width)
+        self.norm_q = ops.LayerNorm(head_dim, eps=1e-6)
+        self.norm_k = ops.LayerNorm(head_dim, eps=1e-6)
+        self.to_out = nn.Sequential(ops.Linear(width, width))
+
+    def forward(self, normed: Rows, length: int, args: TransformerArgs, first: int) -> Tensor:
+        """Attention of the tokens from `first` on to all tokens, [L - first, B, C], before `to_out`.
+
+        Args:
+            normed: computes normed tokens [rows, B, C]; called for all tokens once per chunk of heads.
+            length: L.
+            args: see `TransformerArgs`.
+            first: number of the first query token.
+        """
+        norms = bind(self.norm_q, args.time_BE), bind(self.norm_k, args.time_BE)
+        token_bytes = len(args.time_BE) * self.head_dim * args.time_BE.itemsize  # of one head
+        groups = list(self._head_groups(args, items_within(args.chunk_bytes, 4 * args.tokens * token_bytes)))
+
+        def attend(layers: Sequence[Layer]) -> Tensor:
+            def project(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+                x_LBC = normed(rows)
+                q, k, v = (rearrange(layer(x_LBC), "L B (N D) -> L B N D", D=self.head_dim) for layer in layers)
+                q, k = (apply_rope(norm(x), args.freqs_cis[rows]) for norm, x in zip(norms, (q, k), strict=True))
+                return q, k, v
+
+            row_bytes = (2 + 8 / len(groups)) * self.heads * token_bytes
+            q, k, v = _map_qkv_chunks(project, length, items_within(args.chunk_bytes, row_bytes))
+            q, k, v = (rearrange(x, "L B N D -> B N L D") for x in (q[first:], k, v))
+            return rearrange(self.attention(q, k, v), "B N L D -> L B (N D)")
+
+        return attend(groups[0]) if len(groups) == 1 else _cat_channels(attend, groups, self.heads * self.head_dim)
+
+    def _head_groups(self, args: TransformerArgs, size: int) -> Iterator[Sequence[Layer]]:
+        """The q, k and v projections of about `size` heads at a time; all heads if the layers' weights are hidden."""
+        layers = self.to_q, self.to_k, self.to_v
+        weights = [effective_weights(layer, args.time_BE) for layer in layers]
+        if None in weights:
+            yield layers
+            return
+        step = self.head_multiple * self.head_dim
+        for steps in spans(self.heads // self.head_multiple, max(1, size // self.head_multiple)):
+            channels = slice(steps.start * step, steps.stop * step)
+            yield [partial(product, outputs(pair, channels)) for pair in weights if pair]
+
+
+def _map_qkv_chunks(project: Callable[[slice], Sequence[Tensor]], length: int, size: int) -> Sequence[Tensor]:
+    """q, k and v of all tokens, computed in chunks of `size` tokens."""
+    if size >= length or torch.is_grad_enabled():
+        return project(slice(0, length))
+    out: list[Tensor] = []
+    for rows in spans(length, size):
+        chunks = project(rows)
+        out = out or [chunk.new_empty(length, *chunk.shape[1:]) for chunk in chunks]
+        for whole, chunk in zip(out, chunks, strict=True):
+            whole[rows] = chunk
+        del chunks, chunk  # free them before the next are computed
+    return out
+
+
+def _cat_channels(compute: Callable[[T], Tensor], items: Sequence[T], channels: int) -> Tensor:
+    """Concatenate the result for each item along the last axis, holding one result at a time."""
+    out, done = None, 0
+    for item in items:
+        chunk = compute(item)
+        out = chunk.new_empty(*chunk.shape[:-1], channels) if out is None else out
+        out[..., done : done + chunk.shape[-1]] = chunk
+        done += chunk.shape[-1]
+        del chunk
+    assert out is not None
+    return out
+
+
+class FeedForward(nn.Module):
+    """C -> 4C -> C."""
+
+    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
+        super().__init__()
+        self.hidden = hidden
+        # index 1 was a dropout in the published code, so the second layer is number 2
+        self.net = nn.Sequential(Projection(width, hidden, ops), nn.Identity(), ops.Linear(hidden, width))
+
+    def bind(self, like: Tensor) -> Layer:
+        """The feed-forward as a function of chunks of tokens."""
+        first, last = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
+        return lambda x_LBC: last(F.gelu(first(x_LBC), approximate="tanh"))
+
+
+class Projection(nn.Module):
+    """A linear layer named `proj`, as in the published files."""
+
+    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
+        super().__init__()
+        self.proj = ops.Linear(width, hidden)

@@ -1,0 +1,143 @@
+"""CogVideoX's text encoder: T5 v1.1's encoder (arXiv:1910.10683) from `transformers`, with its padding.
+
+Weight files contain no tokenizer, so T5's is part of this package (see NOTICE).
+Shapes: B prompts, L tokens, D channels of the embedding.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import CheckpointError
+from ...nn.nan_check import checked
+from ...nn.sizes import check_depth
+
+if TYPE_CHECKING:
+    from transformers import T5EncoderModel
+
+MAX_TOKENS = 226  # prompts are padded or truncated to this length
+VOCABULARY = 32128  # rows of T5's token embeddings; the tokenizer uses 32,100 of them
+_TOKENIZER = Path(__file__).with_name("t5_tokenizer.json.gz")
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderConfig:
+    """T5 v1.1's encoder, XXL as published, in the names of `transformers`."""
+
+    width: int = 4096
+    layers: int = 24
+    heads: int = 64
+    head_dim: int = 64
+    hidden: int = 10240  # of the gated feed-forwards
+    buckets: int = 32  # of the relative attention bias
+    vocabulary: int = VOCABULARY
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> TextEncoderConfig:
+        """Infer the sizes from names and shapes."""
+        layers = 0
+        while f"encoder.block.{layers}.layer.0.SelfAttention.q.weight" in shapes:
+            layers += 1
+        try:
+            check_depth(layers)
+            vocabulary, width = shapes["shared.weight"]
+            buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+            return cls(
+                width=width,
+                layers=layers,
+                heads=heads,
+                head_dim=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
+                hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+                buckets=buckets,
+                vocabulary=vocabulary,
+            )
+        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"this is not a complete encoder of T5 v1.1 ({error}). Choose the text_encoder of THUDM/CogVideoX-5b "
+                f"or a file like t5xxl_fp16.safetensors, or download it again if it is incomplete."
+            ) from error
+
+
+def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
+    """An encoder of the given sizes, without weights."""
+    from transformers import T5Config, T5EncoderModel  # slow to import, only needed here
+
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=config.vocabulary,
+            d_model=config.width,
+            d_kv=config.head_dim,
+            d_ff=config.hidden,
+            num_layers=config.layers,
+            num_heads=config.heads,
+            relative_attention_num_buckets=config.buckets,
+            feed_forward_proj="gated-gelu",
+        )
+    )
+
+
+class Tokenizer:
+    """T5's tokenizer: prompts to ids [B, L], truncated, ended by </s> (1) and padded with <pad> (0)."""
+
+    def __init__(self, length: int = MAX_TOKENS) -> None:
+        from tokenizers import Tokenizer as Backend  # comes with transformers
+
+        self._backend = Backend.from_str(gzip.decompress(_TOKENIZER.read_bytes()).decode())
+        self._backend.enable_truncation(length)
+        self._backend.enable_padding(length=length, pad_id=0, pad_token="<pad>")
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return torch.tensor([self._backend.encode(prompt).ids for prompt in prompts])
+
+
+class TextEncoder(nn.Module):
+    """Prompts to embeddings [B, 226, D], in the dtype of the weights.
+
+    Args:
+        t5: encoder with its weights.
+        tokenizer: prompts to ids [B, L].
+    """
+
+    def __init__(self, t5: T5EncoderModel, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
+        super().__init__()
+        self.t5 = t5
+        self.tokenizer = tokenizer
+        t5.encoder.embed_tokens = t5.shared  # tie again: loading gave each a parameter of its own
+
+    @property
+    def device(self) -> torch.device:
+        return self.t5.shared.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.t5.shared.weight.dtype
+
+    def forward(self, prompts: Sequence[str]) -> Tensor:
+        ids = self.tokenizer(prompts).to(self.device)
+
+        def encode() -> Tensor:
+            # no attention mask: CogVideoX was trained with the embeddings of padding tokens
+            return self.t5(ids).last_hidden_state
+
+        return checked(encode(), self.t5, encode, {})
+
+    def to(self, *args: Any, **kwargs: Any) -> TextEncoder:  # noqa: ANN401  as in nn.Module
+        """Move and convert; with float16, the last layers of the feed-forwards stay float32.
+
+        Their outputs overflow float16 with the published weights (`T5PreTrainedModel._keep_in_fp32_modules`).
+        """
+        super().to(*args, **kwargs)
+        if self.dtype == torch.float16:
+            for name, layer in self.t5.named_modules():
+                if name.endswith(".wo"):
+                    layer.float()
+        return self

@@ -1,0 +1,175 @@
+"""Residual blocks of SVD's UNet, spatial and temporal, and its down- and upsampling layers.
+
+Parameter names are those of the sgm code base, so the published file loads as it is.
+Shapes: T frames, C channels, H and W latent height and width, L tokens, D context; a single clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.chunks import CHUNK_BYTES, added, items_within, map_chunks, plus, spans
+from ...nn.conv3d import bind_conv3d
+from ...nn.convolution import bind_conv
+from ...nn.effective_weights import effective_weights
+from ...nn.fused import scaled_silu
+from ...nn.group_norm import affine, norm_silu
+from ...nn.layers import Ops, group_norm
+from ...nn.upsample import upsampled_conv
+from .lazy_frames import Frames
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetArgs:
+    """Inputs of one forward pass that every block of the UNet shares."""
+
+    embedding: Tensor  # [1 or T, C] of noise level, fps, motion bucket and noise augmentation
+    context: Tensor  # [1 or T, L, D] of the image; SVD has a single token
+    frame_ids: Tensor  # [T], frame numbers in the whole clip
+    chunk_bytes: int = CHUNK_BYTES  # for the temporary tensors of one chunk
+
+
+class Blend(nn.Module):
+    """Learned mix of a block's spatial and temporal result (see `blend`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix_factor = nn.Parameter(torch.zeros(1))
+
+
+def blend(mix_factor: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """s * first + (1 - s) * second with s = sigmoid(mix_factor), in the dtype of the first."""
+    return torch.lerp(second.to(first.dtype), first, torch.sigmoid(mix_factor.float()).to(first))
+
+
+class ResBlock(nn.Module):
+    """Spatial residual block with the time embedding added between its convolutions, then a temporal one."""
+
+    def __init__(self, channels: int, out_channels: int, embedding: int, norm_eps: float, ops: Ops) -> None:
+        super().__init__()
+        conv = {"kernel_size": 3, "padding": 1}
+        self.out_channels = out_channels
+        self.in_layers = _norm_act(channels, norm_eps, ops, ops.Conv2d(channels, out_channels, **conv))
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, out_channels))
+        # index 2 was a dropout in the published code
+        self.out_layers = _norm_act(
+            out_channels, norm_eps, ops, nn.Identity(), ops.Conv2d(out_channels, out_channels, **conv)
+        )
+        self.skip_connection = (
+            nn.Identity() if channels == out_channels else ops.Conv2d(channels, out_channels, kernel_size=1)
+        )
+        self.time_stack = TemporalResBlock(out_channels, embedding, norm_eps, ops)
+        self.time_mixer = Blend()
+
+    def forward(self, x_TCHW: Frames, args: UNetArgs, skip_TCHW: Frames | None = None) -> Tensor:
+        """Concatenates x and the skip along the channels. The result may overwrite the skip."""
+        spatial_TCHW = self._spatial(x_TCHW, skip_TCHW, args)
+        # s * x + (1 - s) * (x + residual) = x + (1 - s) * residual
+        share = torch.sigmoid(-self.time_mixer.mix_factor.float()).to(spatial_TCHW)
+        return self.time_stack(spatial_TCHW, share, args.embedding, args.chunk_bytes)
+
+    def _spatial(self, x_TCHW: Frames, skip_TCHW: Frames | None, args: UNetArgs) -> Tensor:
+        embedding_TC11 = self.emb_layers(args.embedding)[:, :, None, None]
+        first, second = (bind_conv(conv, args.embedding) for conv in (self.in_layers[2], self.out_layers[3]))
+        shortcut = self.skip_connection
+        if not isinstance(shortcut, nn.Identity):
+            shortcut = bind_conv(shortcut, args.embedding)
+
+        def chunk(frames: slice) -> Tensor:
+            x = x_TCHW[frames]
+            if skip_TCHW is not None:
+                x = torch.cat([x, skip_TCHW[frames]], dim=1)
+            h = first(norm_silu(self.in_layers[0], x))
+            h = plus(h, embedding_TC11 if len(embedding_TC11) == 1 else embedding_TC11[frames])
+            h = second(norm_silu(self.out_layers[0], h))
+            return channels_last(plus(h, shortcut(x)))
+
+        frames, channels, height, width = x_TCHW.shape
+        total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
+        # concatenated, normed, activated; two results, normed, activated, shortcut
+        size = items_within(
+            args.chunk_bytes, (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
+        )
+        shape = (frames, self.out_channels, height, width)
+        out = skip_TCHW if isinstance(skip_TCHW, Tensor) and skip_TCHW.shape == shape else None
+        return map_chunks(chunk, frames, size, None if torch.is_grad_enabled() else out)
+
+
+def channels_last(x_BCHW: Tensor) -> Tensor:
+    """Channels-last memory, the layout of the whole UNet: no copies between convolutions and transformers."""
+    return x_BCHW.contiguous(memory_format=torch.channels_last)
+
+
+class TemporalResBlock(nn.Module):
+    """Residual block of convolutions over three neighbouring frames; its norms span all frames of the clip."""
+
+    def __init__(self, channels: int, embedding: int, norm_eps: float, ops: Ops) -> None:
+        super().__init__()
+        conv = {"kernel_size": (3, 1, 1), "padding": (1, 0, 0)}
+        self.in_layers = _norm_act(channels, norm_eps, ops, ops.Conv3d(channels, channels, **conv))
+        self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, channels))
+        self.out_layers = _norm_act(channels, norm_eps, ops, nn.Identity(), ops.Conv3d(channels, channels, **conv))
+
+    def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, chunk_bytes: int) -> Tensor:
+        """x + share * residual; in place on x, unless gradients are enabled."""
+        x_HTCW = rows_first(x_TCHW)
+        rows, first = self._conv_rows(self.in_layers, x_TCHW, chunk_bytes)
+        out_HTCW = rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
+        h_TCHW = frames_first(map_chunks(first, len(x_HTCW), rows, out_HTCW))
+        h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
+        rows, second = self._conv_rows(self.out_layers, h_TCHW, chunk_bytes)
+        return frames_first(added(x_HTCW, second, rows, share))
+
+    @staticmethod
+    def _conv_rows(layers: nn.Sequential, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
+        """Norm, SiLU and temporal convolution as a function of a span of rows, and the rows that fit a chunk."""
+        norm, conv = layers[0], bind_conv3d(layers[-1], x_TCHW)
+        x_HTCW, clip_1CTHW = rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
+        # scaled in float32 and activated; result, and the contributions of the neighbouring frames
+        rows = items_within(chunk_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
+        weights = effective_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
+        if weights is None:
+            return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
+        factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))
+        scale = factor_C[:, None, None, None], summand_C[:, None, None, None]
+        return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
+
+
+def rows_first(x_TCHW: Tensor) -> Tensor:
+    """View as [H, T, C, W]."""
+    return x_TCHW.permute(2, 0, 1, 3)
+
+
+def frames_first(x_HTCW: Tensor) -> Tensor:
+    """View as [T, C, H, W]; the inverse of `rows_first`."""
+    return x_HTCW.permute(1, 2, 0, 3)
+
+
+def _norm_act(channels: int, eps: float, ops: Ops, *then: nn.Module) -> nn.Sequential:
+    return nn.Sequential(group_norm(channels, ops, eps), nn.SiLU(), *then)
+
+
+class Downsample(nn.Module):
+    """Halve height and width."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.op = ops.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return self.op(x_BCHW)
+
+
+class Upsample(nn.Module):
+    """Double height and width, or upsample to `size` where a side was odd before it was halved."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, kernel_size=3, padding=1)
+
+    def forward(self, x_BCHW: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        return upsampled_conv(self.conv, x_BCHW, size)

@@ -1,0 +1,145 @@
+"""Sizes of Stable Video Diffusion's networks (arXiv:2311.15127), read from the tensors of a checkpoint.
+
+Narrow models are supported: the network gets the widths and depths that the file has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...errors import CheckpointError
+from ...nn.sizes import check_depth
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """The spatio-temporal UNet, in the layout of the sgm code base."""
+
+    in_channels: int = 8  # 4 of the noisy latents, 4 of the conditioning image
+    out_channels: int = 4
+    widths: tuple[int, ...] = (320, 640, 1280, 1280)  # channels per level
+    blocks_per_level: int = 2
+    attention_levels: tuple[int, ...] = (0, 1, 2)
+    context_dim: int = 1024  # of the image embedding
+    time_dim: int = 1280  # of the time embedding
+    id_dim: int = 256  # of the sinusoidal embeddings of fps, motion bucket and noise augmentation
+    extension_frames: int | None = None  # rows of ExVideo's position table; None is the base model
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> UNetConfig:
+        """Infer the sizes from names and shapes in sgm naming, without the `model.diffusion_model.` prefix."""
+        try:
+            return _unet_sizes(shapes)
+        except (LookupError, ValueError) as error:
+            raise CheckpointError(
+                f"this is not a complete SVD UNet ({error}). Choose a file like svd_xt.safetensors, "
+                f"or download it again if it is incomplete."
+            ) from error
+
+
+def _unet_sizes(shapes: Shapes) -> UNetConfig:
+    widths: list[int] = []
+    attention_levels: list[int] = []
+    index, level_blocks, blocks_per_level = 1, 0, 0
+    while f"input_blocks.{index}.0.in_layers.2.weight" in shapes or f"input_blocks.{index}.0.op.weight" in shapes:
+        if f"input_blocks.{index}.0.op.weight" in shapes:
+            level_blocks = 0
+        else:
+            if level_blocks == 0:
+                widths.append(shapes[f"input_blocks.{index}.0.in_layers.2.weight"][0])
+                if f"input_blocks.{index}.1.proj_in.weight" in shapes:
+                    attention_levels.append(len(widths) - 1)
+            level_blocks += 1
+            blocks_per_level = max(blocks_per_level, level_blocks)
+        index += 1
+    check_depth(index - 1, len(widths))
+    table = shapes.get("middle_block.1.extension.positions.weight")
+    return UNetConfig(
+        in_channels=shapes["input_blocks.0.0.weight"][1],
+        out_channels=shapes["out.2.weight"][0],
+        widths=tuple(widths),
+        blocks_per_level=blocks_per_level,
+        attention_levels=tuple(attention_levels),
+        context_dim=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+        time_dim=shapes["time_embed.0.weight"][0],
+        id_dim=shapes["label_emb.0.0.weight"][1] // 3,
+        extension_frames=table[0] if table else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class VAEConfig:
+    """The image encoder half and the temporal decoder half of SVD's autoencoder; a latent cell is 8x8 pixels."""
+
+    widths: tuple[int, ...] = (128, 256, 512, 512)  # channels per level, finest first
+    blocks_per_level: int = 2  # of the encoder; the decoder has one more
+    latent_channels: int = 4
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> VAEConfig:
+        """Infer the sizes from names and shapes in sgm naming: `encoder.*`, `quant_conv.*`, `decoder.*`."""
+        widths: list[int] = []
+        while (name := f"encoder.down.{len(widths)}.block.0.conv1.weight") in shapes and shapes[name]:
+            widths.append(shapes[name][0])
+        blocks = 0
+        while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
+            blocks += 1
+        try:
+            check_depth(len(widths), blocks)
+            return cls(
+                widths=tuple(widths),
+                blocks_per_level=blocks,
+                latent_channels=shapes["decoder.conv_in.weight"][1],
+            )
+        except (LookupError, ValueError) as error:
+            raise CheckpointError(f"this is not a complete SVD autoencoder ({error}).") from error
+
+
+def num_heads(channels: int) -> int:
+    """Attention heads of a level: 64 channels each, at least one."""
+    return max(1, channels // 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageEncoderConfig:
+    """CLIP's vision tower with projection, ViT-H/14 as published, in the names of `transformers`."""
+
+    width: int = 1280
+    layers: int = 32
+    heads: int = 16
+    hidden: int = 5120  # of the feed-forwards
+    patch: int = 14  # pixels
+    image_size: int = 224  # pixels
+    embedding_dim: int = 1024  # of the projected output
+
+    @classmethod
+    def from_shapes(cls, shapes: Shapes) -> ImageEncoderConfig:
+        """Infer the sizes from names and shapes; heads have 80 channels where that divides the width, else 64."""
+        layers = 0
+        while f"vision_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
+            layers += 1
+        try:
+            check_depth(layers)
+            width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
+            cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
+            hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
+            for i in range(layers):  # checked here, because hosts allocate the network before they compare shapes
+                layer = f"vision_model.encoder.layers.{i}"
+                found = shapes[f"{layer}.self_attn.q_proj.weight"], shapes[f"{layer}.mlp.fc1.weight"]
+                if found != ((width, width), (hidden, width)):
+                    raise ValueError(f"layer {i} is not {width} wide")
+            return cls(
+                width=width,
+                layers=layers,
+                heads=width // 80 if width % 80 == 0 else num_heads(width),
+                hidden=hidden,
+                patch=patch,
+                image_size=patch * math.isqrt(cells),
+                embedding_dim=shapes["visual_projection.weight"][0],
+            )
+        except (LookupError, ValueError, ZeroDivisionError) as error:
+            raise CheckpointError(f"this is not a complete CLIP image encoder ({error}).") from error

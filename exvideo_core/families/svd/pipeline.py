@@ -1,0 +1,370 @@
+"""Image to video: Stable Video Diffusion with ExVideo's extension (arXiv:2311.15127, arXiv:2406.14130).
+
+Shapes: T frames, C channels, H and W pixels, h and w latent cells of 8x8 pixels, D channels of the embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ClipError
+from ...nn.attention import Attention, sdpa
+from ...nn.nan_check import checked
+from ...nn.out_of_memory import retry_with_smaller_tiles
+from ...nn.step_cache import Branch, Reuse, StepCache
+from ...progress import Progress
+from ...runtime import oom_hints
+from ...runtime.guidance_branches import Branches
+from ...runtime.memory import free_bytes, temporarily_on
+from ...runtime.pipeline_resume import Resume
+from ...runtime.weight_streaming import WeightStream
+from ...sampling import Levels, finish, frame_guidance, pin_frames, v_prediction
+from ...sampling.denoisers import Denoiser
+from ...sampling.inputs import (
+    Devices,
+    Picture,
+    SeededNoise,
+    attention_named,
+    check_init_video,
+    chosen_devices,
+    given_or_drawn,
+    named,
+)
+from ...sampling.run import guided_velocity, sample
+from ...sampling.samplers import Callback
+from ...video.frames import cover_crop, pixels_to_frames, to_pixels
+from ...weights.assign import assign_weights, shapes_of, sized_by
+from .blocks import Upsample
+from .checkpoint import SVDWeights, read_svd
+from .conditioning import Conditioning, condition
+from .config import ImageEncoderConfig, UNetConfig, VAEConfig
+from .geometry import GEOMETRY
+from .image_encoder import ImageEncoder, fill_buffers
+from .lazy_frames import HostTensor
+from .methods import METHODS
+from .unet import SVDUNet
+from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVDDefaults:
+    """Settings of a call that depend on the weights."""
+
+    num_frames: int
+    fps: float
+    min_guidance_scale: float
+    max_guidance_scale: float
+    normalize: bool
+    contrast: float  # factor on the latents
+
+    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
+        """The settings that are given, and the defaults for those that are None."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
+
+PLAIN = SVDDefaults(num_frames=25, fps=7, min_guidance_scale=1.0, max_guidance_scale=3.0, normalize=False, contrast=1.0)
+
+
+def extended_defaults(extension_frames: int) -> SVDDefaults:
+    """Settings of the ExVideo project's example (examples/ExVideo/ExVideo_svd_test.py).
+
+    Its training targets were 0.715 times too small (spec: encode scale); the contrast partly makes up for that.
+    """
+    return SVDDefaults(
+        num_frames=extension_frames,
+        fps=30,
+        min_guidance_scale=2.0,
+        max_guidance_scale=2.0,
+        normalize=True,
+        contrast=1.2,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVDResult:
+    """A finished clip.
+
+    Attributes:
+        frames: float32 [T, H, W, 3] in [0, 1], on the CPU.
+        latents: float32 [T, 4, h, w], what was decoded, in the UNet's scale (after normalising and contrast).
+    """
+
+    frames: Tensor
+    latents: Tensor
+
+
+class SVDPipeline:
+    """The UNet, the autoencoder and the image encoder; a call makes a clip.
+
+    Attributes:
+        unet: predicts v.
+        vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
+        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]; on the CPU, and temporarily on the
+            device while it computes.
+        devices: one for both branches of guidance, or one for each; if empty, the UNet's.
+        stream: where the UNet's weights come from, block by block; None if all are on the device.
+        extension_frames: frames the extension was trained for; None is plain SVD.
+        defaults: settings of `__call__` that are not given.
+    """
+
+    def __init__(
+        self,
+        unet: SVDUNet,
+        vae: VAE,
+        image_encoder: ImageEncoder,
+        *,
+        devices: Sequence[torch.device] = (),
+        stream: WeightStream | None = None,
+    ) -> None:
+        self.unet, self.vae, self.image_encoder = unet, vae, image_encoder
+        self.devices, self.stream = devices, stream
+        self.extension_frames = unet.config.extension_frames
+        self.defaults = extended_defaults(self.extension_frames) if self.extension_frames else PLAIN
+
+    @property
+    def device(self) -> torch.device:
+        return self.devices[0] if self.devices else next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    @torch.inference_mode()
+    @oom_hints.sampling
+    def __call__(  # noqa: PLR0913  every one is a setting that users know
+        self,
+        image: Picture,
+        *,
+        num_frames: int | None = None,
+        height: int = 512,
+        width: int = 512,
+        fps: float | None = None,
+        motion_bucket_id: float = 127,
+        noise_aug_strength: float = 0.02,
+        num_inference_steps: int = 50,
+        min_guidance_scale: float | None = None,
+        max_guidance_scale: float | None = None,
+        normalize: bool | None = None,
+        contrast: float | None = None,
+        denoise: float = 1.0,
+        init_video: Sequence[Picture] | None = None,
+        keyframes: Mapping[int, Picture] | None = None,
+        encode_scale: float = SCALING_FACTOR,
+        seed: int = 0,
+        latents: Tensor | None = None,
+        image_noise: Tensor | None = None,
+        method: str = "euler",
+        reuse: Reuse | None = None,
+        callback: Callback | None = None,
+        decode_progress: Progress | None = None,
+        resume: Resume = None,
+    ) -> SVDResult:
+        """Make a clip.
+
+        Args:
+            image: the first frame; resized to cover width x height and cropped.
+            num_frames: T; the extension's length, or 25 without one.
+            height, width: in pixels, multiples of 8, at least 128.
+            fps: frames a second that the network is conditioned on; 30, or 7 without an extension.
+            motion_bucket_id: amount of motion, 0 to 255.
+            noise_aug_strength: noise on the conditioning picture; with more, the clip may differ more from it.
+            num_inference_steps: model calls; `denoise` does not change their number.
+            min_guidance_scale: guidance of the first frame; 2, or 1 without an extension.
+            max_guidance_scale: guidance of the last frame; 2, or 3 without an extension. Both 1: half the time.
+            normalize: give all frames the mean and spread of the clip; on with an extension.
+            contrast: factor on the latents; 1.2, or 1 without an extension.
+            denoise: above 0, at most 1; how far `init_video` is changed.
+            init_video: T pictures to start from.
+            keyframes: pictures to hold frames to, by index.
+            encode_scale: of `init_video` and `keyframes`; DiffSynth-Studio 1.1.9's is 0.13025, which greys them.
+            seed: of the noise, unless `latents` and `image_noise` are given.
+            latents: unit noise [T, 4, h, w].
+            image_noise: unit noise [1, 3, H, W].
+            method: a name in `METHODS`; docs/approximations.md compares them.
+            reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
+            callback: called after each step with (step, steps, denoised latents); may raise to stop.
+            decode_progress: called after each decoded window with (done, all).
+            resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
+                step that was saved. Delete the file when the video is saved.
+
+        Raises:
+            ClipError: frames or size that the model cannot make.
+            NumberError: NaN or Inf came up; says in which step and layer, and what to do.
+            ExVideoError: there is no such method.
+        """
+        way = named("method", method, METHODS)
+        chosen = self.defaults.with_(
+            num_frames=num_frames,
+            fps=fps,
+            min_guidance_scale=min_guidance_scale,
+            max_guidance_scale=max_guidance_scale,
+            normalize=normalize,
+            contrast=contrast,
+        )
+        self._check(chosen.num_frames, width, height, denoise, init_video, keyframes)
+        frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
+        draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
+        noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
+        conditioning = self._condition(
+            self._pixels(image, width, height),
+            fps=chosen.fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
+        )
+        clean = self._encode(init_video, width, height) * encode_scale if init_video else None
+        pinned = {
+            index: self._encode([picture], width, height)[0] * encode_scale
+            for index, picture in (keyframes or {}).items()
+        }
+        scale_T111 = frame_guidance(frames, chosen.min_guidance_scale, chosen.max_guidance_scale)
+        is_guided = bool((scale_T111 != 1).any())
+        levels = Levels.from_sigmas(way.schedule(num_inference_steps, denoise).to(self.device))
+
+        def denoiser_of(unets: Branches, cache: StepCache | None) -> Denoiser:
+            guidance = scale_T111.to(self.device) if is_guided else None
+            return pin_frames(self._denoiser(unets, conditioning, guidance, cache), pinned, noise)
+
+        held = {"keyframes": pinned, "noise": noise} if pinned else {}
+        result = sample(
+            self.unet,
+            way,
+            levels.start(noise, clean),
+            levels,
+            denoiser_of,
+            devices=(self.devices or [self.device])[: 1 + is_guided],
+            stream=self.stream,
+            reuse=reuse,
+            resume=resume,
+            callback=callback,
+            draw=draw,
+            settings={"conditioning": conditioning, "guidance": scale_T111, **held},
+        )
+        result = finish(result, normalize=chosen.normalize, contrast=chosen.contrast)
+        return self._decode(result, decode_progress)
+
+    def _condition(self, image_CHW: Tensor, **settings: Any) -> Conditioning:  # noqa: ANN401  those of `condition`
+        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
+            return condition(image_CHW, self.vae.encode, self.image_encoder, **settings)
+
+    def _denoiser(
+        self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None
+    ) -> Denoiser:
+        # the uncond branch gets zeros for the picture, but the same ids
+        cond, uncond = (
+            [t.to(device) for t in (strength * on.image_latents, strength * on.embedding, on.ids)]
+            for strength, device in zip((1.0, 0.0), unets.devices, strict=True)
+        )
+        return v_prediction(guided_velocity(unets, self._predict, cond, uncond, lambda _: guidance_T111, cache))
+
+    def _predict(
+        self,
+        unet: nn.Module,
+        memory: Branch | None,
+        x_TCHW: Tensor,
+        timestep: Tensor,
+        picture_1CHW: Tensor,
+        embedding: Tensor,
+        ids: Tensor,
+    ) -> Tensor:
+        x_TCHW = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
+        compute = partial(unet, x_TCHW, timestep, embedding, ids)
+        given = {"the noisy latents": x_TCHW, "the picture's embedding": embedding}
+        return checked(compute(memory=memory), unet, compute, given).float()
+
+    @oom_hints.decoding
+    def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
+        side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
+        pixels = retry_with_smaller_tiles(
+            lambda tile: self.vae.decode(latents_TCHW / SCALING_FACTOR, progress, tile), side
+        )
+        return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
+
+    def _encode(self, pictures: Sequence[Picture], width: int, height: int) -> Tensor:
+        """Raw latents [N, 4, h, w] of pictures, one at a time."""
+        pixels = [self._pixels(picture, width, height) for picture in pictures]
+        return torch.cat([self.vae.encode(pixels_CHW[None]) for pixels_CHW in pixels]).float().to(self.device)
+
+    def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
+        return to_pixels(cover_crop(picture, width, height)).to(self.device)
+
+    def _check(
+        self,
+        num_frames: int,
+        width: int,
+        height: int,
+        denoise: float,
+        init_video: Sequence[Picture] | None,
+        keyframes: Mapping[int, Picture] | None,
+    ) -> None:
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames, self.extension_frames)
+        check_init_video(init_video, num_frames, denoise)
+        if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
+            raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")
+
+
+@oom_hints.loading
+def load_svd(
+    checkpoint: str | Path,
+    extension: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: Devices = None,
+    attention: str = "auto",
+    stream: bool = False,
+) -> SVDPipeline:
+    """Load Stable Video Diffusion, with ExVideo's extension over it.
+
+    Args:
+        checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
+        extension: a file like ExVideo-SVD-128f-v1's model.fp16.safetensors, of any length; None is plain SVD.
+        dtype: of the networks; float16 on CUDA, else float32.
+        device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its
+            own copy of the UNet; the other networks are on the first.
+        attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
+        stream: offload the UNet to main memory, and its skips while sampling, for a small GPU.
+
+    Raises:
+        CheckpointError: a file is damaged or of another kind, or the two do not belong together.
+        ExVideoError: a device or the attention cannot be used.
+    """
+    backend, devices = attention_named(attention), chosen_devices(device)
+    dtype = dtype or (torch.float16 if devices[0].type == "cuda" else torch.float32)
+    weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
+    unet, vae, image_encoder = build_svd(weights, backend)
+    vae.to(devices[0], dtype)
+    image_encoder.to(dtype)
+    if not stream:
+        return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder, devices=devices)
+    source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
+    source.place(unet, devices[0], dtype)
+    unet.offload_skip = HostTensor
+    return SVDPipeline(unet, vae, image_encoder, devices=devices, stream=source)
+
+
+def blocks_of(unet: SVDUNet) -> list[nn.Module]:
+    """The UNet's layers in the order they are called: nearly all of its weights."""
+    layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
+    # an upsampling is small, and the next layer calls it chunk by chunk
+    return [layer for layer in layers if not isinstance(layer, Upsample)]
+
+
+def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:
+    """Build the three networks on the given weights, without a copy, in eval mode."""
+    source = " with ".join(weights.sources)
+    with sized_by(source), torch.device("meta"):
+        unet = SVDUNet(UNetConfig.from_shapes(shapes_of(weights.unet)), attention=attention)
+        vae = VAE(VAEConfig.from_shapes(shapes_of(weights.vae)), quantised="quant_conv.weight" in weights.vae)
+        image_encoder = ImageEncoder(ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder)))
+    assign_weights(unet, weights.unet, source)
+    assign_weights(vae, weights.vae, source)
+    assign_weights(image_encoder.clip, weights.image_encoder, source)
+    fill_buffers(image_encoder.clip)
+    return unet.eval(), vae.eval(), image_encoder.eval()

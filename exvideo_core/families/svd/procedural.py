@@ -1,0 +1,93 @@
+"""A camera that pushes into drawn pictures: clips for the demo model, and for training without videos.
+
+Shapes: N pictures, T frames, C channels, H and W pixels or latent cells, D channels of an embedding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ...training.procedural.pictures import Pictures
+from ...training.procedural.push_in import FULL_BUCKET, FULL_RATE, LAST_FRAME, progress, push_in
+from ...training.randomness import chance, generator_of
+from .clips import SVDClip
+from .image_encoder import ImageEncoder
+from .vae import SCALING_FACTOR, VAE
+
+SIDE = 128  # pixels, of the pictures
+SLOWEST = 6  # frames a second, of clips that move in larger steps
+
+
+class Gallery:
+    """Encoded pictures, some replaced at every step; the contents depend on the step alone."""
+
+    def __init__(
+        self, pictures: Pictures, vae: VAE, image_encoder: ImageEncoder, size: int = 384, fresh: int = 2, seed: int = 0
+    ) -> None:
+        self.pictures, self.vae, self.image_encoder = pictures, vae.eval(), image_encoder.eval()
+        self.size, self.fresh, self.seed = size, fresh, seed
+        self.latents_NCHW = torch.empty(0)
+        self.context_ND = torch.empty(0)
+        self._numbers: list[int] = []
+
+    def at(self, step: int) -> Gallery:
+        """The gallery as it is at a step."""
+        newest = self.size + self.fresh * step
+        numbers = [newest - 1 - (newest - 1 - slot) % self.size for slot in range(self.size)]
+        if not self._numbers:
+            self._numbers = [-1] * self.size
+            encoded = self._encode(0)
+            self.latents_NCHW = torch.empty(self.size, *encoded[0].shape)
+            self.context_ND = torch.empty(self.size, *encoded[1].shape)
+        for slot, number in enumerate(numbers):
+            if self._numbers[slot] != number:
+                self.latents_NCHW[slot], self.context_ND[slot] = self._encode(number)
+        self._numbers = numbers
+        return self
+
+    @torch.no_grad()
+    def _encode(self, number: int) -> tuple[Tensor, Tensor]:
+        picture_13HW = self.picture(number)[None]
+        return self.vae.encode(picture_13HW)[0] * SCALING_FACTOR, self.image_encoder(picture_13HW)[0]
+
+    def picture(self, number: int) -> Tensor:
+        """The pixels of a picture, [3, 128, 128] in [-1, 1]: a slot's first picture has the slot's number."""
+        return self.pictures.crops(1, SIDE, generator_of(self.seed + 77, number))[0]
+
+
+class PushIns:
+    """A camera that pushes into a picture; see `training.clips.Source`.
+
+    Later latent frames are the picture's latents, resampled: the demo's decoder is trained to decode those.
+    """
+
+    def __init__(self, gallery: Gallery, num_frames: int, held_out: int) -> None:
+        self.gallery, self.num_frames, self.num_held_out = gallery.at(0), num_frames, held_out
+
+    def training(self, _position: int, generator: torch.Generator) -> SVDClip:
+        """A random picture at a random speed within the full motion."""
+        slot = int(torch.randint(0, self.gallery.size - self.num_held_out, (), generator=generator))
+        fps, bucket = float(FULL_RATE), float(FULL_BUCKET)
+        if chance(0.3, generator):
+            fps = float(round(SLOWEST * (FULL_RATE / SLOWEST) ** float(torch.rand((), generator=generator))))
+        bucket = min(bucket, math.floor(bucket * fps * LAST_FRAME / (FULL_RATE * (self.num_frames - 1))))
+        if chance(0.25, generator):
+            bucket = math.floor(float(torch.rand((), generator=generator)) * (bucket + 1))
+        return self._clip(slot, fps, bucket)
+
+    def held_out(self, index: int) -> SVDClip:
+        """A held-out picture at full speed."""
+        return self._clip(self.gallery.size - self.num_held_out + index, FULL_RATE, FULL_BUCKET)
+
+    def _clip(self, slot: int, fps: float, bucket: float) -> SVDClip:
+        places_T = progress(torch.arange(self.num_frames), bucket, fps)
+        return SVDClip(
+            latents_TCHW=push_in(self.gallery.latents_NCHW[slot], places_T) / SCALING_FACTOR,
+            picture_3HW=self.gallery.picture(slot),
+            context_1D=self.gallery.context_ND[slot][None],
+            fps=fps,
+            motion_bucket_id=bucket,
+        )

@@ -1,0 +1,265 @@
+"""Stable Video Diffusion's UNet (arXiv:2311.15127), optionally with ExVideo's extension (arXiv:2406.14130).
+
+Shapes: N clips x T frames (B = N T), C channels, H and W latent height and width, D context channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ClipError
+from ...nn.attention import Attention, sdpa
+from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
+from ...nn.layers import Ops, group_norm, sinusoid
+from ...nn.step_cache import Branch
+from .blocks import Downsample, ResBlock, UNetArgs, Upsample, channels_last
+from .config import UNetConfig
+from .lazy_frames import Frames, LazyFrames, OffloadSkip, keep
+from .transformer import SpatioTemporalTransformer
+
+# Epsilon of the residual blocks' norms as in DiffSynth-Studio 1.1.9 and diffusers: 1e-6 on the up path and, on the down
+# path, at levels with attention; else 1e-5. (sgm has 1e-5 everywhere, which differs by 2e-5 on random weights.)
+_EPS = 1e-5
+_ATTENTION_EPS = 1e-6
+
+
+class SVDUNet(nn.Module):
+    """Predicts v of every frame from noisy latents, the conditioning image and its embedding.
+
+    Args:
+        config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
+        ops: layer classes, `torch.nn` or a host's.
+        attention: function of q, k, v.
+
+    Attributes:
+        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
+        offload_skip: `keep`, or `HostTensor` to offload skips to host memory until the up path needs them.
+        fp8_keep: layers that fp8 leaves in their dtype: the first, the last and all embeddings.
+    """
+
+    fp8_keep = re.compile(r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\.")
+
+    def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
+        super().__init__()
+        self.config = config
+        self.chunk_bytes = CHUNK_BYTES
+        self.offload_skip: OffloadSkip = keep
+        width, time_dim = config.widths[0], config.time_dim
+        self.time_embed = _mlp(width, time_dim, ops)
+        self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
+        build = _Builder(config, ops, attention)
+        self.input_blocks = build.down()
+        deepest = config.widths[-1]
+        self.middle_block = nn.ModuleList(
+            [
+                build.res(deepest, deepest, _EPS),
+                build.transformer(deepest),
+                build.res(deepest, deepest, _EPS),
+            ]
+        )
+        self.output_blocks = build.up()
+        self.out = nn.Sequential(
+            group_norm(width, ops, _EPS),
+            nn.SiLU(),
+            ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1),
+        )
+
+    def forward(
+        self,
+        x_BCHW: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        add_time_ids: Tensor,
+        num_frames: int | None = None,
+        frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
+    ) -> Tensor:
+        """Predict v.
+
+        Args:
+            x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning image's latents.
+            timestep: 0.25 ln sigma; a scalar, [1], [N] or [N T].
+            context: image embeddings, [D], [1, D], [N, 1, D] or [N T, 1, D].
+            add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3].
+            num_frames: T; default B.
+            frame_ids: number of each frame in the whole clip; default 0 to T - 1.
+            memory: cache of previous steps, to skip blocks whose output changes little (see `step_cache`).
+
+        Returns:
+            [N T, 4, H, W].
+
+        Raises:
+            ClipError: a frame beyond the extension's position table, or a clip too small for its reflection padding.
+        """
+        ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
+        return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
+
+    def denoise(
+        self,
+        x_BCHW: Tensor,
+        timestep: Tensor,
+        context: Tensor,
+        ids_embedding: Tensor,
+        num_frames: int | None = None,
+        frame_ids: Sequence[int] | None = None,
+        memory: Branch | None = None,
+    ) -> Tensor:
+        """Predict v from already embedded ids, `ids_embedding` [N, 3 x id_dim]; other arguments as in `forward`."""
+        num_frames = num_frames or x_BCHW.shape[0]
+        self._check(x_BCHW, num_frames, frame_ids)
+        device, dtype = x_BCHW.device, x_BCHW.dtype
+        ids_T = torch.tensor(list(range(num_frames) if frame_ids is None else frame_ids), device=device)
+        steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
+        embedding = self.time_embed(steps), self.label_emb(ids_embedding.to(device, dtype))
+        tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
+        clips = []
+        for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, same speed
+            rows_of = partial(_clip_rows, clip=clip, num_frames=num_frames, batch=len(x_BCHW))
+            args = UNetArgs(
+                embedding=rows_of(embedding[0]) + rows_of(embedding[1]),
+                context=rows_of(tokens.to(device, dtype)),
+                frame_ids=ids_T,
+                chunk_bytes=self.chunk_bytes,
+            )
+            x_TCHW = channels_last(x_BCHW[start : start + num_frames])
+            clips.append(self._denoise_clip(x_TCHW, args, memory and memory.part(clip)))
+        return torch.cat(clips) if len(clips) > 1 else clips[0]
+
+    def _denoise_clip(self, x_TCHW: Frames, args: UNetArgs, memory: Branch | None) -> Tensor:
+        skips: list[Frames] = []
+        for index, block in enumerate(self.input_blocks.children()):
+            if memory and index == 1:
+                memory.enter(x_TCHW[:])
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, args)
+            skips.append(self.offload_skip(x_TCHW[:]))
+            if memory and index == 1 and (predicted := memory.predict(x_TCHW[:])) is not None:
+                return _apply(self.out, predicted, args)[:]
+        for layer in self.middle_block:
+            x_TCHW = _apply(layer, x_TCHW, args)
+        for block in self.output_blocks.children():
+            skip: Frames | None = skips.pop()
+            size = tuple(skips[-1].shape[2:]) if skips else None
+            for layer in block.children():
+                x_TCHW = _apply(layer, x_TCHW, args, skip, size)
+                skip = None  # free its memory
+        if memory:
+            memory.keep(x_TCHW[:])
+        return _apply(self.out, x_TCHW, args)[:]
+
+    def _check(self, x_BCHW: Tensor, num_frames: int, frame_ids: Sequence[int] | None) -> None:
+        batch, channels, height, width = x_BCHW.shape
+        if channels != self.config.in_channels or batch % num_frames:
+            raise ValueError(f"expected [N x {num_frames}, {self.config.in_channels}, H, W], not {tuple(x_BCHW.shape)}")
+        if frame_ids is not None and len(frame_ids) != num_frames:
+            raise ValueError(f"{len(frame_ids)} frame ids were given for {num_frames} frames")
+        table = self.config.extension_frames
+        if table is None:
+            return
+        last = num_frames - 1 if frame_ids is None else max(frame_ids)
+        if last >= table:
+            raise ClipError(
+                f"{last + 1} frames were asked for, but this extension was trained for {table}. "
+                f"Choose {table} frames or fewer, or use context windows."
+            )
+        smallest = 2 ** (len(self.config.widths) - 1) + 1  # two cells on the deepest level
+        if min(height, width) < smallest or num_frames < 2:
+            raise ClipError(
+                f"{num_frames} frames of {width * 8}x{height * 8} pixels are too small for an extended model: "
+                f"it needs at least 2 frames of {smallest * 8}x{smallest * 8}."
+            )
+
+    def reset_extension(self) -> None:
+        """Initialise the extension so that the model starts as the base (see `TemporalExtension.reset`)."""
+        for module in self.modules():
+            if isinstance(module, SpatioTemporalTransformer) and module.extension is not None:
+                module.extension.reset()
+
+
+def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
+    return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
+
+
+def _clip_rows(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
+    """Rows of [1, N or N T, ...] that belong to one clip: one for all of its frames, or one for each."""
+    if batch % len(rows):
+        raise ValueError(f"conditioning of {len(rows)} rows does not fit {batch} frames")
+    count = len(rows) * num_frames // batch
+    return rows[:1] if len(rows) == 1 else rows[clip * count : (clip + 1) * count]
+
+
+def _apply(
+    layer: nn.Module,
+    x_TCHW: Frames,
+    args: UNetArgs,
+    skip_TCHW: Frames | None = None,
+    size: tuple[int, ...] | None = None,
+) -> Frames:
+    """Run one layer of a block; `size` is the height and width an upsampling layer must produce."""
+    if isinstance(layer, ResBlock):
+        return layer(x_TCHW, args, skip_TCHW)
+    if isinstance(layer, SpatioTemporalTransformer):
+        return layer(x_TCHW, args)
+    if isinstance(layer, Upsample):
+        upsample = partial(layer, size=size)
+        shape = (*x_TCHW.shape[:2], *(size or (2 * side for side in x_TCHW.shape[2:])))
+        return upsample(x_TCHW[:]) if torch.is_grad_enabled() else LazyFrames(upsample, x_TCHW[:], shape)
+    frame_bytes = x_TCHW.shape[1:].numel() * x_TCHW.dtype.itemsize
+    frames = items_within(args.chunk_bytes, 3 * frame_bytes)
+    return map_chunks(lambda span: channels_last(layer(x_TCHW[span])), x_TCHW.shape[0], frames)
+
+
+class _Builder:
+    """Builds the levels in the published order, so that block numbers match the checkpoint's."""
+
+    def __init__(self, config: UNetConfig, ops: Ops, attention: Attention) -> None:
+        self.config, self.ops, self.attention = config, ops, attention
+        self.skip_channels: list[int] = []
+
+    def res(self, channels: int, out_channels: int, norm_eps: float) -> ResBlock:
+        return ResBlock(channels, out_channels, self.config.time_dim, norm_eps, self.ops)
+
+    def transformer(self, channels: int) -> SpatioTemporalTransformer:
+        config = self.config
+        return SpatioTemporalTransformer(
+            channels, config.context_dim, config.extension_frames, self.attention, self.ops
+        )
+
+    def down(self) -> nn.ModuleList:
+        config = self.config
+        channels = config.widths[0]
+        blocks = [nn.ModuleList([self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)])]
+        self.skip_channels = [channels]
+        for level, width in enumerate(config.widths):
+            eps = _ATTENTION_EPS if level in config.attention_levels else _EPS
+            for _ in range(config.blocks_per_level):
+                layers: list[nn.Module] = [self.res(channels, width, eps)]
+                if level in config.attention_levels:
+                    layers.append(self.transformer(width))
+                blocks.append(nn.ModuleList(layers))
+                self.skip_channels.append(width)
+                channels = width
+            if level < len(config.widths) - 1:
+                blocks.append(nn.ModuleList([Downsample(width, self.ops)]))
+                self.skip_channels.append(width)
+        return nn.ModuleList(blocks)
+
+    def up(self) -> nn.ModuleList:
+        config = self.config
+        channels = config.widths[-1]
+        blocks = []
+        for level, width in reversed(list(enumerate(config.widths))):
+            for index in range(config.blocks_per_level + 1):
+                layers: list[nn.Module] = [self.res(channels + self.skip_channels.pop(), width, _ATTENTION_EPS)]
+                if level in config.attention_levels:
+                    layers.append(self.transformer(width))
+                if level and index == config.blocks_per_level:
+                    layers.append(Upsample(width, self.ops))
+                blocks.append(nn.ModuleList(layers))
+                channels = width
+        return nn.ModuleList(blocks)

@@ -1,0 +1,179 @@
+"""Stable Video Diffusion's autoencoder: a per-frame encoder and a temporal decoder (arXiv:2311.15127).
+
+Parameter names are those of the sgm code base.
+Shapes: T frames, C channels, H and W height and width in pixels, h and w in latent cells of 8x8 pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from ...nn.chunks import CHUNK_BYTES
+from ...nn.convolution import channels_last_on_gpu
+from ...nn.group_norm import norm_silu
+from ...nn.layers import Ops, group_norm
+from ...nn.nan_check import checked_part
+from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
+from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
+from ...progress import Progress
+from .config import VAEConfig
+from .geometry import GEOMETRY
+from .vae_blocks import Downsample, ResBlock, SelfAttention
+from .vae_decoder import TemporalDecoder
+
+SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
+SPATIAL_FACTOR = GEOMETRY.spatial_factor
+
+# The decoder's group norms span the frames of a window, so the windows are part of the result. These are those of
+# DiffSynth-Studio 1.1.9 (svd_vae_decoder.py), whatever memory there is.
+FRAMES_AT_ONCE = 8
+_FRAME_STRIDE = 4
+LARGEST_TILE = 128  # latent cells; larger frames are decoded in tiles
+_TILE_STRIDE = 32
+
+
+class VAE(nn.Module):
+    """Pixels in [-1, 1] to raw (unscaled) latents and back.
+
+    Args:
+        config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
+        quantised: whether the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
+        ops: layer classes, `torch.nn` or a host's.
+
+    Attributes:
+        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
+    """
+
+    scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
+
+    def __init__(self, config: VAEConfig, quantised: bool = True, ops: Ops = nn) -> None:
+        super().__init__()
+        self.config = config
+        self.chunk_bytes = CHUNK_BYTES
+        moments = 2 * config.latent_channels
+        self.encoder = Encoder(config, ops)
+        self.quant_conv = ops.Conv2d(moments, moments, kernel_size=1) if quantised else None
+        self.decoder = TemporalDecoder(config, ops)
+
+    def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
+        """Mean of each frame's latent distribution, frame by frame: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
+        height, width = video_TCHW.shape[-2:]
+        GEOMETRY.check_cells(height, width)
+        latents = []
+        with restore_chunk_bytes(self):
+            for index, frame_CHW in enumerate(video_TCHW):
+                encode = partial(retry_with_smaller_chunks, self, partial(self._encode_frame, frame_CHW))
+                latents.append(checked_part(f"encoding frame {index}", encode(), self, encode, frame_CHW))
+                if progress:
+                    progress(len(latents), len(video_TCHW))
+        return torch.cat(latents)
+
+    def _encode_frame(self, frame_CHW: Tensor) -> Tensor:
+        moments = self.encoder(self.to_network(frame_CHW[None]), self.chunk_bytes)
+        if self.quant_conv is not None:
+            moments = self.quant_conv(moments)
+        return moments[:, : self.config.latent_channels]
+
+    def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
+        """Decode windows of 8 frames with a stride of 4 (and tiles above 1024 pixels), and blend them.
+
+        The windows do not depend on free memory. Out of memory, a window is decoded again in smaller chunks, which
+        changes the result by rounding only.
+
+        Args:
+            latents_TCHW: [T, 4, h, w], raw.
+            progress: called with the windows done and in total.
+            tile: side of smaller tiles in latent cells, below 128: less memory, but seams may show. None is exact.
+
+        Returns:
+            [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
+        """
+        frames, _, height, width = latents_TCHW.shape
+        windows = decode_windows(frames, height, width, tile)
+        blend = Blend((frames, 3, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width), dims=(0, 2, 3), frames=0)
+        with restore_chunk_bytes(self):
+            for done, window in enumerate(windows, start=1):
+                (t0, t1), (h0, h1), (w0, w1) = window
+                window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
+                decode = partial(retry_with_smaller_chunks, self, partial(self._decode_window, window_TCHW))
+                part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
+                blend.add(scaled(window, (1, SPATIAL_FACTOR, SPATIAL_FACTOR)), part_TCHW)
+                if progress:
+                    progress(done, len(windows))
+        return blend.mean()
+
+    def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
+        return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes).float().cpu()
+
+    def to_network(self, x: Tensor) -> Tensor:
+        """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
+        weight = self.decoder.conv_in.weight
+        return x.to(weight.device, weight.dtype)
+
+
+def decode_windows(frames: int, height: int, width: int, tile: int | None = None) -> list[Window]:
+    """Windows that are decoded one by one, in latent frames and cells; `tile` as in `VAE.decode`."""
+    time = Axis(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
+    if tile is not None:
+        return list(tiles((time, *spatial_axes(height, width, tile))))
+    return list(tiles((time, *(Axis(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width)))))
+
+
+class Encoder(nn.Module):
+    """Frames to the mean and log variance of their latents."""
+
+    def __init__(self, config: VAEConfig, ops: Ops) -> None:
+        super().__init__()
+        channels = config.widths[0]
+        self.conv_in = ops.Conv2d(3, channels, kernel_size=3, padding=1)
+        self.down = nn.ModuleList()
+        for level, width in enumerate(config.widths):
+            is_last = level == len(config.widths) - 1
+            self.down.append(Level(channels, width, config.blocks_per_level, not is_last, ops))
+            channels = width
+        self.mid = Middle(channels, ops)
+        self.norm_out = group_norm(channels, ops)
+        self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
+
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
+        """[T, 3, H, W] to [T, 8, H / 8, W / 8]; `chunk_bytes` is for the temporary tensors of one chunk."""
+        if torch.is_grad_enabled():
+            chunk_bytes = sys.maxsize
+        x_TCHW = self.conv_in(channels_last_on_gpu(x_TCHW))
+        for level in (*self.down, self.mid):
+            x_TCHW = level(x_TCHW, chunk_bytes)
+        return self.conv_out(norm_silu(self.norm_out, x_TCHW))
+
+
+class Level(nn.Module):
+    """Residual blocks of one resolution, then downsampling."""
+
+    def __init__(self, channels: int, out_channels: int, depth: int, downsamples: bool, ops: Ops) -> None:
+        super().__init__()
+        inputs = [channels] + [out_channels] * (depth - 1)
+        self.block = nn.ModuleList(ResBlock(channels, out_channels, ops) for channels in inputs)
+        self.downsample = Downsample(out_channels, ops) if downsamples else None
+
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        for block in self.block:
+            x_TCHW = block(x_TCHW, chunk_bytes)
+        return x_TCHW if self.downsample is None else self.downsample(x_TCHW)
+
+
+class Middle(nn.Module):
+    """Attention between two residual blocks, at the lowest resolution."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.block_1 = ResBlock(channels, channels, ops)
+        self.attn_1 = SelfAttention(channels, ops)
+        self.block_2 = ResBlock(channels, channels, ops)
+
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        for layer in (self.block_1, self.attn_1, self.block_2):
+            x_TCHW = layer(x_TCHW, chunk_bytes)
+        return x_TCHW

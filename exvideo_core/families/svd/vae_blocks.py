@@ -1,0 +1,122 @@
+"""Per-frame blocks of SVD's autoencoder, in chunks of frames, or of rows where one frame exceeds a chunk.
+
+Parameter names are those of the sgm code base. Shapes: T frames, C channels, H and W height and width, L = H W cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from ...nn.chunks import added, items_within, map_chunks, spans
+from ...nn.convolution import bind_conv, convolved
+from ...nn.effective_weights import effective_weights
+from ...nn.fused import scaled_silu
+from ...nn.group_norm import affine, norm_silu, row_chunks
+from ...nn.layers import Ops, group_norm
+from ...nn.upsample import empty_map
+from .blocks import frames_first, rows_first
+
+Rows = Callable[[slice], Tensor]  # computes a span of rows, [rows, T, C, W]
+
+
+def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Rows]:
+    """Norm, SiLU and 3x3 convolution as a function of a span of rows, and the rows that fit a chunk.
+
+    Only a single frame is cut into rows, because each frame has its own norm statistics.
+    """
+    height = x_TCHW.shape[2]
+    # scaled in float32, activated, result
+    rows = items_within(chunk_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
+    weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
+    if weights is None:
+        return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
+    factor_C, summand_C = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes))
+    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), bind_conv(conv, x_TCHW)
+
+    def with_halo(span: slice) -> Tensor:
+        above, below = max(0, span.start - 1), min(height, span.stop + 1)
+        out_1CHW = convolve(scaled_silu(x_TCHW[:, :, above:below], *scale))
+        return rows_first(out_1CHW)[span.start - above : span.stop - above]
+
+    return rows, with_halo
+
+
+class SpatialBlock(nn.Module):
+    """Weights of a residual block of two 3x3 convolutions, and its computation on frames."""
+
+    def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.norm1 = group_norm(channels, ops)
+        self.conv1 = ops.Conv2d(channels, out_channels, kernel_size=3, padding=1)
+        self.norm2 = group_norm(out_channels, ops)
+        self.conv2 = ops.Conv2d(out_channels, out_channels, kernel_size=3, padding=1)
+        self.nin_shortcut = ops.Conv2d(channels, out_channels, kernel_size=1) if channels != out_channels else None
+        self.out_channels = out_channels
+
+    def spatial(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """The residual block; in place on x if the number of channels does not change, unless gradients are enabled."""
+        frames, channels, height, width = x_TCHW.shape
+        # input of a convolution scaled in float32, and activated; its result likewise
+        frame_bytes = height * width * max(channels, self.out_channels) * (4 + 2 * x_TCHW.element_size())
+        size = items_within(chunk_bytes, frame_bytes)
+        out_TCHW = x_TCHW if self.nin_shortcut is None else self.nin_shortcut(x_TCHW)
+        if size >= frames:
+            return self._add_residual(out_TCHW, x_TCHW, chunk_bytes)
+        for span in spans(frames, size):
+            self._add_residual(out_TCHW[span], x_TCHW[span], chunk_bytes)
+        return out_TCHW
+
+    def _add_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """out + the convolutions of x; in place on out, unless gradients are enabled."""
+        frames, _, height, width = x_TCHW.shape
+        rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
+        h_HTCW = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
+        h_TCHW = frames_first(map_chunks(first, height, rows, h_HTCW))
+        rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes)
+        return frames_first(added(rows_first(out_TCHW), second, rows))
+
+
+class ResBlock(SpatialBlock):
+    """Residual block of the encoder."""
+
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        return self.spatial(x_TCHW, chunk_bytes)
+
+
+class SelfAttention(nn.Module):
+    """Single-head self-attention over the cells of each frame."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, ops)
+        self.q = ops.Conv2d(channels, channels, kernel_size=1)
+        self.k = ops.Conv2d(channels, channels, kernel_size=1)
+        self.v = ops.Conv2d(channels, channels, kernel_size=1)
+        self.proj_out = ops.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """x + attention; in place on x, unless gradients are enabled."""
+        # normed, queries, keys, values, attended, result
+        size = items_within(chunk_bytes, 6 * x_TCHW[0].nbytes)
+        return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
+
+    def _residual(self, x_TCHW: Tensor) -> Tensor:
+        h_TCHW = self.norm(x_TCHW)
+        q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T (H W) C") for layer in (self.q, self.k, self.v))
+        out_TLC = F.scaled_dot_product_attention(q, k, v)
+        return self.proj_out(rearrange(out_TLC, "T (H W) C -> T C H W", H=x_TCHW.shape[2]))
+
+
+class Downsample(nn.Module):
+    """Halve height and width, with padding on the right and at the bottom only."""
+
+    def __init__(self, channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
+
+    def forward(self, x_TCHW: Tensor) -> Tensor:
+        return self.conv(F.pad(x_TCHW, (0, 1, 0, 1)))

@@ -1,0 +1,1 @@
+"""Layers, attention and other building blocks of any network."""

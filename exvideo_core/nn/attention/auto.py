@@ -1,0 +1,102 @@
+"""Attention backends by name, and `auto`, which tries the candidates for a device once and logs its choice."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Mapping
+from functools import cache, partial
+
+import torch
+from torch import Tensor
+
+from ...errors import ExVideoError
+from .backends import PACKAGES, Attention, by_kernels, cudnn, efficient, flash, flash3, sage, sdpa, sliced, xformers
+from .rule import Facts, candidates
+
+log = logging.getLogger(__name__)
+
+_TOKENS = 80  # more than a kernel's tile, and no multiple of one
+# Largest rounding error for unit noise; a wrong kernel is off by a good part of 1.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
+# How a candidate is tried if PyTorch would silently fall back to another kernel.
+_TRIALS: Mapping[str, Attention] = {
+    "cudnn": partial(by_kernels, ["CUDNN_ATTENTION"]),
+    "sdpa": partial(by_kernels, ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION"]),
+}
+
+
+def auto(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
+    """The best exact backend for the device and dtype, chosen once."""
+    attend = BACKENDS[choose(q_BNLD.device, q_BNLD.dtype, q_BNLD.shape[-1])]
+    return attend(q_BNLD, k_BNLD, v_BNLD)
+
+
+BACKENDS: dict[str, Attention] = {
+    "sdpa": sdpa,
+    "auto": auto,
+    "cudnn": cudnn,
+    "flash": flash,
+    "flash3": flash3,
+    "efficient": efficient,
+    "xformers": xformers,
+    "sage": sage,
+    "sliced": sliced,
+}
+
+
+@cache
+def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
+    """Name of the first candidate that works; logs it, and why those before do not."""
+    *tried, last = candidates(facts_of(device, dtype))
+    name = next((name for name in tried if _is_usable(name, device, dtype, head_dim)), last)
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    log.info("attention: %s (%s, %s)", name, kind, str(dtype).removeprefix("torch."))
+    return name
+
+
+def _is_usable(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    reason = why_not(_TRIALS.get(name, BACKENDS[name]), device, dtype, head_dim)
+    if reason:
+        log.info("attention: %s is not usable here: %s", name, reason)
+    return reason is None
+
+
+def facts_of(device: torch.device, dtype: torch.dtype) -> Facts:
+    """Facts about a device, for `candidates`."""
+    if device.type != "cuda":
+        return Facts(device=device.type, dtype=dtype)
+    modules = [module for module, _, _ in PACKAGES.values() if _is_there(module)]
+    return Facts(
+        device="cuda",
+        dtype=dtype,
+        capability=torch.cuda.get_device_capability(device),
+        is_rocm=torch.version.hip is not None,
+        packages=frozenset(modules),
+    )
+
+
+def _is_there(module: str) -> bool:
+    return importlib.util.find_spec(module.partition(".")[0]) is not None
+
+
+@torch.inference_mode()
+def why_not(attend: Attention, device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
+    """Why a backend cannot be used for such tensors, from a small call; None if it can."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, _TOKENS, head_dim, generator=generator).to(device, dtype) for _ in range(3))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one from PyTorch for each unusable kernel
+            error = float((attend(q, k, v).float() - plain(q.float(), k.float(), v.float())).abs().max())
+    except (ExVideoError, ImportError, RuntimeError) as failure:
+        return str(failure).partition("\n")[0] or type(failure).__name__
+    # not "error > ...": it may be NaN
+    return None if error <= _TOLERANCE.get(dtype, 5e-2) else f"it is wrong by {error:g}"
+
+
+def plain(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
+    """Attention by its definition (arXiv:1706.03762, eq. 1)."""
+    scores = q_BNLD @ k_BNLD.transpose(-1, -2) * q_BNLD.shape[-1] ** -0.5
+    return scores.softmax(dim=-1) @ v_BNLD

@@ -1,0 +1,69 @@
+"""Chunked computation: the temporary tensors of a chunk fit a budget. Chunk size changes results by rounding only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 2**28  # enough for matrix products to fill a large GPU, little beside the tensors that must be whole
+
+
+def items_within(budget: float, bytes_per_item: float) -> int:
+    """Items in a chunk that fits the budget; at least one."""
+    return max(1, int(budget // max(1, bytes_per_item)))
+
+
+def spans(length: int, size: int) -> Iterator[slice]:
+    """Slices of nearly equal length, none longer than `size`."""
+    count = -(-length // max(1, size))
+    for index in range(count):
+        yield slice(index * length // count, (index + 1) * length // count)
+
+
+def map_chunks(part: Callable[[slice], Tensor], length: int, size: int, out: Tensor | None = None) -> Tensor:
+    """Compute spans of the first axis one after another, into one tensor.
+
+    Args:
+        part: computes a span, [n, ...].
+        length: number of items.
+        size: items in a chunk.
+        out: tensor for the result, which may be the input of the chunks; ignored if gradients are enabled.
+    """
+    if torch.is_grad_enabled():
+        return part(slice(0, length))
+    if size >= length and out is None:
+        return part(slice(0, length))
+    for span in spans(length, size):
+        result = part(span)
+        out = _room(result, length) if out is None else out
+        out[span] = result
+        del result  # else it stays in memory while the next is computed
+    assert out is not None, "there are no items"
+    return out
+
+
+def added(x: Tensor, part: Callable[[slice], Tensor], size: int, share: Tensor | None = None) -> Tensor:
+    """Add `part` (times `share`) to x, span by span of the first axis; in place unless gradients are enabled."""
+    if torch.is_grad_enabled():
+        whole = part(slice(0, len(x)))
+        return x + whole if share is None else torch.addcmul(x, share, whole)
+    for span in spans(len(x), size):
+        if share is None:
+            x[span] += part(span)
+        else:
+            x[span].addcmul_(share, part(span))
+    return x
+
+
+def plus(x: Tensor, summand: Tensor) -> Tensor:
+    """x + summand, in place unless gradients are enabled."""
+    return x + summand if torch.is_grad_enabled() else x.add_(summand)
+
+
+def _room(part: Tensor, length: int) -> Tensor:
+    """An empty tensor for all items, in the memory layout of a chunk."""
+    is_last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if is_last else torch.contiguous_format
+    return torch.empty((length, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)

@@ -1,0 +1,91 @@
+"""3D convolutions as 2D convolutions, which are faster.
+
+In half precision some cuDNN versions have no fast 3D convolution, and PyTorch then takes many times the memory.
+Shapes: B clips, C channels, T frames, H W height and width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .convolution import bind_conv
+from .effective_weights import Weights, effective_weights
+
+
+def conv3d(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
+    """`layer(x)` within rounding; see `bind_conv3d`."""
+    return bind_conv3d(layer, x_BCTHW)(x_BCTHW)
+
+
+def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
+    """Bind a layer to its effective weights: a function of x [B, C, T, H, W], to be called for all chunks of an input.
+
+    x may have any memory layout; channels-last is kept.
+
+    Args:
+        layer: a Conv3d with a kernel of 1x1x1, 3x1x1, or 3x3x3 without padding in time.
+        like: has the device and dtype of the inputs.
+    """
+    weights = effective_weights(layer, like)
+    if weights is None:
+        return layer
+    padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
+    if weights[0].shape[3:] == (1, 1):
+        return partial(_over_time, weights, padding[0])
+    if not _by_frames(like):
+        return bind_conv(layer, like)
+    taps = [tap.contiguous() for tap in weights[0].unbind(2)]
+    return partial(_over_frames, taps, weights[1], padding[1:])
+
+
+def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
+    """`bind_conv3d` for a list of frames [B, C, 1, H, W]; the kernel is 3x3x3 without padding in time."""
+    weights = effective_weights(layer, like) if _by_frames(like) else None
+    if weights is None:
+        convolve = bind_conv3d(layer, like)
+        return lambda frames: convolve(torch.cat(tuple(frames), dim=2))
+    padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
+    return partial(_of_frames, [tap.contiguous() for tap in weights[0].unbind(2)], weights[1], padding[1:])
+
+
+def _of_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], frames: Sequence[Tensor]) -> Tensor:
+    """For each frame with two before it, the sum of the three frames' convolutions."""
+    outs = []
+    for last in range(2, len(frames)):
+        images = [frame[:, :, 0] for frame in frames[last - 2 : last + 1]]
+        out_BCHW = F.conv2d(images[0], taps[0], bias, padding=tuple(padding))
+        for tap in (1, 2):
+            out_BCHW += F.conv2d(images[tap], taps[tap], padding=tuple(padding))
+        outs.append(out_BCHW[:, :, None])
+    return outs[0] if len(outs) == 1 else torch.cat(outs, dim=2)
+
+
+def _by_frames(x: Tensor) -> bool:
+    return x.device.type != "cpu"  # where Conv3d is faster by a half
+
+
+def _over_time(weights: Weights, padding: int, x_BCTHW: Tensor) -> Tensor:
+    """One 2D convolution of an image whose rows are frames and whose columns are cells."""
+    weight, bias = weights
+    x_BTLC = x_BCTHW.permute(0, 2, 3, 4, 1).flatten(2, 3)  # channels-last also for a single clip
+    out_BCTL = F.conv2d(x_BTLC.permute(0, 3, 1, 2), weight.squeeze(-1), bias, padding=(padding, 0))
+    return out_BCTL.unflatten(3, x_BCTHW.shape[3:])
+
+
+def _over_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], x_BCTHW: Tensor) -> Tensor:
+    """For each frame, the sum of three convolutions: of the frame before, itself and the frame after."""
+    batch, frames = len(x_BCTHW), x_BCTHW.shape[2] - 2
+
+    def convolve(tap: int, bias: Tensor | None = None) -> Tensor:
+        x_NCHW = x_BCTHW[:, :, tap : tap + frames].transpose(1, 2).flatten(0, 1)
+        return F.conv2d(x_NCHW, taps[tap], bias, padding=tuple(padding))
+
+    out_NCHW = convolve(0, bias)
+    for tap in (1, 2):
+        out_NCHW += convolve(tap)
+    return out_NCHW.unflatten(0, (batch, frames)).transpose(1, 2)

@@ -1,0 +1,81 @@
+"""Chains of elementwise operations, optionally fused into one kernel by torch.compile.
+
+Unfused, each operation reads and writes its whole tensor. Only such chains are compiled, not blocks: blocks are
+chunked, and a compiler would unroll the chunks, whose number depends on the clip. Off unless `fuse` is called, because
+the gain has not been measured on a GPU.
+Shapes: D channels of a head, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, wraps
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_is_fused = False
+
+
+def fuse(on: bool = True) -> None:
+    """Compile chains from now on, in this process; each takes some seconds at its first use."""
+    global _is_fused  # a setting, not state: results are equal within rounding
+    _is_fused = on
+
+
+@contextmanager
+def fusing(on: bool = True) -> Iterator[None]:
+    """Switch compilation of chains on or off within a block."""
+    before = _is_fused
+    fuse(on)
+    try:
+        yield
+    finally:
+        fuse(before)
+
+
+def is_fused() -> bool:
+    """Whether chains are compiled."""
+    return _is_fused and not torch.is_grad_enabled()
+
+
+def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Decorator: once `fuse` was called, the function runs compiled; equal within rounding.
+
+    With gradients enabled it runs uncompiled.
+    """
+
+    @cache
+    def compiled() -> Callable[..., Tensor]:
+        return torch.compile(chain, dynamic=True)  # here, because it loads the whole compiler
+
+    @wraps(chain)
+    def either(*tensors: Tensor) -> Tensor:
+        return compiled()(*tensors) if is_fused() else chain(*tensors)
+
+    return either
+
+
+@fusible
+def gated_gelu(x: Tensor) -> Tensor:
+    """GEGLU (arXiv:2002.05202), [..., 2 C] to [..., C]: the first half times GELU of the second."""
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
+
+
+@fusible
+def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    """SiLU(factor * x + summand), computed in float32."""
+    return F.silu(torch.addcmul(summand, x, factor), inplace=True).to(x.dtype)
+
+
+@fusible
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate neighbouring pairs of channels (RoPE), in float32; x is [..., D], cos and sin [..., D / 2].
+
+    In real numbers, because the compiler fuses no complex ones.
+    """
+    first, second = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -1,0 +1,105 @@
+"""Chunked group norm: statistics of all chunks first, then a scale and shift for each channel.
+
+Shapes: B items, C channels, G groups; what follows are axes of space and time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .chunks import items_within, spans
+from .effective_weights import Weights, effective_weights
+from .fused import scaled_silu
+
+
+class ChannelStatistics:
+    """Count, mean and sum of squared differences of each channel, merged over chunks (Chan et al. 1983)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean_C: Tensor | None = None
+        self.squares_C: Tensor | None = None
+
+    def add(self, x_BCX: Tensor) -> None:
+        """Add a chunk [B, C, ...] in any memory layout."""
+        axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
+        # one pass over x, numerically stable
+        variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
+        count = x_BCX.numel() // x_BCX.shape[1]
+        exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # MPS has no float64
+        self._merge(count, mean_C.to(exact), variance_C.to(exact) * count)
+
+    def _merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
+        if self.mean_C is None or self.squares_C is None:
+            self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
+            return
+        total = self.count + count
+        difference_C = mean_C - self.mean_C
+        self.squares_C = self.squares_C + squares_C + difference_C.square() * (self.count * count / total)
+        self.mean_C = self.mean_C + difference_C * (count / total)
+        self.count = total
+
+    def of_groups(self, groups: int) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each group, [G]."""
+        assert self.mean_C is not None, "no chunk was added"
+        assert self.squares_C is not None
+        mean_GC, squares_GC = self.mean_C.view(groups, -1), self.squares_C.view(groups, -1)
+        mean_G = mean_GC.mean(1)
+        spread_G = squares_GC.sum(1) + self.count * (mean_GC - mean_G[:, None]).square().sum(1)
+        return mean_G, spread_G / (self.count * mean_GC.shape[1])
+
+
+def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
+
+    Args:
+        norm: a GroupNorm.
+        weights: its effective weights.
+        chunks: [B, C, ...] each; together one item of the norm's batch.
+    """
+    assert isinstance(norm, nn.GroupNorm)
+    statistics = ChannelStatistics()
+    for chunk_BCX in chunks:
+        statistics.add(chunk_BCX)
+    return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+
+
+def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
+    """Feature maps [..., H, W] in chunks of rows that fit the budget in float32, for `affine`."""
+    for x in maps:
+        rows = items_within(chunk_bytes, 4 * x[..., 0, :].numel())
+        yield from (x[..., span, :] for span in spans(x.shape[-2], rows))
+
+
+def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_G: Tensor) -> tuple[Tensor, Tensor]:
+    """Factor and summand, [..., C], from statistics [..., G]."""
+    per_group = norm.num_channels // norm.num_groups
+    weight, bias = weights
+    factor_C = (variance_G + norm.eps).rsqrt().repeat_interleave(per_group, dim=-1) * weight.to(variance_G)
+    summand_C = -mean_G.repeat_interleave(per_group, dim=-1) * factor_C
+    if bias is not None:
+        summand_C = summand_C + bias.to(summand_C)
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return factor_C.to(dtype), summand_C.to(dtype)
+
+
+def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
+    """Group norm and SiLU."""
+    is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
+    weights = effective_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
+    if weights is None:
+        return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
+    assert isinstance(norm, nn.GroupNorm)
+    # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
+    x_BLGC = x_BCX.permute(0, 2, 3, 1).reshape(len(x_BCX), -1, norm.num_groups, x_BCX.shape[1] // norm.num_groups)
+    variance_BG, mean_BG = torch.var_mean(_wide(x_BLGC), (1, 3), correction=0)
+    factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)
+    return scaled_silu(x_BCX, factor_BC[:, :, None, None], summand_BC[:, :, None, None])
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,193 @@
+"""NaN check: results of networks are finite, or an error names the layer that NaN or Inf came from, and why.
+
+An ordinary run only looks at the result. If that has NaN or Inf, the network runs once more with hooks on its layers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from ..errors import NumberError
+
+log = logging.getLogger(__name__)
+
+_OVER_TIME = ("time_stack", "time_mixer", "time_mix_conv", "time_pos_embed", "extension")  # parts of layers' names
+
+_VANISHED = (
+    "the result had NaN or Inf, and on a second run it has not. If step reuse is on, a predicted step overflowed: turn "
+    "it off, or lower its threshold. Else this device does not compute the same every time: check its temperature, "
+    "power and overclocking."
+)
+_NO_SECOND_RUN = (
+    "the result has NaN or Inf, and the run that looks for the layer went out of memory. A smaller clip needs less; in "
+    "float16, bf16 may help."
+)
+_DAMAGED = (
+    "Its file is damaged (compare its SHA-256 with the published one, or download it again), or its values are too "
+    "large for the dtype it was loaded in (choose bf16 or fp32)."
+)
+_OVERFLOW = "Load the model in bf16, or in fp32 where the card has no bf16."
+_OUTSIDE = "If that changes nothing, choose another attention, such as sdpa."
+_ABSURD = (
+    "The activations have grown absurdly large, as with a damaged weight file (compare its SHA-256 with the published "
+    "one, or download it again), a LoRA at a far too high strength or for another model, or a guidance scale of "
+    "hundreds."
+)
+
+
+def checked(result: Tensor, network: nn.Module, again: Callable[[], object], given: Mapping[str, Tensor]) -> Tensor:
+    """The result of a network, if it is finite.
+
+    Args:
+        result: of a forward pass.
+        network: for the names of its layers.
+        again: runs the same forward pass once more.
+        given: the inputs, by what people call them.
+
+    Raises:
+        NumberError: says which input, weight or layer NaN or Inf came from.
+    """
+    if is_finite(result):
+        return result
+    check_given(given)
+    log.warning("ExVideo: NaN or Inf in the result; running the network once more to find the layer")
+    raise NumberError(_search(network, again) or _VANISHED)
+
+
+def checked_part(what: str, part: Tensor, network: nn.Module, again: Callable[[], Tensor], given: Tensor) -> Tensor:
+    """An autoencoder's result for some frames, if it is finite; an error begins with `what`."""
+    try:
+        return checked(part, network, again, {"what goes in": given})
+    except NumberError as error:
+        raise error.at(what) from error
+
+
+def check_given(given: Mapping[str, Tensor]) -> None:
+    """Raise NumberError, with the name, if an input has NaN or Inf."""
+    for name, value in given.items():
+        if not is_finite(value):
+            raise NumberError(
+                f"{name} holds {describe_nonfinite(value)}, before the network has computed anything with it. "
+                f"Look at what made it: a picture, a latent or a conditioning from another node, file or program."
+            )
+
+
+def is_finite(x: Tensor) -> bool:
+    """Whether a tensor has neither NaN nor Inf."""
+    if x.numel() == 0 or not (x.is_floating_point() or x.is_complex()):
+        return True
+    if x.dtype.itemsize == 1:  # without sign they are in the order of their bytes, and NaN is the last
+        return int((x.view(torch.uint8) & 0x7F).max()) <= _largest_byte(x.dtype)
+    # both ends are NaN if any value is; 30 times faster than isfinite().all(), and without a mask in memory
+    ends = torch.aminmax(torch.view_as_real(x) if x.is_complex() else x)
+    return bool(torch.isfinite(ends.min) & torch.isfinite(ends.max))
+
+
+@cache
+def _largest_byte(dtype: torch.dtype) -> int:
+    """Byte of the largest number in an 8-bit dtype."""
+    return int(torch.tensor(torch.finfo(dtype).max).to(dtype).view(torch.uint8))
+
+
+def describe_nonfinite(x: Tensor) -> str:
+    """Which non-finite values a tensor has, and how many: "NaN (3 of 4,096 values)"."""
+    x = x if x.dtype.itemsize > 1 else x.half()
+    kinds = [name for name, mask in (("NaN", x.isnan()), ("infinity", x.isinf())) if bool(mask.any())]
+    count = x.numel() - int(x.isfinite().sum())
+    return f"{' and '.join(kinds)} ({count:,} of {x.numel():,} values)"
+
+
+# the search
+
+
+def _search(network: nn.Module, again: Callable[[], object]) -> str | None:
+    """Where NaN or Inf comes from, as a sentence; None if the second run is finite."""
+    search = _Search()
+    with search.hooked(network):
+        try:
+            result = again()
+        except torch.OutOfMemoryError:  # layers with hooks are computed in larger chunks
+            return search.found or _NO_SECOND_RUN
+    bad = _nonfinite(result)
+    if bad is None:
+        return None
+    return search.found or search.suspect or _origin(network, "", bad)
+
+
+class _Search:
+    """Hooks that find the first layer with finite inputs and a result that is not.
+
+    Infinity that does not reach the result, such as in a mask, is nobody's fault: only what modules return counts.
+
+    Attributes:
+        found: the sentence about that layer.
+        suspect: about the first layer that was given NaN or Inf, and has no module around it that was not.
+    """
+
+    def __init__(self) -> None:
+        self.found: str | None = None
+        self.suspect: str | None = None
+        self._are_given_finite: list[bool] = []  # of the modules that run, the innermost last
+
+    @contextmanager
+    def hooked(self, network: nn.Module) -> Iterator[None]:
+        """Watch every module. Layers with hooks are called, and not computed by `effective_weights`."""
+        handles = []
+        for name, module in network.named_modules():
+            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
+            # first, so that weights which other hooks take away are still there
+            leave = partial(self._leave, name)
+            handles.append(module.register_forward_hook(leave, prepend=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, _module: nn.Module, args: object, kwargs: object) -> None:
+        self._are_given_finite.append(_nonfinite((args, kwargs)) is None)
+
+    def _leave(self, name: str, module: nn.Module, _args: object, result: object) -> None:
+        is_given_finite = self._are_given_finite.pop()
+        if self.found or (bad := _nonfinite(result)) is None:
+            return
+        if is_given_finite:
+            self.found = _origin(module, name, bad)
+        elif self.suspect is None:
+            self.suspect = (
+                f"{_place(name)}: gave {describe_nonfinite(bad)} from a tensor that held such values already. They are "
+                f"not from any layer: choose another attention, such as sdpa."
+            )
+
+
+def _origin(module: nn.Module, name: str, result: Tensor) -> str:
+    """The sentence about a module that made NaN or Inf of finite inputs: a bad weight, overflow, or else."""
+    dtype = str(result.dtype).removeprefix("torch.")
+    for weight_name, weight in chain(module.named_parameters(name), module.named_buffers(name)):
+        if weight.is_floating_point() and not is_finite(converted := weight.to(result.dtype)):
+            return f"the weight {weight_name} holds {describe_nonfinite(converted)} in {dtype}. {_DAMAGED}"
+    what, is_leaf = describe_nonfinite(result), not any(module.children())
+    if result.dtype == torch.float16:
+        sentence = f"{_place(name)}: float16 overflowed: finite inputs gave {what}; float16 ends at 65504. {_OVERFLOW}"
+    else:
+        sentence = f"{_place(name)}: finite inputs gave {what} in {dtype}. {_ABSURD}"
+    return sentence if is_leaf else f"{sentence} {_OUTSIDE}"
+
+
+def _place(name: str) -> str:
+    over_time = " (over time)" if set(_OVER_TIME) & set(name.split(".")) else ""
+    return f"{name or 'the network'}{over_time}"
+
+
+def _nonfinite(tree: object) -> Tensor | None:
+    """The first tensor with NaN or Inf."""
+    tensors = (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return next((tensor for tensor in tensors if not is_finite(tensor)), None)

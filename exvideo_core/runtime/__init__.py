@@ -1,0 +1,1 @@
+"""Memory, weight streaming, guidance branches, resume and distributed runs of any model."""

@@ -1,0 +1,91 @@
+"""Fingerprints of runs: equal if two runs compute the same, also in different processes.
+
+A run resumes only if they are equal, so doubtful cases count as different.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_SAMPLES = 8  # values of each weight: another training changes nearly all of them, and reading more takes time
+_CORE = Path(__file__).resolve().parents[1]
+
+
+def fingerprint(**parts: object) -> str:
+    """Hash numbers, text, tensors, and sequences, mappings and dataclasses of them.
+
+    Of anything else, only the class or the function's name counts.
+    """
+    return hashlib.sha256(json.dumps(_plain(parts)).encode()).hexdigest()[:32]
+
+
+def _plain(value: object) -> object:
+    """An equivalent that JSON can write; different values stay different."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value.hex()
+    if isinstance(value, torch.dtype | torch.device | Path):
+        return str(value)
+    return _of_parts(value)
+
+
+def _of_parts(value: object) -> object:
+    if isinstance(value, Tensor):
+        return _tensor(value)
+    if isinstance(value, Mapping):
+        return {"mapping": sorted([str(key), _plain(item)] for key, item in value.items())}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [type(value).__qualname__, {each.name: _plain(getattr(value, each.name)) for each in fields(value)}]
+    named: Any = value if hasattr(value, "__qualname__") else type(value)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _tensor(x: Tensor) -> object:
+    if x.is_meta:
+        return [str(x.dtype), *x.shape]
+    content = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return [str(x.dtype), *x.shape, hashlib.sha256(content.numpy().data).hexdigest()]
+
+
+def sampled(weights: Iterable[tuple[str, Tensor]]) -> str:
+    """Hash a few values of every weight: tells files apart without reading them whole."""
+    return fingerprint(weights={name: [list(weight.shape), _corners(weight)] for name, weight in weights})
+
+
+@torch.inference_mode()
+def _corners(weight: Tensor) -> Tensor:
+    """Values along the diagonal from the first to the last. Only these are copied from the weight's device."""
+    if weight.numel() == 0:
+        return weight
+    along = torch.linspace(0, 1, _SAMPLES, dtype=torch.float64)
+    places = [(along * (size - 1)).round().long().tolist() for size in weight.shape]
+    # one by one: 8-bit formats cannot be indexed with tensors
+    return torch.stack([weight[place] for place in zip(*places, strict=True)] if places else [weight])
+
+
+def environment(device: torch.device) -> dict[str, object]:
+    """Everything besides the run that rounding depends on: code, PyTorch, device, threads."""
+    if device.type == "cuda":
+        return {"code": code(_CORE), "torch": torch.__version__, "device": torch.cuda.get_device_name(device)}
+    return {"code": code(_CORE), "torch": torch.__version__, "device": device.type, "threads": torch.get_num_threads()}
+
+
+@cache
+def code(folder: Path) -> str:
+    """Hash of the Python files in a folder; a version number would miss local changes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,48 @@
+"""Noise levels as the solver sees them: signal and noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Noise levels of a run. At each, x = signal * clean latents + noise * unit noise.
+
+    Attributes:
+        signal: [steps + 1], float64 on the CPU.
+        noise: [steps + 1], float64 on the CPU, decreasing. The last may be 0.
+        values: [steps + 1], sigmas or alphas, as the denoiser takes them, on its device.
+    """
+
+    signal: Tensor
+    noise: Tensor
+    values: Tensor
+
+    @classmethod
+    def from_sigmas(cls, sigmas: Tensor) -> Levels:
+        """Levels of clean latents plus sigma times unit noise (SVD): signal 1, noise sigma."""
+        noise = sigmas.cpu().double()
+        return cls(noise.new_ones(len(noise)), noise, sigmas)
+
+    @classmethod
+    def from_alphas(cls, alphas: Tensor) -> Levels:
+        """Levels of unit variance (CogVideoX): signal sqrt(alpha), noise sqrt(1 - alpha)."""
+        signal_variance = alphas.cpu().double()
+        return cls(signal_variance.sqrt(), (1 - signal_variance).sqrt(), alphas)
+
+    @property
+    def steps(self) -> int:
+        return len(self.values) - 1
+
+    def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
+        """Latents at the first level.
+
+        Args:
+            noise: unit noise.
+            clean: latents to add it to; without them, noise with the spread that latents of unit variance have there.
+        """
+        s, a = self.noise[0], self.signal[0]
+        return float((s**2 + a**2).sqrt()) * noise if clean is None else float(a) * clean + float(s) * noise

@@ -1,0 +1,1 @@
+"""Options and progress bars that several verbs of the command line share."""

@@ -1,0 +1,52 @@
+"""Options of the video file, shared by the verbs that make a clip, and writing it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import VideoError
+from ..sampling import SavedRun
+from ..video import check_target, save_video
+from ..video.codecs import BIT_DEPTHS, CODECS, DEFAULT_QUALITY, QUALITIES
+from ..video.files import Frame
+from .progress import Bar, say
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a parser."""
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
+    )
+    parser.add_argument("--codec", choices=list(CODECS), help="default: what plays in most places, for that ending")
+    parser.add_argument("--quality", choices=QUALITIES, default=DEFAULT_QUALITY, help="of the video (%(default)s)")
+    parser.add_argument(
+        "--bit-depth", type=int, choices=BIT_DEPTHS, help="per colour; 10 for h265, vp9, av1 and prores (default: 8)"
+    )
+
+
+def check_output(arguments: argparse.Namespace) -> None:
+    """Raise VideoError now where `write_output` would later."""
+    check_target(arguments.output, arguments.codec, arguments.bit_depth)
+
+
+def saved_run(arguments: argparse.Namespace) -> SavedRun:
+    """Where the state of the run is saved, beside the video, until the video is written."""
+    output: Path = arguments.output
+    return SavedRun(output.with_name(f"{output.name}.unfinished"), tell=say)
+
+
+def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namespace) -> None:
+    """Write the file with a progress bar, and print its name."""
+    options = {"codec": arguments.codec, "quality": arguments.quality, "bit_depth": arguments.bit_depth}
+    run = saved_run(arguments)
+    try:
+        with Bar("writing", "frame") as writing:
+            path = save_video(frames, arguments.output, fps, progress=writing, **options)
+    except VideoError as error:
+        if not run.path.exists():
+            raise
+        raise VideoError(f"{error} All steps are saved: the same command only decodes and writes now.") from error
+    run.forget()
+    print(path)

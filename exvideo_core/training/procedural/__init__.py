@@ -1,0 +1,1 @@
+"""Procedurally drawn clips to train on without data."""

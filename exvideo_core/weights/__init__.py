@@ -1,0 +1,1 @@
+"""Weight files of any model: read, recognise, assign, write."""

@@ -1,0 +1,312 @@
+"""Reading weights: safetensors files, their shards and folders.
+
+Tensors are views of the memory-mapped file: nothing is copied, and pages are read on use.
+Pickles (.ckpt, .pt, .bin) can run code when opened and are never loaded. The safetensors package validates headers
+(every version since 0.4.2). Checked here: repeated names, which it lets pass, and limits, as no header may fill memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..files import quoted, read_small, regular_size
+from .detect import identify
+from .formats import SAFETENSORS
+from .kind import FileKind
+
+Shape = tuple[int, ...]
+
+# The format allows headers of 100 MB. Checkpoints of SVD have 3,000 tensors and headers of 0.4 MB; metadata of trainers
+# and graphs of ComfyUI add a few MB.
+_MAX_HEADER = 16_000_000  # bytes
+_MOST_TENSORS = 50_000
+_MOST_AXES = 8
+_LONGEST_NAME = 500  # characters; the longest of any known trainer's have 150
+_MOST_SHARDS = 2000
+_MAX_INDEX = 16_000_000  # bytes
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+)?)\.safetensors")
+_INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
+
+
+_hint: Callable[[str], str] = "".format  # how to get the file of that name
+
+
+def ask(hint: Callable[[str], str]) -> None:
+    """Set what the error about a missing file says of its name, where it is a published one."""
+    global _hint
+    _hint = hint
+
+
+class WeightFile(Mapping[str, Tensor]):
+    """Tensors by name of one file, or of all shards of one model, memory-mapped and not yet read.
+
+    Pass it on instead of its path, so that the header is parsed once.
+
+    Attributes:
+        path: the file or folder that the user chose.
+        shapes, dtypes: of every tensor, from the headers alone.
+        notes: metadata of the files.
+        num_bytes: size on disk.
+    """
+
+    def __init__(self, path: Path, parts: list[Path]) -> None:
+        """Open and check `parts`, in order; messages name `path`."""
+        self.path = path
+        self.shapes: dict[str, Shape] = {}
+        self.dtypes: dict[str, torch.dtype] = {}
+        self.notes: dict[str, str] = {}
+        self.num_bytes = 0
+        self._where: dict[str, Any] = {}  # open file of each tensor
+        for part in parts:
+            self._add(part)
+
+    def _add(self, part: Path) -> None:
+        size, text = _header(part)
+        entries = _parse(part, text)
+        opened = _open(part, entries, size - 8 - len(text))
+        if repeated := self.shapes.keys() & entries.keys():
+            raise CheckpointError(f"{part.name} repeats {len(repeated)} tensors of its sister shards; {_AGAIN}")
+        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
+        _check_shapes(part, shapes)
+        self.shapes |= shapes
+        self.dtypes |= {name: SAFETENSORS[entry["dtype"]] for name, entry in entries.items()}
+        self.notes |= opened.metadata() or {}  # type: ignore[no-untyped-call]
+        self._where |= dict.fromkeys(entries, opened)
+        self.num_bytes += size
+
+    @property
+    def name(self) -> str:
+        """Name of this file, for messages."""
+        return self.path.name
+
+    @cached_property
+    def identity(self) -> FileKind:
+        """The kind of this file, from its names and shapes."""
+        return identify(self.shapes)
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            tensor: Tensor = self._where[name].get_tensor(name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{self.name} is damaged: {error}; {_AGAIN}") from error
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+
+def open_weights(path: Path | WeightFile) -> WeightFile:
+    """Open a safetensors file, one shard (all others are opened, too), an index of shards, or a folder of one model.
+
+    A WeightFile is returned as it is.
+
+    Raises:
+        CheckpointError: the file is missing, incomplete, damaged, or not safetensors.
+    """
+    if isinstance(path, WeightFile):
+        return path
+    return WeightFile(path, _parts(_weights_of_folder(path) if path.is_dir() else path))
+
+
+def open_file(path: Path) -> WeightFile:
+    """Open one safetensors file, even if it is one of several shards; CheckpointError as from `open_weights`."""
+    return WeightFile(path, [path])
+
+
+# folders and shards
+
+
+def _weights_of_folder(folder: Path) -> Path:
+    """File to load from a folder in diffusers' layout: full precision before fp16, one file before shards."""
+    found = [path for path in folder.iterdir() if path.suffix == ".safetensors" or _INDEX.fullmatch(path.name)]
+    if not found:
+        raise CheckpointError(f"{folder} contains no .safetensors file; choose the file or folder that does.")
+    models = sorted({re.split(r"\.|-\d{5}-of-", path.name)[0] for path in found})
+    if len(models) > 1:
+        raise CheckpointError(f"{folder} contains several models ({quoted(', '.join(models))}); choose one file.")
+    # variants have one more suffix: model.safetensors, model.fp16.safetensors, model.safetensors.index.json
+    return min(
+        found, key=lambda p: (bool(_SHARD.fullmatch(p.name)), p.name.removesuffix(".index.json").count("."), p.name)
+    )
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file at `path`, or all shards that it belongs to."""
+    if _INDEX.fullmatch(path.name):
+        names = _names_in_index(path)
+    elif shard := _SHARD.fullmatch(path.name):
+        count = int(shard["count"])
+        if count > _MOST_SHARDS:
+            raise CheckpointError(
+                f"{path.name} says that it is one of {count} shards, and no model has as many; {_AGAIN}"
+            )
+        names = [f"{shard['stem']}-{i:05}-of-{count:05}{shard['variant']}.safetensors" for i in range(1, count + 1)]
+    else:
+        return [path]
+    parts = [path.parent / name for name in names]
+    if missing := [part.name for part in parts if not part.is_file()]:
+        raise CheckpointError(
+            f"{path.name} belongs to {len(parts)} files, and {len(missing)} of them are missing "
+            f"(first: {missing[0]}); download them into the same folder."
+        )
+    return parts
+
+
+def _names_in_index(path: Path) -> list[str]:
+    try:
+        names = sorted({str(name) for name in json.loads(read_small(path, _MAX_INDEX))["weight_map"].values()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} is not an index of safetensors shards; {_AGAIN}") from error
+    if not names:
+        raise CheckpointError(f"{path.name} names no shards; {_AGAIN}")
+    if outside := [name for name in names if not _is_shard_name(name)]:
+        raise CheckpointError(
+            f"{path.name} names a file outside its own folder, or none that can be a shard ({outside[0][:80]!a}); do "
+            f"not use it."
+        )
+    return names
+
+
+def _is_shard_name(name: str) -> bool:
+    """Whether this is a plain file name on every system: no folder, drive, stream or device."""
+    return bool(re.fullmatch(r'[^/\\:*?"<>|]+\.safetensors', name)) and name.isprintable() and len(name.encode()) <= 255
+
+
+# the header
+
+
+_AGAIN = "download it again."
+_PICKLE = (
+    "is a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
+    "get the .safetensors version of it."
+)
+# First bytes of files that end up in model folders instead of safetensors, and the sentence about them.
+_IMPOSTORS = (
+    (rb"PK\x03\x04|\x80[\x02-\x05]", _PICKLE),
+    (rb"version https://git-lfs", "is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
+    (rb"GGUF", "is a GGUF file; this project reads .safetensors."),
+    (rb"(?i)\s*<(!doctype|html|head|\?xml)", "is a web page, perhaps a login or licence page; download it again."),
+    (
+        rb"[\s\x20-\x7e]{8}",
+        "is a text file, perhaps an error message saved in place of the weights; download it again.",
+    ),
+)
+
+
+# Errors of the safetensors package, as 0.8 and as 0.4 words them.
+_DAMAGE = (
+    (r"invalid shape|TensorInvalidInfo|overflow|Overflow", "the size of a tensor contradicts its shape"),
+    (r"invalid offset|InvalidOffset", "a tensor does not start where the one before ends"),
+)
+
+
+def _header(path: Path) -> tuple[int, bytes]:
+    """Size of a safetensors file, and its header: 8 bytes of length, then JSON."""
+    try:
+        size = regular_size(path)
+        with path.open("rb") as file:
+            start = file.read(64)
+            length = int.from_bytes(start[:8], "little")
+            _check_start(path, start, size, length)
+            file.seek(8)
+            return size, file.read(length)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{_hint(path.name)}") from error
+
+
+def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
+    if not start:
+        raise CheckpointError(f"{path.name} is empty (0 bytes); {_AGAIN}")
+    for pattern, sentence in _IMPOSTORS:
+        if re.match(pattern, start):
+            raise CheckpointError(f"{path.name} {sentence}")
+    if size < 8 or length > _MAX_HEADER:
+        raise CheckpointError(f"{path.name} is not a safetensors file; choose a .safetensors file.")
+    if length > size - 8:
+        raise CheckpointError(f"{path.name} is incomplete: it ends within its header after {size:,} bytes; {_AGAIN}")
+
+
+def _parse(path: Path, text: bytes) -> dict[str, Any]:
+    """Parse the header into entries by tensor; checks their names, number and dtypes."""
+    try:
+        entries: dict[str, Any] = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repetition)
+        entries.pop("__metadata__", None)
+        unknown = [name for name, entry in entries.items() if entry["dtype"] not in SAFETENSORS]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(path) from error
+    if len(entries) > _MOST_TENSORS:
+        raise CheckpointError(
+            f"{path.name} names {len(entries):,} tensors, and no model has more than {_MOST_TENSORS:,}; {_AGAIN}"
+        )
+    if strange := [name for name in entries if len(name) > _LONGEST_NAME or not name.isprintable()]:
+        raise CheckpointError(
+            f"{path.name} is damaged: {len(strange)} of its tensors have names that no program writes "
+            f"(first: {strange[0][:40]!a}); {_AGAIN}"
+        )
+    if unknown:
+        raise CheckpointError(
+            f"{path.name} stores {unknown[0]} as {quoted(str(entries[unknown[0]]['dtype']), 20)}, a dtype this project "
+            f"does not read; get the fp16, bf16, fp32 or fp8 version."
+        )
+    return entries
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object without repeated names, of which readers take different values."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("it repeats a name")
+    return result
+
+
+def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
+    """Open the file with the safetensors package, which validates the entries; `num_bytes` follow the header."""
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except SafetensorError as error:
+        raise _damage(path, str(error), entries, num_bytes) from error
+    except OSError as error:
+        raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
+    except RuntimeError as error:  # PyTorch's, on systems that do not overcommit memory
+        raise CheckpointError(
+            f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
+            f"have more virtual memory."
+        ) from error
+
+
+def _damage(path: Path, said: str, entries: Mapping[str, Any], num_bytes: int) -> CheckpointError:
+    if re.search("not fully covered|MetadataIncompleteBuffer", said):  # the rest is valid
+        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+        if num_bytes < end:
+            return CheckpointError(
+                f"{path.name} is incomplete: {num_bytes:,} of its {end:,} bytes of weights are there; {_AGAIN}"
+            )
+        return CheckpointError(f"{path.name} is damaged: {num_bytes - end:,} bytes follow its last tensor; {_AGAIN}")
+    for pattern, sentence in _DAMAGE:
+        if re.search(pattern, said):
+            return CheckpointError(f"{path.name} is damaged: {sentence}; {_AGAIN}")
+    return _unreadable(path)
+
+
+def _unreadable(path: Path) -> CheckpointError:
+    return CheckpointError(f"{path.name} is not a safetensors file: its header is not readable; {_AGAIN}")
+
+
+def _check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
+    """Refuse shapes that no weight has: many axes, or empty with more than one axis."""
+    strange = [name for name, shape in shapes.items() if len(shape) > _MOST_AXES or (len(shape) > 1 and 0 in shape)]
+    if strange:
+        raise CheckpointError(f"{path.name} is damaged: no weight has the shape of {strange[0]}; {_AGAIN}")

@@ -1,0 +1,1 @@
+"""CogVideoX's nodes, and its networks as ComfyUI's MODEL, CLIP and VAE."""
