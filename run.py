@@ -87,7 +87,7 @@ contact_sheet(sys.argv[1], sys.argv[2], columns=8, rows=4)
 """
 # A file's tests share their server and models, and tests/sharing.py says which files do.
 WORKERS = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-QUICK = ("-m", "not (slow or network or comfyui or browser or fuzz)")
+QUICK = ("-m", "not (slow or network or comfyui or browser or fuzz or full)")
 CHECKS = (["ruff", "check"], ["ruff", "format", "--check"], ["mypy"])
 
 
@@ -179,6 +179,9 @@ def start_comfyui(
 
 def run_tests(environment: Environment, arguments: list[str]) -> int:
     """Run linters, types and tests; all of them run, also when one has failed."""
+    # The tests start a hundred processes: none of them compiles the sources again, and idle threads do not spin.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     failed = 0
     for check in CHECKS:
         print(f"== {' '.join(check)}", flush=True)

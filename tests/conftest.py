@@ -8,6 +8,8 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import sharing
+from full_suite import is_full
 
 from host.client import Client
 from host.comfyui_trees import NEWEST, OLDEST
@@ -17,6 +19,19 @@ from host.server import Server, free_port
 ROOT = Path(__file__).resolve().parents[1]
 PACK = "ComfyUI-ExVideo"
 pytest.register_assert_rewrite("rounding")  # for the numbers in its messages
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return sharing.scheduler(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if is_full(item):
+            item.add_marker("full")
+    items.sort(key=lambda item: sharing.position(item.nodeid.partition("::")[0]))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,14 @@ REFERENCE_FLOPS = {"svd_512": 206.96e12, "svd_1024": 1015.9e12, "cog_129f": 1460
 REFERENCE_PEAKS = {"svd_512": 8.05e9, "svd_1024": 32.2e9, "cog_129f": 4.14e9, "cog_vae_decode": 21.3e9}
 
 
+@cache
+def counts_of(name):
+    return count.count_job(count.JOBS[name])
+
+
 @pytest.mark.parametrize("name", [name for name, job in count.JOBS.items() if job.most_bytes or job.most_flops])
 def test_a_job_keeps_its_bars(name):
-    job = count.JOBS[name]
-    counts = count.count_job(job)
+    job, counts = count.JOBS[name], counts_of(name)
 
     assert counts.peak <= (job.most_bytes or float("inf"))
     assert counts.total_flops <= (job.most_flops or float("inf"))
@@ -46,7 +51,7 @@ ROWS = {
 
 @pytest.mark.parametrize("row", ROWS)
 def test_the_page_says_what_is_counted(row):
-    counts = count.count_job(count.JOBS[ROWS[row]])
+    counts = counts_of(ROWS[row])
     line = next(line for line in PAGE.splitlines() if line.startswith(f"| {row} |"))
     operations, memory = (float(cell.split()[0]) for cell in line.split("|")[2:4])
 

@@ -1,5 +1,6 @@
-"""What a process that trains imports: imported once, by the process that those of training_runs.py are forked from."""
+"""Imports of a training process: done once, by the server process that training_runs.py forks the others from."""
 
+# ruff: noqa: F401
 import importlib.util
 import warnings
 
@@ -7,13 +8,15 @@ import matplotlib.figure
 import transformers
 import yaml
 
-import exvideo_core.cli
-import exvideo_core.training.build
-import exvideo_core.training.loop  # noqa: F401
+import exvideo_core.cli.train
+import exvideo_core.families.cogvideox.training
+import exvideo_core.families.svd.training
+import exvideo_core.training.loop
 
 if importlib.util.find_spec("deepspeed"):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import deepspeed
-    # It would compile, for a minute, how processes on one CPU add up; without that gloo adds, as nccl does on GPUs.
+    # Else it compiles an all-reduce for the processes of one CPU: a minute, and a lock that a killed run leaves behind.
+    # Without it gloo does that, as NCCL does on GPUs.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,18 +17,10 @@ import narrow_svd
 import yaml
 from safetensors.torch import save_file
 
-# DeepSpeed compiles a part of itself at first use, under a lock that a killed run leaves behind for ever: each session
-# has its own.
-_EXTENSIONS = tempfile.TemporaryDirectory(prefix="torch_extensions_")
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", _EXTENSIONS.name)
-
-_FAMILIES = ("exvideo_core.families.svd.training", "exvideo_core.families.cogvideox.training")
 # forked from a server that has imported everything: a run starts in no time
 _CONTEXT = multiprocessing.get_context("forkserver") if os.name == "posix" else multiprocessing.get_context()
 if os.name == "posix":
-    _CONTEXT.set_forkserver_preload(
-        ["exvideo_core.cli.train", "exvideo_core.training.loop", *_FAMILIES, "pydantic", "yaml", "transformers"]
-    )
+    _CONTEXT.set_forkserver_preload(["tests.training_preload"])  # found from the repository's root, where tests run
 
 
 def svd_config(folder: Path, **changes: Any) -> Path:
@@ -170,6 +161,7 @@ def _measure(config: str, rank: int, world: int, port: int, folder: str) -> None
 
 def _place(rank: int, world: int, port: int) -> None:
     import torch
+    import training_preload  # noqa: F401  it also sets up DeepSpeed
 
     torch.set_num_threads(1)
     place = {"RANK": rank, "WORLD_SIZE": world, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

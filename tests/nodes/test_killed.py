@@ -24,8 +24,8 @@ pytestmark = pytest.mark.comfyui
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
-    "svd": {"ExVideoSVDConditioning": {"frames": 24, "fps": 15}, "ExVideoSampler": {"steps": 8}},
-    "cogvideox": {"ExVideoCogVideoXLatent": {"frames": 33}, "ExVideoSampler": {"steps": 10}},
+    "svd": {"ExVideoSVDConditioning": {"frames": 12, "fps": 15}, "ExVideoSampler": {"steps": 6}},
+    "cogvideox": {"ExVideoCogVideoXLatent": {"frames": 17}, "ExVideoSampler": {"steps": 6}},
 }
 
 
@@ -51,7 +51,7 @@ def test_a_cancelled_prompt_goes_on_when_it_is_queued_again(server, request, tmp
     sampler = next(node_id for node_id, node in prompt.items() if node["class_type"] == "ExVideoSampler")
 
     def cancel(node_id, done, _steps):
-        if node_id == sampler and done == 4:
+        if node_id == sampler and done == 3:
             client.interrupt()
 
     with pytest.raises(Exception, match="interrupted"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from in_comfyui import relative
 
-STEPS = 30
+STEPS = 12
 
 
 @pytest.fixture(params=["svd", "cogvideox"])
@@ -32,7 +32,7 @@ def test_steps_are_predicted_and_it_is_still_that_clip(either, caplog):
 
     assert 0 < relative(found, exact) < 1
     (line,) = said(caplog)
-    assert "of 30 steps predicted" in line
+    assert f"of {STEPS} steps predicted" in line
     assert " 0 of" not in line
 
 
@@ -75,7 +75,7 @@ def test_the_last_of_two_nodes_counts(either, caplog):
     caplog.set_level(logging.INFO)
     either.sample(faster(either, first_steps=STEPS, model=faster(either)), steps=STEPS)
 
-    assert said(caplog) == ["ExVideo: step reuse: 0 of 30 steps predicted"]
+    assert said(caplog) == [f"ExVideo: step reuse: 0 of {STEPS} steps predicted"]
 
 
 def test_levels_between_two_steps_belong_to_the_first(pack):

@@ -26,7 +26,7 @@ def exported(config_of, folder, rate):
     config = config_of(
         folder,
         run__output=str(folder / f"rate_{rate}"),
-        run__steps=3,
+        run__steps=3 if rate else 1,
         run__held_out_every=0,
         data__held_out=0,
         model__num_frames={svd_config: 8, cogvideox_config: 9}[config_of],

@@ -15,7 +15,7 @@ needs_deepspeed = pytest.mark.skipif(not HAS_DEEPSPEED, reason="deepspeed is not
 ENGINES = ["fsdp", pytest.param("deepspeed", marks=needs_deepspeed)]
 CONFIGS = {"svd": svd_config, "cogvideox": cogvideox_config}
 # No gradient is so long that it would be clipped.
-SHORT = {"run__steps": 8, "run__save_every": 4, "run__held_out_every": 4, "optimizer__clip_norm": 1e3}
+SHORT = {"run__steps": 4, "run__save_every": 2, "run__held_out_every": 2, "optimizer__clip_norm": 1e3}
 LONG = {"run__steps": 20, "optimizer__clip_norm": 1e3}
 
 
@@ -48,7 +48,7 @@ def short_run(tmp_path_factory):
 def test_two_processes_do_what_one_does_bit_for_bit(target, engine, short_run):
     one, two = (short_run(target, engine, world) for world in (1, 2))
 
-    assert len(set(column(one, "loss"))) == len(column(one, "loss")) == 8
+    assert len(set(column(one, "loss"))) == len(column(one, "loss")) == 4
     assert same_run(one, two)
 
 
@@ -94,8 +94,8 @@ def test_each_of_two_processes_keeps_half_of_the_moments(engine, tmp_path):
 
 def test_two_processes_go_on_as_one_and_one_as_two(short_run, tmp_path):
     whole, moved = short_run("cogvideox", "fsdp", 1), tmp_path / "moved"
-    for steps, world in ((3, 2), (6, 1), (8, 2)):
-        changes = SHORT | {"run__steps": steps, "run__save_every": 3}
+    for steps, world in ((1, 2), (2, 1), (4, 2)):
+        changes = SHORT | {"run__steps": steps, "run__save_every": 4}
         assert run(cogvideox_config(tmp_path, run__output=str(moved), **changes), world) == [0] * world
 
     assert column(moved, "loss") == column(whole, "loss")
@@ -105,14 +105,14 @@ def test_two_processes_go_on_as_one_and_one_as_two(short_run, tmp_path):
 @needs_deepspeed
 def test_deepspeed_goes_on_with_as_many_processes_only(short_run, tmp_path):
     again = {"run__output": str(tmp_path / "again"), "run__engine": "deepspeed"}
-    for steps in (4, 8):
+    for steps in (2, 4):
         config = cogvideox_config(tmp_path, **SHORT | again | {"run__steps": steps})
         assert run(config, 2) == [0, 0]
     assert same_run(short_run("cogvideox", "deepspeed", 2), tmp_path / "again")
 
     config = cogvideox_config(tmp_path, **SHORT | again | {"run__steps": 30})
     assert run(config) == [2]
-    assert "was written by 2 processes, and DeepSpeed can only go on with as many" in said(config).read_text()
+    assert "resumes only with the same number" in said(config).read_text()
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(10, marks=pytest.mark.slow)])
