@@ -1,4 +1,4 @@
-"""What each file in the loaders' lists is, for the page."""
+"""Labels of the files in the loaders' lists, for the page."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import families
 from .comfy_bridge import latent_file, sampling
 from .comfy_bridge.estimates import ProgressText
-from .comfy_bridge.presets import AS_SET, PRESETS, described, prepared
+from .comfy_bridge.presets import AS_SET, PRESETS, prepared, summary
 from .comfy_bridge.preview import AnimatedPreview, has_colours
 from .comfy_bridge.resume import Run
 from .host import show_text
@@ -190,7 +190,7 @@ class ExVideoSampler(io.ComfyNode):
         steps, method = chosen.steps or steps, chosen.method or method
         settings = sampling.Settings(steps=steps, guidance=(guidance_min, guidance_max), denoise=denoise, method=method)
         family = families.adapter_of(model)
-        heading = described(preset, chosen, model)
+        heading = summary(preset, chosen, model)
         hidden = cls.hidden
         fps = family.latent_fps(latent["samples"], positive) if preview == _ANIMATED else None
         watch = Watching(hidden.unique_id, latent["samples"], heading, fps)

@@ -175,14 +175,15 @@ def test_registry_fields_are_of_the_allowed_form():
     assert systems == ["Operating System :: OS Independent"]
 
 
-def test_tests_run_in_the_folder_that_git_clone_makes(tmp_path):
-    # pytest would import __init__.py by the folder's name, and a name with a hyphen is no package's
+@pytest.mark.parametrize("command", ["pytest -q", "ruff check"])
+def test_a_clone_is_tested_under_its_own_name(command, tmp_path):
+    # the root has an __init__.py, which tools take for a package's; ComfyUI-ExVideo is no name of one
     clone = tmp_path / "ComfyUI-ExVideo"
     (clone / "tests").mkdir(parents=True)
     for name in ("__init__.py", "installation.py", "pyproject.toml"):
         shutil.copy(ROOT / name, clone)
     (clone / "tests" / "test_one.py").write_text("def test_one():\n    pass\n", encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q"], cwd=clone, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *command.split()], cwd=clone, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout
 

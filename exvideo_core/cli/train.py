@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .. import registry
 from ..errors import ExVideoError
 from ..runtime.distributed import World, init_world
+from ..terminal.progress import Bar
 from ..whole_file import whole_file
 
 if TYPE_CHECKING:
@@ -93,40 +94,27 @@ def _train(recipe: TrainingRecipe[Any], config: Training, path: Path, world: Wor
     return is_finished
 
 
-class _Bars:
+class _Bars(ExitStack):
     """Progress bars with time left: one for each preparation, and one for the steps."""
 
     def __init__(self, is_shown: bool) -> None:
+        super().__init__()
         self._is_shown = is_shown
-        self._name: str | None = None
-        self._bar: tqdm | None = None  # type: ignore[type-arg]  # iterates over nothing
-
-    def __enter__(self) -> _Bars:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self._bars: dict[str, Bar] = {}
 
     def prepare(self, what: str, done: int, total: int) -> None:
         """Show the progress of a preparation."""
-        self._show(what, done, total)
+        if self._is_shown:
+            if what not in self._bars:
+                self.close()  # the bar before
+                self._bars[what] = self.enter_context(Bar(what, "step"))
+            self._bars[what](done, total)
 
     def step(self, step: int, steps: int, loss: float) -> None:
         """Show a finished step."""
-        self._show("training", step, steps)
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-
-    def _show(self, what: str, done: int, total: int) -> None:
-        if what != self._name:
-            if self._bar is not None:
-                self._bar.close()
-            # a resumed run begins in the middle
-            self._bar = tqdm(total=total, initial=max(done - 1, 0), desc=what, disable=not self._is_shown)
-            self._name = what
-        assert self._bar is not None
-        self._bar.update(done - self._bar.n)
+        self.prepare("training", step, steps)
+        if self._is_shown and (bar := self._bars["training"].bar):
+            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
 
 
 def main(argv: list[str] | None = None) -> int:

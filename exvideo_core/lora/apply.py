@@ -191,4 +191,4 @@ def _restore(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> Non
         if (value.device, value.dtype) == (weight.device, weight.dtype):
             weight.data = value
         else:
-            weight.data.copy_(value)  # in place, as there may be no memory left
+            weight.data.copy_(value)  # in place: a new tensor may not fit

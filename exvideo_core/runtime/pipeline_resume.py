@@ -42,7 +42,7 @@ def begin(
 
 
 def _described(network: nn.Module) -> dict[str, object]:
-    """What the network computes. Where its weights are does not matter."""
+    """Everything that the network's results depend on; the device of its weights does not matter."""
     weights = [*network.named_parameters(), *network.named_buffers()]
     attention = {getattr(module, "attention", None) for module in network.modules()} - {None}
     with torch.inference_mode():

@@ -13,8 +13,8 @@ class Levels:
 
     Attributes:
         signal: [steps + 1], float64 on the CPU.
-        noise: likewise; decreasing. The last may be 0.
-        values: [steps + 1], the levels as the denoiser counts them, such as sigma or alpha, where it computes.
+        noise: [steps + 1], float64 on the CPU, decreasing. The last may be 0.
+        values: [steps + 1], sigmas or alphas, as the denoiser takes them, on its device.
     """
 
     signal: Tensor

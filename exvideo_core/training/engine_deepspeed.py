@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,15 @@ from torch import Tensor, nn
 from ..errors import ExVideoError
 from ..runtime.distributed import World
 from .ema import EMA
+from .engine import TorchEngine
 from .safe_load import safe_load
 from .settings import OptimizerConfig
 
 _TAG = "state"
 
 
-class DeepSpeedEngine:
-    """Has the methods of `engine.TorchEngine`.
+class DeepSpeedEngine(TorchEngine):
+    """ZeRO stage 2.
 
     Args:
         units: the modules that are trained.
@@ -39,6 +39,7 @@ class DeepSpeedEngine:
         self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World, count: int
     ) -> None:
         self.config, self.world = config, world
+        self._sharded = []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, world, count)
         self.ema = EMA(self.weights, average) if average else None
@@ -62,16 +63,6 @@ class DeepSpeedEngine:
         if self.ema:
             self.ema.update(self.weights)
         return float(self._engine.get_global_grad_norm() or 0.0)
-
-    def averaged(self) -> AbstractContextManager[None]:
-        """See `TorchEngine`."""
-        return self.ema.swapped_in(self.weights) if self.ema else nullcontext()
-
-    def gathered(self) -> dict[str, Tensor]:
-        """See `TorchEngine`."""
-        return (
-            {name: p.detach().to("cpu", copy=True) for name, p in self.weights.items()} if self.world.is_first else {}
-        )
 
     def bytes_held(self) -> dict[str, int]:
         """See `TorchEngine`; DeepSpeed has weights twice: whole, and its shard to step from."""

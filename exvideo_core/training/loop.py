@@ -34,7 +34,6 @@ from .settings import RunConfig, Training
 from .target import Target
 
 log = logging.getLogger(__name__)
-Engine = TorchEngine | DeepSpeedEngine
 
 
 class OnStep(Protocol):
@@ -193,7 +192,7 @@ class Run:
         self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
 
 
-def make_engine(config: Training, target: Target, world: World) -> Engine:
+def make_engine(config: Training, target: Target, world: World) -> TorchEngine:
     """The engine that the configuration names.
 
     Raises:

@@ -28,27 +28,17 @@ class RunConfig(Section):
     """Course and results of a run."""
 
     name: str = Field(default="extension", description="of the exported files")
-    output: str = Field(
-        default="output/training", description="folder for checkpoints, exports, logs and validation videos"
-    )
+    output: str = Field(default="output/training", description="folder for everything that the run writes")
     seed: int = Field(default=0, description="of data order, noise and new weights")
     steps: int = Field(default=8000, ge=1, description="optimizer steps; the published extension had some 10,000s")
-    batch_size: int = Field(
-        default=8, ge=1, description="clips of a step, of all GPUs together; a multiple of their number"
-    )
+    batch_size: int = Field(default=8, ge=1, description="clips of a step, on all GPUs together")
     engine: Literal["fsdp", "deepspeed"] = Field(
-        default="fsdp", description="what shards gradients and optimizer over several GPUs"
+        default="fsdp", description="shards gradients and optimizer over several GPUs"
     )
-    precision: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="of frozen weights; trained weights are always fp32"
-    )
-    checkpointing: bool = Field(
-        default=True, description="gradient checkpointing: recompute each block instead of keeping its activations"
-    )
+    precision: Literal["bf16", "fp32"] = Field(default="bf16", description="of frozen weights; trained ones are fp32")
+    checkpointing: bool = Field(default=True, description="recompute activations in the backward pass")
     attention: str = Field(default="sdpa", description=f"kernel: {', '.join(BACKENDS)}")
-    average: float = Field(
-        default=0.999, ge=0, lt=1, description="decay of the EMA weights that are evaluated and exported; 0: no EMA"
-    )
+    average: float = Field(default=0.999, ge=0, lt=1, description="decay of the exported EMA; 0: no EMA")
     save_every: int = Field(default=500, ge=1, description="steps between checkpoints; each is also exported")
     keep_last: int = Field(default=3, ge=1, description="checkpoints and exports to keep")
     held_out_every: int = Field(default=500, ge=0, description="steps between held-out losses; 0: never")
@@ -80,16 +70,12 @@ class OptimizerConfig(Section):
         "from little data",
     )
     learning_rate: float = Field(default=1e-5, ge=0, description="full rate, of AdamW")
-    muon_rate: float = Field(
-        default=4e-3, ge=0, description="full rate of matrices and convolutions with muon; the rest goes to AdamW"
-    )
+    muon_rate: float = Field(default=4e-3, ge=0, description="full rate of matrices with muon; the rest goes to AdamW")
     weight_decay: float = Field(default=0.01, description="of AdamW")
     beta1: float = Field(default=0.9, description="of AdamW")
     beta2: float = Field(default=0.999, description="of AdamW")
     warmup_steps: int = Field(default=100, ge=0, description="steps in which the rate rises from 0")
-    hold: float = Field(
-        default=1.0, ge=0, le=1, description="share of the steps before the rate decays linearly to 0; 1: no decay"
-    )
+    hold: float = Field(default=1.0, ge=0, le=1, description="share of the steps before linear decay to 0; 1: no decay")
     clip_norm: float = Field(default=1.0, ge=0, description="gradient clipping, by global norm; 0: none")
 
 
@@ -97,30 +83,21 @@ class DataConfig(Section):
     """Which clips, and how they are cut."""
 
     source: str = Field(
-        default="videos",
-        description="folder of videos, metadata.json, .jsonl or .csv; or procedural: small moving pictures, drawn "
-        "as needed",
+        default="videos", description="folder of videos, metadata.json, .jsonl or .csv; or procedural: drawn clips"
     )
     width: int = Field(default=512, description="pixels; frames are resized to cover, and cropped")
     height: int = Field(default=512, description="pixels")
-    fps: float | None = Field(
-        default=None, gt=0, description="take frames at this rate; null: every stride-th, whatever the rate"
-    )
+    fps: float | None = Field(default=None, gt=0, description="take frames at this rate; null: every stride-th")
     stride: int = Field(default=1, ge=1, description="1: every frame")
     clips_per_video: int = Field(default=1, ge=1, description="clips, starting anywhere in the video")
     windows: tuple[int, ...] = Field(
-        default=(),
-        description="frames that a step looks at, in turn, from anywhere in the clip; []: all. Short ones are cheap",
+        default=(), description="frames of a step, in turn, from anywhere in the clip; []: all"
     )
     held_out: int = Field(default=4, ge=0, description="clips that are never trained on")
-    max_bad_share: float = Field(
-        default=0.5, ge=0, le=1, description="the run stops if more of the videos cannot be used"
-    )
+    max_bad_share: float = Field(default=0.5, ge=0, le=1, description="stop if more of the videos cannot be used")
     cache: str | None = Field(default=None, description="folder for encoded clips; null: in the output folder")
     pictures: int = Field(default=96, ge=1, description="of source procedural: how many")
-    photographs: bool = Field(
-        default=False, description="of source procedural: photographs as well (needs scikit-image, matplotlib)"
-    )
+    photographs: bool = Field(default=False, description="of source procedural: photographs too (needs scikit-image)")
 
 
 class ModelConfig(Section):

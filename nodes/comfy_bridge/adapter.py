@@ -17,7 +17,7 @@ from .sampling import Finish, Planner
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """What ExVideo Sampler and the other shared nodes need to know of a family.
+    """A family as ExVideo Sampler and the other shared nodes know it.
 
     A family of ours derives its model object from `HostedModel`; memory, time and step reuse are asked there.
 

@@ -79,7 +79,7 @@ class FileList:
         return host.find_published(file) if file else None
 
     def missing(self, name: str) -> str:
-        """What to do about a missing file."""
+        """Where to get a missing file, and where to put it."""
         where = str(host.main_folder(self.folder))
         return not_there(name, self.folder, where) if name else nothing_there(self.folder, where)
 

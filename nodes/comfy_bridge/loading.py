@@ -68,7 +68,7 @@ def fill(module: nn.Module, weights: Mapping[str, Tensor], source: str, *, is_dy
     module.requires_grad_(False).eval()
     if not is_dynamic:
         types = _declared_types(module)
-        with explained(f"{source} was loaded", "Choose a smaller weight type, such as fp16, or end other programs."):
+        with explained(f"loading {source}", "Choose a smaller weight type, such as fp16, or end other programs."):
             weights = {name: weight.to(types.get(name) or weight.dtype) for name, weight in weights.items()}
     assign_weights(module, weights, source)
 

@@ -20,7 +20,7 @@ _NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
 _lowered: MutableMapping[Tensor, int] = WeakIdKeyDictionary()
 
 explained_sampling = explained(
-    "the clip was sampled, even in small pieces",
+    "sampling, even with the smallest chunks",
     "Choose ExVideo Sampler's preset low memory; then lower width and height, then frames.",
 )
 

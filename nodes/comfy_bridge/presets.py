@@ -48,7 +48,7 @@ def prepared(model: ModelPatcher, preset: Preset) -> ModelPatcher:
     return low_memory.saving(model) if preset.is_saving else model
 
 
-def described(name: str, preset: Preset, model: ModelPatcher) -> str:
+def summary(name: str, preset: Preset, model: ModelPatcher) -> str:
     """The effect of a preset on this MODEL in words; empty if it sets nothing."""
     if preset == Preset():
         return ""

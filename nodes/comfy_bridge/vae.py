@@ -21,11 +21,11 @@ from .loading import fill
 Shapes = Mapping[str, tuple[int, ...]]
 
 decoding = explained(
-    "the clip was decoded, even in small tiles",
+    "decoding, even with the smallest tiles",
     "Nothing is lost: ComfyUI keeps the latents. End what else uses the card and queue again, or start ComfyUI with "
     "--cpu-vae.",
 )
-encoding = explained("pictures were encoded, even in small pieces", "Lower width and height.")
+encoding = explained("encoding, even with the smallest chunks", "Lower width and height.")
 
 
 class Placed:

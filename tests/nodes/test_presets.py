@@ -52,7 +52,7 @@ def test_as_set_changes_nothing(either, presets):
     preset = presets.PRESETS["as set"]
 
     assert presets.prepared(either.model, preset) is either.model
-    assert presets.described("as set", preset, either.model) == ""
+    assert presets.summary("as set", preset, either.model) == ""
 
 
 def test_quality_computes_every_step_behind_exvideo_speed(either, presets, caplog):
@@ -60,7 +60,7 @@ def test_quality_computes_every_step_behind_exvideo_speed(either, presets, caplo
     preset, faster = presets.PRESETS["quality"], with_speed(either)
     exact = presets.prepared(faster, preset)
 
-    assert "50 steps, every step computed, ExVideo Speed is off" in presets.described("quality", preset, faster)
+    assert "50 steps, every step computed, ExVideo Speed is off" in presets.summary("quality", preset, faster)
     assert torch.equal(either.sample(exact), either.sample())
     assert "step reuse" not in caplog.text
     either.sample(faster)
@@ -81,7 +81,7 @@ def test_fast_keeps_what_exvideo_speed_has(either, presets):
     preset, faster = presets.PRESETS["fast"], with_speed(either, 0.2)
 
     assert presets.prepared(faster, preset) is faster
-    assert "step reuse 0.2 as ExVideo Speed has it" in presets.described("fast", preset, faster)
+    assert "step reuse 0.2 as ExVideo Speed has it" in presets.summary("fast", preset, faster)
 
 
 def test_low_memory_makes_the_same_clip_and_asks_for_all_memory(either, node_id, monkeypatch):

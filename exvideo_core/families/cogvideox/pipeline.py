@@ -129,7 +129,7 @@ class CogVideoXPipeline:
             negative_prompt: what to avoid.
             num_frames: F, 8 k + 1.
             height: in pixels, a multiple of 16.
-            width: likewise.
+            width: in pixels, a multiple of 16.
             guidance_scale: how closely to follow the prompt, one for all steps or one for each; 1 ignores the negative
                 prompt and takes half the time. See `sampling.rising_guidance`.
             num_inference_steps: model calls (pairs of them, with guidance); `denoise` does not change their number.
@@ -138,7 +138,7 @@ class CogVideoXPipeline:
             seed: of the noise.
             latents: unit noise [1, 16, T, h, w] to start from instead of the seed's.
             prompt_embeds: [1, L, D] instead of the prompt.
-            negative_prompt_embeds: likewise.
+            negative_prompt_embeds: [1, L, D] instead of the negative prompt.
             method: a name in `METHODS`.
             reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.

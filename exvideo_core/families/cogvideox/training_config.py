@@ -16,9 +16,7 @@ class CogVideoXModel(ModelConfig):
     """The network to extend, and how."""
 
     num_frames: int = Field(default=129, description="length of the clips, 8 k + 1")
-    base_frames: int = Field(
-        default=49, ge=1, description="length of the base's clips; held-out loss is reported for these and the rest"
-    )
+    base_frames: int = Field(default=49, ge=1, description="length of the base's clips")
     transformer: str = Field(default="CogVideoX-5b", description="file, shards or folder of CogVideoX-5b, or demo")
     vae: str = Field(default="CogVideoX-5b", description="likewise")
     text_encoder: str = Field(default="CogVideoX-5b", description="likewise")

@@ -212,16 +212,13 @@ class SVDPipeline:
         frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
         draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
         noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
-        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
-            conditioning = condition(
-                self._pixels(image, width, height),
-                self.vae.encode,
-                self.image_encoder,
-                fps=chosen.fps,
-                motion_bucket_id=motion_bucket_id,
-                noise_aug_strength=noise_aug_strength,
-                image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
-            )
+        conditioning = self._condition(
+            self._pixels(image, width, height),
+            fps=chosen.fps,
+            motion_bucket_id=motion_bucket_id,
+            noise_aug_strength=noise_aug_strength,
+            image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
+        )
         clean = self._encode(init_video, width, height) * encode_scale if init_video else None
         pinned = {
             index: self._encode([picture], width, height)[0] * encode_scale
@@ -235,6 +232,7 @@ class SVDPipeline:
             guidance = scale_T111.to(self.device) if is_guided else None
             return pin_frames(self._denoiser(unets, conditioning, guidance, cache), pinned, noise)
 
+        held = {"keyframes": pinned, "noise": noise} if pinned else {}
         result = sample(
             self.unet,
             way,
@@ -247,15 +245,14 @@ class SVDPipeline:
             resume=resume,
             callback=callback,
             draw=draw,
-            settings={
-                "conditioning": conditioning,
-                "guidance": scale_T111,
-                "keyframes": pinned,
-                "noise": noise if pinned else None,
-            },
+            settings={"conditioning": conditioning, "guidance": scale_T111, **held},
         )
         result = finish(result, normalize=chosen.normalize, contrast=chosen.contrast)
         return self._decode(result, decode_progress)
+
+    def _condition(self, image_CHW: Tensor, **settings: Any) -> Conditioning:  # noqa: ANN401  those of `condition`
+        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
+            return condition(image_CHW, self.vae.encode, self.image_encoder, **settings)
 
     def _denoiser(
         self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None

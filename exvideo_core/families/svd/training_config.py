@@ -16,9 +16,7 @@ class SVDModel(ModelConfig):
     """The network to extend, and how."""
 
     num_frames: int = Field(default=128, description="length of the new extension's clips")
-    base_frames: int = Field(
-        default=25, ge=1, description="length of the base's clips; held-out loss is reported for these and the rest"
-    )
+    base_frames: int = Field(default=25, ge=1, description="length of the base's clips")
     checkpoint: str = Field(default="svd_xt.safetensors", description="svd_xt.safetensors, a diffusers folder, or demo")
     extension: str | None = Field(
         default=None, description="a published extension, or yours, to start from; null: a new one"

@@ -47,15 +47,6 @@ class CachedClip:
         return self.source.path
 
 
-@dataclass(frozen=True, kw_only=True)
-class CacheReport:
-    """Counts of one process."""
-
-    made: int  # clips
-    kept: int  # clips that were there already
-    bad: tuple[BadFile, ...]  # videos that the index took for sound and that could not be read
-
-
 def plan_clips(
     videos: Sequence[IndexedVideo],
     folder: Path,
@@ -100,7 +91,7 @@ def cache_clips(
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> CacheReport:
+) -> list[BadFile]:
     """Make the files that are missing or damaged, of every `world`-th video from the `rank`-th on.
 
     With several processes, wait for all of them, and then let each take `usable_clips`.
@@ -115,6 +106,9 @@ def cache_clips(
         world: number of processes.
         progress: called after each clip with the number that this process has made, and its total.
 
+    Returns:
+        Videos that the index found undamaged and that could not be read.
+
     Raises:
         ExVideoError: too many videos are bad, or a file cannot be written.
     """
@@ -122,7 +116,6 @@ def cache_clips(
     missing = [clip for clip in share if not _is_whole(clip.file)]
     encode = build_encode() if missing else None
     bad: dict[Path, BadFile] = {}
-    made = 0
     for number, clip in enumerate(missing, start=1):
         if encode and clip.video not in bad:
             try:
@@ -133,10 +126,9 @@ def cache_clips(
                 check_share([*index.bad, *bad.values()], index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
             else:
                 _write(clip, encode, frames)
-                made += 1
         if progress:
             progress(number, len(missing))
-    return CacheReport(made=made, kept=len(share) - len(missing), bad=tuple(bad.values()))
+    return list(bad.values())
 
 
 def usable_clips(clips: Sequence[CachedClip], index: Index, folder: Path, max_bad_share: float) -> list[CachedClip]:

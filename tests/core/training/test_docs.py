@@ -39,9 +39,9 @@ def cogvideox():
 @pytest.mark.parametrize(
     ("count", "said"),
     [
-        (lambda: svd("temporal"), "`trainable: temporal`: 833.0 million numbers"),
-        (lambda: svd("new"), "`trainable: new`: 336.2 million numbers"),
-        (cogvideox, "LoRA of rank 64 on to_q, to_k, to_v and to_out.0: 66.1 million numbers"),
+        (lambda: svd("temporal"), "`trainable: temporal`: 833.0 million parameters"),
+        (lambda: svd("new"), "`trainable: new`: 336.2 million parameters"),
+        (cogvideox, "LoRA of rank 64 on to_q, to_k, to_v and to_out.0: 66.1 million parameters"),
     ],
     ids=["svd temporal", "svd new", "cogvideox"],
 )

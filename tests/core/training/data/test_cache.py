@@ -98,9 +98,10 @@ def test_cached_clips_of_version_0_2_0_are_found(tmp_path):
 
 def test_cached_clip_holds_the_encoding_of_its_frames(index, tmp_path):
     clips = plan(index.videos, tmp_path)
-    report = cache_clips(clips, CountingEncode(), index, tmp_path, 0)
+    encode = CountingEncode()
+    bad = cache_clips(clips, encode, index, tmp_path, 0)
 
-    assert (report.made, report.kept, report.bad) == (6, 0, ())
+    assert (encode.called, bad) == (6, [])
     assert usable_clips(clips, index, tmp_path, 0) == clips
     for clip in clips:
         tensors = read_cached(clip.file)
@@ -118,9 +119,11 @@ def test_only_missing_and_damaged_clips_are_made(index, tmp_path):
     clips[5].file.unlink()
     clips[7].file.write_bytes(b"")
     encode = CountingEncode()
-    report = cache_clips(clips, encode, index, tmp_path, 0)
+    kept = {clip.file: clip.file.stat().st_mtime_ns for clip in clips if clip not in (clips[3], clips[5], clips[7])}
+    cache_clips(clips, encode, index, tmp_path, 0)
 
-    assert (encode.built, encode.called, report.made, report.kept) == (1, 3, 3, 9)
+    assert (encode.built, encode.called) == (1, 3)
+    assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert usable_clips(clips, index, tmp_path, 0) == clips
     unused = CountingEncode()
     cache_clips(clips, unused, index, tmp_path, 0)
@@ -157,7 +160,7 @@ def test_video_that_fails_is_left_out_by_every_process(with_broken_videos, tmp_p
     ]
     usable = usable_clips(clips, with_broken_videos, tmp_path, 0.4)
 
-    assert sorted(file.path.stem for report in reports for file in report.bad) == ["b", "e"]
+    assert sorted(file.path.stem for bad in reports for file in bad) == ["b", "e"]
     assert [clip.video.stem for clip in usable] == list("aaccddff")
     assert len((tmp_path / "bad_files.jsonl").read_text().splitlines()) == 2
 
@@ -192,7 +195,9 @@ def test_killed_pass_leaves_nothing_half_written(index, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         cache_clips(clips, lambda: encode, index, tmp_path, 0)
     assert [clip.file.exists() for clip in clips] == [True, True, False, False, False, False]
-    assert cache_clips(clips, CountingEncode(), index, tmp_path, 0).kept == 2
+    encode_rest = CountingEncode()
+    cache_clips(clips, encode_rest, index, tmp_path, 0)
+    assert encode_rest.called == 4
 
 
 def test_damaged_cached_clip_is_refused(tmp_path):
