@@ -247,7 +247,7 @@ def test_works_with_the_stock_conditioning(run):
 def test_memory_grows_with_the_clip_and_not_absurdly(run):
     small, large = (run.model.memory_required([frames, 4, 64, 64]) for frames in (64, 128))
 
-    piece = run.pack.svd.model.CHUNK_BYTES  # of any clip
+    piece = run.pack.comfy_bridge.low_memory.CHUNK_BYTES  # of any clip
     assert large - piece == pytest.approx(2 * (small - piece))
     channels = run.model.model.sizes.widths[0]
     assert 3 < (large - piece) / (128 * 64 * 64 * channels * 4) < 8  # hidden states of the first level
