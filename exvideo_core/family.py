@@ -20,7 +20,7 @@ from .hub.catalog import Group
 from .lora.keys import LoRAKeys
 from .sampling.methods import Method
 from .video.geometry import Geometry
-from .weights.kind import DetectRule, FileKind, Kind, Shapes
+from .weights.kind import DetectRule, Kind
 from .weights.safetensors_files import WeightFile
 
 
@@ -58,16 +58,15 @@ class Inspection:
     Attributes:
         folders: the networks' folders in diffusers' layout; the first tells whose layout a folder has.
         whole: the kind that such a folder is loaded as; None where its networks are loaded one by one.
-        load: loads a file or folder of a kind without its values and says for what it fits: "yes"; raises
-            CheckpointError where it would not load, and returns "no" for kinds that are not loaded by themselves. None
-            where the kind is not the family's.
-        facts: rows beside those that every file has, from what a file is and its tensors.
+        load: tries to load an opened file, or a folder of the kind `whole`, and says "yes" and for what. Raises
+            CheckpointError if it does not load; None if the kind is another family's or not loaded by itself.
+        facts: rows about a file, beside those that every file has.
     """
 
     folders: tuple[str, ...]
     whole: Kind | None = None
-    load: Callable[[Path, Kind, WeightFile | None], str | None]
-    facts: Callable[[FileKind, Shapes], Mapping[str, str]] = lambda _found, _shapes: {}
+    load: Callable[[Path | WeightFile, Kind], str | None]
+    facts: Callable[[WeightFile], Mapping[str, str]] = lambda _file: {}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,6 @@ from .. import registry
 from ..errors import CheckpointError
 from ..family import Inspection
 from ..nn.nan_check import describe_nonfinite, is_finite
-from ..weights.detect import identify
 from ..weights.kind import Kind
 from ..weights.safetensors_files import WeightFile, open_weights
 
@@ -52,8 +51,8 @@ def _inspect_folder(path: Path, inspection: Inspection) -> str:
 
 def _inspect_file(path: Path) -> str:
     file = open_weights(path)
-    found = identify(file.shapes)
-    return "\n".join([_describe(file), _row("loads", _verdict(path, found.kind, file)), _row("use", found.where)])
+    found = file.identity
+    return "\n".join([_describe(file), _row("loads", _verdict(file, found.kind)), _row("use", found.where)])
 
 
 def _has_weights(folder: Path) -> bool:
@@ -65,7 +64,6 @@ def _row(label: str, text: str) -> str:
 
 
 def _describe(file: WeightFile) -> str:
-    found = identify(file.shapes)
     numbers = sum(math.prod(shape) for shape in file.shapes.values())
     formats = sorted({str(dtype).removeprefix("torch.") for dtype in file.dtypes.values()})
     rows = {
@@ -76,8 +74,8 @@ def _describe(file: WeightFile) -> str:
         "values": _values(file),
     }
     for family in registry.FAMILIES:
-        rows |= family.inspection().facts(found, file.shapes)
-    return "\n".join([f"{file.name}: {found.what}", *(_row(*row) for row in rows.items())])
+        rows |= family.inspection().facts(file)
+    return "\n".join([f"{file.name}: {file.identity.what}", *(_row(*row) for row in rows.items())])
 
 
 def _values(file: WeightFile) -> str:
@@ -89,10 +87,10 @@ def _values(file: WeightFile) -> str:
     return f"NaN or Inf in {len(broken)} of {len(file)} tensors (first: {name}, {what}); download it again"
 
 
-def _verdict(path: Path, kind: Kind, file: WeightFile | None = None) -> str:
+def _verdict(source: Path | WeightFile, kind: Kind) -> str:
     try:
         for family in registry.FAMILIES:
-            if verdict := family.inspection().load(path, kind, file):
+            if verdict := family.inspection().load(source, kind):
                 return verdict
     except CheckpointError as error:
         return f"no: {error}"

@@ -47,6 +47,6 @@ def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namesp
     except VideoError as error:
         if not run.path.exists():
             raise
-        raise VideoError(f"{error} All steps are saved: the same command only decodes and writes now.") from error
+        raise VideoError(f"{error} All steps are saved: the same command only decodes and writes.") from error
     run.forget()
     print(path)

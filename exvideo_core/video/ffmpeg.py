@@ -149,6 +149,8 @@ FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,ivf,obu,ogg,flv,asf,mxf,nut,"
     "yuv4mpegpipe,gif,apng,webp_anim,png_pipe,jpeg_pipe,webp_pipe,wav,w64,mp3,flac,aac,ac3,aiff,caf,au,opus"
 )
+# swscale's conversion to RGB, in ffmpeg's process and, as bits, in PyAV
+SCALE_FLAGS = {"bicubic": 0x4, "full_chroma_int": 0x2000, "full_chroma_inp": 0x4000, "accurate_rnd": 0x40000}
 MOST_PIXELS = 2**26  # of a frame: 8192x8192
 _MOST_MEMORY = 2**28  # bytes of one allocation: such a frame, or the index of 10 million frames
 

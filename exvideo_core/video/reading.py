@@ -1,5 +1,8 @@
 """Reading video files frame by frame.
 
+A process of ffmpeg decodes, so that a damaged file cannot take this one down. `training.data.videos`, which needs exact
+seeks, reads by PyAV under the same rules: upright, the same formats and limits, rates as averages, conversion to RGB.
+
 Shapes: T frames, H and W in pixels, the last axis red, green and blue.
 """
 
@@ -105,7 +108,7 @@ def probe(path: str | Path) -> VideoInfo:
 def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     arguments = [
         *("-v", "error", "-xerror", *ffmpeg.input_arguments(path), "-map", "0:v:0", "-fps_mode", "passthrough"),
-        *("-vf", "scale=flags=bicubic+accurate_rnd+full_chroma_int", "-pix_fmt", "rgb24"),
+        *("-vf", f"scale=flags={'+'.join(ffmpeg.SCALE_FLAGS)}", "-pix_fmt", "rgb24"),
         *("-c:v", "ppm", "-f", "image2pipe", "pipe:1"),  # each picture has its size in front
     ]
     num_frames = 0

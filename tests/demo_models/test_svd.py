@@ -8,7 +8,6 @@ from exvideo_core.families.svd.checkpoint import read_svd
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import ImageEncoder
 from exvideo_core.families.svd.pipeline import build_svd
-from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.training.optimizers import learning_rate, orthogonal
 from exvideo_core.training.procedural.pictures import Pictures
 from exvideo_core.training.procedural.push_in import progress
@@ -16,6 +15,7 @@ from exvideo_core.training.randomness import generator_of
 from tools.demo_models.loop import LoopConfig, Run
 from tools.demo_models.svd.__main__ import DemoTraining, Recipe
 from tools.demo_models.svd.autoencoder import Autoencoder, Components, assemble, autoencoder_loss
+from tools.demo_models.svd.gallery import FreshGallery
 from tools.demo_models.svd.unet import (
     BASE_FRAMES,
     DEMO_IMAGE_ENCODER,
@@ -109,7 +109,7 @@ def test_a_whole_unet_is_the_still_one_it_came_from():
 
 
 def test_the_base_sees_a_short_clip_s_places_and_all_of_the_motion(pictures):
-    gallery = Gallery(pictures, *encoders(), size=2, fresh=0)
+    gallery = FreshGallery(pictures, *encoders(), size=2, fresh=0)
     batches = [frames_batch(gallery.at(0), 64, generator_of(0, step)) for step in range(8)]
     places = torch.tensor([place for batch in batches for place in batch.frame_ids])
     fps = torch.cat([batch.add_time_ids_B3[:, 0] + 1 for batch in batches])
@@ -186,7 +186,7 @@ def small():
 
 
 def test_a_gallery_is_a_function_of_the_step(pictures):
-    walked, jumped = (Gallery(pictures, *encoders(), size=3, fresh=1) for _ in range(2))
+    walked, jumped = (FreshGallery(pictures, *encoders(), size=3, fresh=1) for _ in range(2))
     for step in range(4):
         walked.at(step)
     jumped.at(3)

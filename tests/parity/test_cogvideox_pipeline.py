@@ -143,7 +143,7 @@ def test_a_run_equals_diffusers(method, scheduler, steps, ours, relative_error, 
     fixed = noise(*unit.shape, seed=9)  # in place of all that is drawn later
     drawing = f"{type(pipe.scheduler).__module__}.randn_tensor"
     monkeypatch.setattr(drawing, lambda *_, **__: fixed.transpose(1, 2), raising=False)
-    monkeypatch.setattr("exvideo_core.families.cogvideox.pipeline.SeededNoise", lambda *_: lambda: fixed)
+    monkeypatch.setattr("exvideo_core.sampling.inputs.SeededNoise.__call__", lambda _: fixed)
     monkeypatch.setattr(ours.vae, "decode", lambda *_: torch.zeros(1, 3, 1, 8, 8))
     size = {"num_frames": 9, "height": HEIGHT, "width": WIDTH, "num_inference_steps": steps}
     settings = {"guidance_scale": 6.0, "negative_prompt": NEGATIVE}

@@ -23,7 +23,7 @@ from exvideo_core.video.geometry import Geometry
 from exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
 from exvideo_core.weights.detect import identify, match, require
 from exvideo_core.weights.kind import FileKind, Kind, Shapes
-from exvideo_core.weights.safetensors_files import open_weights
+from exvideo_core.weights.safetensors_files import WeightFile, open_weights
 from exvideo_core.weights.write import write_weights
 
 PREFIX = "toy."  # of the names in a file
@@ -78,7 +78,7 @@ def _lora(shapes: Shapes) -> FileKind | None:
 RULES = (_lora, _network)
 
 
-def read_toy(path: Path) -> dict[str, Tensor]:
+def read_toy(path: Path | WeightFile) -> dict[str, Tensor]:
     """Weights by the network's names.
 
     Raises:

@@ -117,12 +117,12 @@ ESTIMATES = Estimates(
 # inspect
 
 
-def _inspect(path: Path, kind: Kind, _file: WeightFile | None) -> str | None:
+def _inspect(source: Path | WeightFile, kind: Kind) -> str | None:
     if kind is NETWORK:
-        load_toy(path)
+        build_toy(read_toy(source), source.name)
         return "yes"
     if kind is LORA:
-        return f"yes, {len(read_lora(path).pairs)} weights"
+        return f"yes, {len(read_lora(source).pairs)} weights"
     return None
 
 

@@ -13,16 +13,16 @@ from .checkpoint import read_text_encoder, read_transformer, read_vae
 from .pipeline import build_text_encoder, build_transformer, build_vae
 
 
-def load(path: Path, kind: Kind, _file: WeightFile | None) -> str | None:
+def load(source: Path | WeightFile, kind: Kind) -> str | None:
     """Load a network, or read a LoRA."""
     if kind is detect.LORA:
-        return f"yes, over a transformer that has its {len(read_lora(path).pairs)} weights"
+        return f"yes, over a transformer that has its {len(read_lora(source).pairs)} weights"
     if kind is detect.VAE:
-        build_vae(read_vae(path))
+        build_vae(read_vae(source))
     elif kind is detect.TEXT_ENCODER:
-        build_text_encoder(read_text_encoder(path))
+        build_text_encoder(read_text_encoder(source))
     elif kind in (detect.TRANSFORMER, detect.IMAGE_TO_VIDEO):
-        build_transformer(read_transformer(path))
+        build_transformer(read_transformer(source))
     else:
         return None
     return "yes"

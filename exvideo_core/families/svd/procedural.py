@@ -22,39 +22,22 @@ SLOWEST = 6  # frames a second, of clips that move in larger steps
 
 
 class Gallery:
-    """Encoded pictures, some replaced at every step; the contents depend on the step alone."""
-
-    def __init__(
-        self, pictures: Pictures, vae: VAE, image_encoder: ImageEncoder, size: int = 384, fresh: int = 2, seed: int = 0
-    ) -> None:
-        self.pictures, self.vae, self.image_encoder = pictures, vae.eval(), image_encoder.eval()
-        self.size, self.fresh, self.seed = size, fresh, seed
-        self.latents_NCHW = torch.empty(0)
-        self.context_ND = torch.empty(0)
-        self._numbers: list[int] = []
-
-    def at(self, step: int) -> Gallery:
-        """The gallery as it is at a step."""
-        newest = self.size + self.fresh * step
-        numbers = [newest - 1 - (newest - 1 - slot) % self.size for slot in range(self.size)]
-        if not self._numbers:
-            self._numbers = [-1] * self.size
-            encoded = self._encode(0)
-            self.latents_NCHW = torch.empty(self.size, *encoded[0].shape)
-            self.context_ND = torch.empty(self.size, *encoded[1].shape)
-        for slot, number in enumerate(numbers):
-            if self._numbers[slot] != number:
-                self.latents_NCHW[slot], self.context_ND[slot] = self._encode(number)
-        self._numbers = numbers
-        return self
+    """Encoded pictures; the contents depend on the arguments alone."""
 
     @torch.no_grad()
-    def _encode(self, number: int) -> tuple[Tensor, Tensor]:
+    def __init__(self, pictures: Pictures, vae: VAE, image_encoder: ImageEncoder, size: int, seed: int = 0) -> None:
+        self.pictures, self.vae, self.image_encoder = pictures, vae.eval(), image_encoder.eval()
+        self.size, self.seed = size, seed
+        encoded = [self.encode(number) for number in range(size)]
+        self.latents_NCHW, self.context_ND = (torch.stack(parts) for parts in zip(*encoded, strict=True))
+
+    def encode(self, number: int) -> tuple[Tensor, Tensor]:
+        """Latents of a picture, of unit variance, and its embedding."""
         picture_13HW = self.picture(number)[None]
         return self.vae.encode(picture_13HW)[0] * SCALING_FACTOR, self.image_encoder(picture_13HW)[0]
 
     def picture(self, number: int) -> Tensor:
-        """The pixels of a picture, [3, 128, 128] in [-1, 1]: a slot's first picture has the slot's number."""
+        """Pixels of a picture, [3, 128, 128] in [-1, 1]."""
         return self.pictures.crops(1, SIDE, generator_of(self.seed + 77, number))[0]
 
 
@@ -65,7 +48,7 @@ class PushIns:
     """
 
     def __init__(self, gallery: Gallery, num_frames: int, held_out: int) -> None:
-        self.gallery, self.num_frames, self.num_held_out = gallery.at(0), num_frames, held_out
+        self.gallery, self.num_frames, self.num_held_out = gallery, num_frames, held_out
 
     def training(self, _position: int, generator: torch.Generator) -> SVDClip:
         """A random picture at a random speed within the full motion."""

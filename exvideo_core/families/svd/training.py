@@ -252,7 +252,7 @@ def _push_ins(config: SVDTraining, vae: VAE, image_encoder: ImageEncoder) -> Pus
     data, seed = config.data, config.run.seed
     check_procedural(data, SIDE, data.pictures - 1)
     pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
-    gallery = Gallery(pictures, vae, image_encoder, data.pictures, fresh=0, seed=seed)
+    gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
     return PushIns(gallery, config.model.num_frames, data.held_out)
 
 

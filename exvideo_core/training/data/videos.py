@@ -39,8 +39,7 @@ _SLOWEST = 0.99  # of the asked frame rate: 29.97 may stand for 30, but 25 would
 _NEAREST = 0.499  # of a frame's duration, by which it may come late; less than half, so that ties go to the earlier one
 _EARLY_END = 1.0  # seconds, or 5 % of the video, that sound may outlast the pictures
 
-# swscale's bicubic + full_chroma_int + full_chroma_inp + accurate_rnd, the same as in reading.py
-_CONVERSION = 0x4 | 0x2000 | 0x4000 | 0x40000
+_CONVERSION = sum(ffmpeg.SCALE_FLAGS.values())  # as in video/reading.py
 
 
 @dataclass(frozen=True, kw_only=True)

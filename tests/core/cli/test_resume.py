@@ -1,4 +1,4 @@
-"""A command that was cut off goes on when it is given again."""
+"""A command that was interrupted resumes when it is given again."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_same_command_goes_on(model: str, tmp_path: Path, capsys: pytest.Cap
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.mp4", "first.png", "whole.mp4"]
 
 
-def test_another_command_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_command_starts_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "clip.mp4"
     with pytest.MonkeyPatch.context() as patch:
         stop_after(2, patch)
@@ -90,7 +90,7 @@ def test_when_writing_failed_another_codec_is_enough(tmp_path: Path, capsys: pyt
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("exvideo_core.terminal.output_options.save_video", full_disk)
         assert main(command("cogvideox", tmp_path, target)) == 2
-    assert "the disk is full. All steps are kept: the same command again only decodes" in capsys.readouterr().err
+    assert "the disk is full. All steps are saved: the same command only decodes and writes." in capsys.readouterr().err
 
     assert main(command("cogvideox", tmp_path, target, "--codec", "h265")) == 0
 
@@ -102,7 +102,7 @@ def test_when_writing_failed_another_codec_is_enough(tmp_path: Path, capsys: pyt
 
 PROGRAM = """
 import sys
-from exvideo_core.sampling import saved_run
+from exvideo_core.runtime import resume as saved_run
 saved_run.SavedRun.__init__.__kwdefaults__["interval"], saved_run._SHARE = 0, 1e9
 from exvideo_core.cli import main
 sys.exit(main(sys.argv[1:]))

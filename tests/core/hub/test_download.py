@@ -203,7 +203,7 @@ def test_a_web_page_without_a_hash_is_not_taken_for_weights(hub, folder):
     assert_nothing_whole(folder)
 
 
-def test_a_file_that_changes_between_two_calls_is_fetched_anew(hub, folder):
+def test_a_file_that_changes_between_two_calls_is_fetched_again(hub, folder):
     hub.files, hub.answers = {KEY: CONTENT[:-4] + b"new!"}, ["drop", 404]
     with pytest.raises(DownloadError):
         get(folder)

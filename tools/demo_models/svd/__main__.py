@@ -20,7 +20,6 @@ from torch import Tensor
 
 from exvideo_core.families.svd.files import DEMO_CHECKPOINT
 from exvideo_core.families.svd.image_encoder import ImageEncoder
-from exvideo_core.families.svd.procedural import Gallery
 from exvideo_core.families.svd.save import published_layout
 from exvideo_core.families.svd.vae import VAE
 from exvideo_core.training.procedural.pictures import Pictures
@@ -38,6 +37,7 @@ from .autoencoder import (
     latent_spread,
     steadying_loss,
 )
+from .gallery import FreshGallery
 from .preview_colours import fit_autoencoder, notes
 from .unet import DEMO_IMAGE_ENCODER, base_loss, still_unet, whole_unet
 
@@ -168,9 +168,9 @@ class DemoTraining:
         torch.manual_seed(self.recipe.seed)
         return ImageEncoder(DEMO_IMAGE_ENCODER).requires_grad_(False)
 
-    def _gallery(self) -> Gallery:
+    def _gallery(self) -> FreshGallery:
         vae = self._vae().requires_grad_(False)
-        return Gallery(self.pictures, vae, self._image_encoder(), self.recipe.gallery, seed=self.recipe.seed)
+        return FreshGallery(self.pictures, vae, self._image_encoder(), self.recipe.gallery, seed=self.recipe.seed)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig
 from exvideo_core.families.svd.objective import lognormal_sigmas, noised, velocity_target
-from exvideo_core.families.svd.procedural import SLOWEST, Gallery
+from exvideo_core.families.svd.procedural import SLOWEST
 from exvideo_core.families.svd.transformer import SelfOrCrossAttention, TemporalTransformerBlock
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import SCALING_FACTOR
 from exvideo_core.training.procedural.push_in import FULL_BUCKET, FULL_RATE, progress, resample, scale_of
+
+from .gallery import FreshGallery
 
 DEMO_UNET = UNetConfig(widths=(48, 48, 48, 48), context_dim=32, time_dim=128, id_dim=32)
 # frozen as it is drawn: the embedding need not mean anything to say which picture it is
@@ -44,7 +46,7 @@ class Batch:
     frame_ids: list[int]
 
 
-def frames_batch(gallery: Gallery, count: int, generator: torch.Generator) -> Batch:
+def frames_batch(gallery: FreshGallery, count: int, generator: torch.Generator) -> Batch:
     """Single frames of different pictures, at the places that the base knows."""
     places_B = torch.randint(0, BASE_FRAMES, (count,), generator=generator)
     chosen_B = torch.randint(0, gallery.size, (count,), generator=generator)
@@ -97,7 +99,7 @@ def velocity_error(unet: SVDUNet, batch: Batch, sigma_B: Tensor, noise_BCHW: Ten
     return (v_BCHW.float() - target_BCHW).square().mean(dim=(1, 2, 3))
 
 
-def base_loss(unet: SVDUNet, gallery: Gallery, step: int, frames: int, generator: torch.Generator) -> Tensor:
+def base_loss(unet: SVDUNet, gallery: FreshGallery, step: int, frames: int, generator: torch.Generator) -> Tensor:
     """One step of the base, on single frames."""
     batch = frames_batch(gallery.at(step), frames, generator)
     sigma_B = draw_sigmas(frames, top_share=0.5, generator=generator)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from training_videos import cut, flip_bits, frame_numbers_seen, packets, write_video
@@ -17,7 +18,7 @@ from exvideo_core.training.data.videos import (
     read_clip,
     shortcoming,
 )
-from exvideo_core.video import save_video
+from exvideo_core.video import probe, read_video, save_video
 from exvideo_core.video.ffmpeg import executable
 
 ODD_TIMES = [7, 8, 11, 12, 14, 15, 22, 23, *range(30, 70)]
@@ -133,6 +134,24 @@ def test_video_that_was_filmed_on_its_side_stands_upright(tmp_path):
 
     assert (facts.width, facts.height) == (32, 48)
     assert (clip.float() / 255 - upright).abs().mean() < 0.05
+
+
+@pytest.mark.parametrize(("name", "largest"), [("a.mov", 0), ("a.webm", 0), ("a.mp4", 12), ("side.mp4", 12)])
+def test_the_reader_of_whole_videos_follows_the_same_rules(tmp_path, name, largest):
+    x = torch.linspace(0, 2, 64).expand(48, 64)
+    wave = torch.stack([x.sin(), (x + torch.linspace(0, 3, 48)[:, None]).cos(), (2 * x).sin()], dim=-1) / 2 + 0.5
+    path = save_video(torch.stack([wave, wave.flip(1), wave]), tmp_path / name.replace("side", "flat"), fps=24)
+    if name == "side.mp4":
+        arguments = ["-display_rotation", "90", "-i", str(path), "-c", "copy", str(tmp_path / name)]
+        subprocess.run([executable(), "-v", "error", *arguments], check=True)
+    info, facts = probe(tmp_path / name), examine(tmp_path / name)
+    clip = read_clip(tmp_path / name, facts, 0, Sampling(num_frames=3), info.width, info.height)
+    whole = torch.from_numpy(np.stack(list(read_video(tmp_path / name))))
+
+    assert (facts.width, facts.height, facts.num_frames) == (info.width, info.height, info.num_frames)
+    assert facts.fps == pytest.approx(float(info.fps), rel=0.005)  # WebM rounds time stamps to milliseconds
+    # PyAV ignores where the chroma samples of H.264 lie, half a pixel apart
+    assert (clip.int() - whole.int()).abs().max() <= largest
 
 
 @pytest.mark.parametrize("contents", [b"", b"this is not a video\n" * 50])
