@@ -138,9 +138,8 @@ class SpatioTemporalTransformer(nn.Module):
         self.norm = group_norm(channels, ops)
         self.proj_in = ops.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_dim, attention, ops)])
-        self.time_pos_embed = nn.Sequential(
-            ops.Linear(channels, 4 * channels), nn.SiLU(), ops.Linear(4 * channels, channels)
-        )
+        hidden = 4 * channels
+        self.time_pos_embed = nn.Sequential(ops.Linear(channels, hidden), nn.SiLU(), ops.Linear(hidden, channels))
         self.extension = TemporalExtension(channels, extension_frames, ops) if extension_frames else None
         self.time_stack = nn.ModuleList([TemporalTransformerBlock(channels, context_dim, attention, ops)])
         self.time_mixer = Blend()

@@ -31,24 +31,17 @@ _ATTENTION_EPS = 1e-6
 class SVDUNet(nn.Module):
     """Predicts v of every frame from noisy latents, the conditioning image and its embedding.
 
-    Args:
-        config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
-        ops: layer classes, `torch.nn` or a host's.
-        attention: function of q, k, v.
-
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
-        offload_skip: `keep`, or `HostTensor` to offload skips to host memory until the up path needs them.
-        fp8_keep: layers that fp8 leaves in their dtype: the first, the last and all embeddings.
+    Its layers are `torch.nn`'s or a host's, `ops`.
     """
 
+    # layers that fp8 leaves in their dtype: the first, the last and all embeddings
     fp8_keep = re.compile(r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\.")
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes = CHUNK_BYTES
-        self.offload_skip: OffloadSkip = keep
+        self.chunk_bytes = CHUNK_BYTES  # for the temporary tensors of one chunk; changes results by rounding only
+        self.offload_skip: OffloadSkip = keep  # or `HostTensor`: skips wait in host memory until the up path needs them
         width, time_dim = config.widths[0], config.time_dim
         self.time_embed = _mlp(width, time_dim, ops)
         self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
@@ -56,18 +49,11 @@ class SVDUNet(nn.Module):
         self.input_blocks = build.down()
         deepest = config.widths[-1]
         self.middle_block = nn.ModuleList(
-            [
-                build.res(deepest, deepest, _EPS),
-                build.transformer(deepest),
-                build.res(deepest, deepest, _EPS),
-            ]
+            [build.res(deepest, deepest, _EPS), build.transformer(deepest), build.res(deepest, deepest, _EPS)]
         )
         self.output_blocks = build.up()
-        self.out = nn.Sequential(
-            group_norm(width, ops, _EPS),
-            nn.SiLU(),
-            ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1),
-        )
+        conv_out = ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1)
+        self.out = nn.Sequential(group_norm(width, ops, _EPS), nn.SiLU(), conv_out)
 
     def forward(
         self,
@@ -92,9 +78,6 @@ class SVDUNet(nn.Module):
 
         Returns:
             [N T, 4, H, W].
-
-        Raises:
-            ClipError: a frame beyond the extension's position table, or a clip too small for its reflection padding.
         """
         ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
         return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
@@ -174,12 +157,6 @@ class SVDUNet(nn.Module):
                 f"it needs at least 2 frames of {smallest * 8}x{smallest * 8}."
             )
 
-    def reset_extension(self) -> None:
-        """Initialise the extension so that the model starts as the base (see `TemporalExtension.reset`)."""
-        for module in self.modules():
-            if isinstance(module, SpatioTemporalTransformer) and module.extension is not None:
-                module.extension.reset()
-
 
 def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
@@ -202,7 +179,7 @@ def _apply(
 ) -> Frames:
     """Run one layer of a block; `size` is the height and width an upsampling layer must produce."""
     if isinstance(layer, ResBlock):
-        return layer(x_TCHW, args, skip_TCHW)
+        return layer(x_TCHW, args, skip)
     if isinstance(layer, SpatioTemporalTransformer):
         return layer(x_TCHW, args)
     if isinstance(layer, Upsample):
