@@ -91,9 +91,7 @@ class VAEConfig:
         try:
             check_depth(len(widths), blocks)
             return cls(
-                widths=tuple(widths),
-                blocks_per_level=blocks,
-                latent_channels=shapes["decoder.conv_in.weight"][1],
+                widths=tuple(widths), blocks_per_level=blocks, latent_channels=shapes["decoder.conv_in.weight"][1]
             )
         except (LookupError, ValueError) as error:
             raise CheckpointError(f"this is not a complete SVD autoencoder ({error}).") from error

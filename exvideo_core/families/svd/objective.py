@@ -41,9 +41,7 @@ def svd_loss(
         add_time_ids: [1, 3], as the network takes them.
         target_scale: 1 trains towards the latents as they are.
     """
-    denoised_TCHW, total = svd_denoised(
-        unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma=sigma, noise=noise
-    )
+    denoised_TCHW, total = svd_denoised(unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma, noise)
     loss = (denoised_TCHW - target_scale * latents_TCHW.float()).square().mean()
     return loss, loss * total / sigma
 
@@ -54,7 +52,6 @@ def svd_denoised(
     image_latents_CHW: Tensor,
     context: Tensor,
     add_time_ids: Tensor,
-    *,
     sigma: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:

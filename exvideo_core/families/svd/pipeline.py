@@ -64,10 +64,6 @@ class SVDDefaults:
     normalize: bool
     contrast: float  # factor on the latents
 
-    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
-        """The settings that are given, and the defaults for those that are None."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
 
 PLAIN = SVDDefaults(num_frames=25, fps=7, min_guidance_scale=1.0, max_guidance_scale=3.0, normalize=False, contrast=1.0)
 
@@ -180,14 +176,15 @@ class SVDPipeline:
                 step that was saved. Delete the file when the video is saved.
         """
         way = named("method", method, METHODS)
-        chosen = self.defaults.with_(
-            num_frames=num_frames,
-            fps=fps,
-            min_guidance_scale=min_guidance_scale,
-            max_guidance_scale=max_guidance_scale,
-            normalize=normalize,
-            contrast=contrast,
-        )
+        given: dict[str, Any] = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "min_guidance_scale": min_guidance_scale,
+            "max_guidance_scale": max_guidance_scale,
+            "normalize": normalize,
+            "contrast": contrast,
+        }
+        chosen = replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
         GEOMETRY.check_size(width, height)
         GEOMETRY.check_frames(chosen.num_frames, self.extension_frames)
         check_init_video(init_video, chosen.num_frames, denoise)
@@ -197,13 +194,16 @@ class SVDPipeline:
         frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
         draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
         noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
-        conditioning = self._condition(
-            self._pixels(image, width, height),
-            fps=chosen.fps,
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
-        )
+        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
+            conditioning = condition(
+                self._pixels(image, width, height),
+                self.vae.encode,
+                self.image_encoder,
+                fps=chosen.fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
+            )
         clean = self._encode(init_video, width, height) * encode_scale if init_video else None
         held = keyframes or {}
         pinned = {index: self._encode([held[index]], width, height)[0] * encode_scale for index in held}
@@ -233,10 +233,6 @@ class SVDPipeline:
             settings=settings,
         )
         return self._decode(finish(result, normalize=chosen.normalize, contrast=chosen.contrast), decode_progress)
-
-    def _condition(self, image_CHW: Tensor, **settings: Any) -> Conditioning:  # noqa: ANN401  those of `condition`
-        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
-            return condition(image_CHW, self.vae.encode, self.image_encoder, **settings)
 
     def _denoiser(
         self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None

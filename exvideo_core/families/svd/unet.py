@@ -171,11 +171,7 @@ def _clip_rows(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
 
 
 def _apply(
-    layer: nn.Module,
-    x_TCHW: Frames,
-    args: UNetArgs,
-    skip_TCHW: Frames | None = None,
-    size: tuple[int, ...] | None = None,
+    layer: nn.Module, x_TCHW: Frames, args: UNetArgs, skip: Frames | None = None, size: tuple[int, ...] | None = None
 ) -> Frames:
     """Run one layer of a block; `size` is the height and width an upsampling layer must produce."""
     if isinstance(layer, ResBlock):

@@ -22,7 +22,7 @@ from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
 from ...progress import Progress
 from .config import VAEConfig
 from .geometry import GEOMETRY
-from .vae_blocks import Downsample, ResBlock, SelfAttention
+from .vae_blocks import Downsample, Middle, ResBlock
 from .vae_decoder import TemporalDecoder
 
 SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
@@ -129,7 +129,7 @@ class Encoder(nn.Module):
         for level, width in enumerate(config.widths, start=1):
             self.down.append(Level(channels, width, config.blocks_per_level, level < len(config.widths), ops))
             channels = width
-        self.mid = Middle(channels, ops)
+        self.mid = Middle(ResBlock, channels, ops)
         self.norm_out = group_norm(channels, ops)
         self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
 
@@ -138,8 +138,8 @@ class Encoder(nn.Module):
         if torch.is_grad_enabled():
             chunk_bytes = sys.maxsize
         x_TCHW = self.conv_in(channels_last_on_gpu(x_TCHW))
-        for level in (*self.down, self.mid):
-            x_TCHW = level(x_TCHW, chunk_bytes)
+        for part in (*self.down, *self.mid.children()):
+            x_TCHW = part(x_TCHW, chunk_bytes)
         return self.conv_out(norm_silu(self.norm_out, x_TCHW))
 
 
@@ -156,18 +156,3 @@ class Level(nn.Module):
         for block in self.block:
             x_TCHW = block(x_TCHW, chunk_bytes)
         return x_TCHW if self.downsample is None else self.downsample(x_TCHW)
-
-
-class Middle(nn.Module):
-    """Attention between two residual blocks, at the lowest resolution."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.block_1 = ResBlock(channels, channels, ops)
-        self.attn_1 = SelfAttention(channels, ops)
-        self.block_2 = ResBlock(channels, channels, ops)
-
-    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        for layer in (self.block_1, self.attn_1, self.block_2):
-            x_TCHW = layer(x_TCHW, chunk_bytes)
-        return x_TCHW
