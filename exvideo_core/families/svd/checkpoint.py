@@ -47,12 +47,7 @@ class SVDWeights:
 
 
 def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None = None) -> SVDWeights:
-    """Read a checkpoint, and an extension that replaces and adds weights of its UNet.
-
-    Args:
-        checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
-        extension: a file like ExVideo-SVD-128f-v1.safetensors.
-    """
+    """Read a checkpoint file or diffusers folder, and an extension that replaces and adds weights of its UNet."""
     if isinstance(checkpoint, Path) and checkpoint.is_dir():
         base = _read_folder(checkpoint)
     else:

@@ -28,7 +28,6 @@ from .blocks import ResBlock
 from .checkpoint import SVDWeights, extended_shapes, read_svd
 from .clips import SVDClip, clips_of_videos
 from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
-from .image_encoder import ImageEncoder
 from .keys import extension_site
 from .objective import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
 from .pipeline import build_svd, load_svd
@@ -215,21 +214,17 @@ def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None
     for encoder in (vae, image_encoder):
         encoder.requires_grad_(False).to(world.device, encoding_format(world.device))
     if config.data.source == PROCEDURAL:
-        source: Source[SVDClip] = _push_ins(config, vae, image_encoder)
+        data, seed = config.data, config.run.seed
+        check_procedural(data, SIDE, data.pictures - 1)
+        pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
+        gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
+        source: Source[SVDClip] = PushIns(gallery, config.model.num_frames, data.held_out)
     else:
         source = clips_of_videos(config, weights, (vae, image_encoder), world, on_prepare)
     image_encoder.to("meta")  # its work is done
     if not config.objective.image_noise:
         vae.to("meta")
     return SVDTarget(config, weights, unet, vae, source, world.device)
-
-
-def _push_ins(config: SVDTraining, vae: VAE, image_encoder: ImageEncoder) -> PushIns:
-    data, seed = config.data, config.run.seed
-    check_procedural(data, SIDE, data.pictures - 1)
-    pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
-    gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
-    return PushIns(gallery, config.model.num_frames, data.held_out)
 
 
 def count(config: SVDTraining) -> Sizes:

@@ -76,16 +76,13 @@ class VAE(nn.Module):
     def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
         """Decode windows of 8 frames with a stride of 4 (and tiles above 1024 pixels), and blend them.
 
+        Raw [T, 4, h, w] to float32 [T, 3, 8 h, 8 w] on the CPU, about [-1, 1].
         The windows do not depend on free memory. Out of memory, a window is decoded again in smaller chunks, which
         changes the result by rounding only.
 
         Args:
-            latents_TCHW: raw.
             progress: called with the windows done and in total.
             tile: side of smaller tiles in latent cells, below 128: less memory, but seams may show. None is exact.
-
-        Returns:
-            [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
         """
         frames, _, height, width = latents_TCHW.shape
         windows = decode_windows(frames, height, width, tile)
