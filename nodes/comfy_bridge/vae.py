@@ -77,6 +77,7 @@ class CoreVAE(comfy.sd.VAE, ABC):
     def build(self, weights: Mapping[str, Tensor], shapes: Shapes, layers: Ops) -> Any:
         """The network, without weights."""
 
+    @encoding
     def encode(self, pixel_samples: Tensor) -> Tensor:
         """Frames [T, H, W, 3] in [0, 1] to raw latents; sides are cropped to multiples of 8 pixels."""
         return self.encode_pixels(frames_to_pixels(self.vae_encode_crop_pixels(pixel_samples)))

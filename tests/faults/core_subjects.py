@@ -108,7 +108,7 @@ def cog_forward() -> Subject:
     """The same."""
     pipe = cog_pipeline()
     given = noise(1, 16, 3, 4, 4), torch.tensor([500]), noise(1, 4, 8)
-    return _forward("CogVideoX, one forward pass", pipe.transformer, lambda net: pipe._predict(net, *given, None))
+    return _forward("CogVideoX, one forward pass", pipe.transformer, lambda net: pipe._predict(net, None, *given))
 
 
 def _forward(where: str, network: nn.Module, predict: Callable[[nn.Module], Tensor]) -> Subject:

@@ -70,7 +70,7 @@ def test_memory_that_ends_while_it_is_added_is_an_error_and_the_next_run_is_righ
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "mm", ends)
-        with pytest.raises(torch.cuda.OutOfMemoryError, match="while the LoRA was added to"):
+        with pytest.raises(torch.cuda.OutOfMemoryError, match="while adding the LoRA to"):
             cog.sample(patched)
 
     assert torch.equal(cog.sample(), plain)

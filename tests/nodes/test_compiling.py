@@ -21,7 +21,7 @@ def test_stock_node_compiles_chains_and_the_clip_is_the_same(pack, request, kind
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     run = request.getfixturevalue({"svd": "run", "cogvideox": "cog"}[kind])
-    fused = sys.modules[pack.errors.__name__.replace(".errors", ".models.fused")]
+    fused = sys.modules[pack.errors.__name__.replace(".errors", ".nn.fused")]
     seen = []
 
     def watch(executor, *args, **kwargs):

@@ -1,6 +1,6 @@
 """Attention backends behind one signature."""
 
-from .auto import BACKENDS, auto
 from .backends import Attention, sdpa
+from .choice import BACKENDS, auto
 
 __all__ = ["BACKENDS", "Attention", "auto", "sdpa"]

@@ -102,7 +102,7 @@ def test_when_writing_failed_another_codec_is_enough(tmp_path: Path, capsys: pyt
 
 PROGRAM = """
 import sys
-from exvideo_core.sampling import saved_run
+from exvideo_core.runtime import resume as saved_run
 saved_run.SavedRun.__init__.__kwdefaults__["interval"], saved_run._SHARE = 0, 1e9
 from exvideo_core.cli import main
 sys.exit(main(sys.argv[1:]))

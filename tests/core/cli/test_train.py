@@ -86,7 +86,7 @@ def test_a_template_pointed_at_files_passes_the_dry_run(target, files, tmp_path,
 
 
 def test_no_configuration_is_refused_with_a_way_to_get_one(capsys):
-    assert "Give a CONFIG.yaml, or --init cogvideox or --init svd" in refused(capsys)
+    assert "Give a CONFIG.yaml, or --init svd or --init cogvideox" in refused(capsys)
 
 
 def test_a_bad_configuration_is_refused_in_one_sentence(files, tmp_path, capsys):

@@ -18,12 +18,12 @@ SHAPES = [(5, 7), (9, 7), (1, 12)]
 CHAINS = {
     "gated_gelu": lambda a, b: (noise(a, b, 16),),
     "scaled_silu": lambda a, b: (noise(1, 8, a, b), noise(8, 1, 1, seed=1), noise(8, 1, 1, seed=2)),
-    "turned": lambda a, b: (noise(a, b, 2, 16), noise(a, 1, 1, 8).cos(), noise(a, 1, 1, 8).sin()),
+    "rotate_pairs": lambda a, b: (noise(a, b, 2, 16), noise(a, 1, 1, 8).cos(), noise(a, 1, 1, 8).sin()),
 }
 KNOWN: dict[str, Callable[..., Tensor]] = {
     "gated_gelu": lambda x: x[..., :8] * F.gelu(x[..., 8:]),
     "scaled_silu": lambda x, factor, summand: F.silu(x * factor + summand),
-    "turned": lambda x, cos, sin: torch.view_as_real(
+    "rotate_pairs": lambda x, cos, sin: torch.view_as_real(
         torch.view_as_complex(x.unflatten(-1, (-1, 2))) * torch.complex(cos, sin)
     ).flatten(-2),
 }

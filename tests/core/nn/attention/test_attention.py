@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from exvideo_core.errors import ExVideoError
-from exvideo_core.nn.attention import BACKENDS, auto, backends, sdpa
+from exvideo_core.nn.attention import BACKENDS, backends, choice, sdpa
 from exvideo_core.nn.attention.rule import Facts, candidates
 from exvideo_core.sampling.inputs import attention_named
 
@@ -26,7 +26,7 @@ def softmax_attention(q_BNLD: torch.Tensor, k_BNLD: torch.Tensor, v_BNLD: torch.
 
 @pytest.fixture
 def fresh_choice() -> None:
-    auto.choose.cache_clear()
+    choice.choose.cache_clear()
 
 
 def some_tensors(*shape: int, tokens: tuple[int, int] = (5, 7)) -> list[torch.Tensor]:
@@ -200,7 +200,7 @@ def test_the_rule_never_takes_an_approximation() -> None:
 def test_the_choice_is_made_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(3):
-        auto(*some_tensors(1, 2))
+        choice.auto(*some_tensors(1, 2))
 
     assert caplog.messages == ["attention: sdpa (cpu, float32)"]
 
@@ -215,13 +215,13 @@ def test_candidates_that_fail_or_are_wrong_are_passed_over(
     def not_a_number(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return sdpa(q, k, v) / 0 * 0
 
-    monkeypatch.setattr(auto, "candidates", lambda _: ("cudnn", "flash3", "efficient", "sdpa", "sliced"))
-    monkeypatch.setattr(auto, "_TRIALS", {"cudnn": absent})
+    monkeypatch.setattr(choice, "candidates", lambda _: ("cudnn", "flash3", "efficient", "sdpa", "sliced"))
+    monkeypatch.setattr(choice, "_TRIALS", {"cudnn": absent})
     monkeypatch.setitem(BACKENDS, "flash3", lambda q, k, v: 1.01 * sdpa(q, k, v))
     monkeypatch.setitem(BACKENDS, "efficient", not_a_number)
     caplog.set_level(logging.INFO)
 
-    assert auto.choose(torch.device("cpu"), FULL, 64) == "sdpa"
+    assert choice.choose(torch.device("cpu"), FULL, 64) == "sdpa"
     assert caplog.messages[0] == "attention: cudnn is not usable here: No available kernel."
     assert caplog.messages[1].startswith("attention: flash3 is not usable here: it is wrong by 0.0")
     assert caplog.messages[2:] == [
@@ -232,16 +232,16 @@ def test_candidates_that_fail_or_are_wrong_are_passed_over(
 
 @pytest.mark.usefixtures("fresh_choice")
 def test_the_last_candidate_is_taken_untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auto, "candidates", lambda _: ("cudnn", "sliced"))
+    monkeypatch.setattr(choice, "candidates", lambda _: ("cudnn", "sliced"))
     monkeypatch.setitem(BACKENDS, "sliced", None)
 
-    assert auto.choose(torch.device("cpu"), FULL, 64) == "sliced"
+    assert choice.choose(torch.device("cpu"), FULL, 64) == "sliced"
 
 
 def test_a_trial_leaves_the_random_numbers_alone() -> None:
     state = torch.get_rng_state()
 
-    assert auto.why_not(sdpa, torch.device("cpu"), BRAIN, 64) is None
+    assert choice.why_not(sdpa, torch.device("cpu"), BRAIN, 64) is None
     assert torch.equal(torch.get_rng_state(), state)
 
 
