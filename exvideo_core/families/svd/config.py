@@ -51,18 +51,20 @@ class UNetConfig:
         """Infer the sizes from names and shapes in sgm naming, without the `model.diffusion_model.` prefix."""
         widths: list[int] = []
         attention_levels: list[int] = []
-        index, level_blocks, blocks_per_level = 1, 0, 0
-        while f"input_blocks.{index}.0.in_layers.2.weight" in shapes or f"input_blocks.{index}.0.op.weight" in shapes:
-            if f"input_blocks.{index}.0.op.weight" in shapes:
+        level_blocks, blocks_per_level = 0, 0
+        for index in itertools.count(1):
+            block = f"input_blocks.{index}"
+            if f"{block}.0.op.weight" in shapes:  # downsampling
                 level_blocks = 0
-            else:
-                if level_blocks == 0:
-                    widths.append(shapes[f"input_blocks.{index}.0.in_layers.2.weight"][0])
-                    if f"input_blocks.{index}.1.proj_in.weight" in shapes:
-                        attention_levels.append(len(widths) - 1)
-                level_blocks += 1
-                blocks_per_level = max(blocks_per_level, level_blocks)
-            index += 1
+                continue
+            if f"{block}.0.in_layers.2.weight" not in shapes:
+                break
+            if level_blocks == 0:
+                widths.append(shapes[f"{block}.0.in_layers.2.weight"][0])
+                if f"{block}.1.proj_in.weight" in shapes:
+                    attention_levels.append(len(widths) - 1)
+            level_blocks += 1
+            blocks_per_level = max(blocks_per_level, level_blocks)
         check_depth(index - 1, len(widths))
         table = shapes.get("middle_block.1.extension.positions.weight")
         return cls(

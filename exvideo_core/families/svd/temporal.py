@@ -17,7 +17,7 @@ from ...nn.conv3d import bind_conv3d
 from ...nn.layers import Ops, sinusoid
 
 # SVD was trained on 25 frames; beyond them, an untrained table repeats the last 20 positions, back and forth.
-_BASE_FRAMES = 25
+_LAST_FRAME = 24
 _PERIOD = 20
 
 
@@ -91,7 +91,5 @@ def _gather_cells(x_THWC: Tensor, position_TC: Tensor, cells_THW: Tensor) -> Ten
 def folded_positions(max_frames: int) -> Tensor:
     """Positions of the base model that initialise each row of the table: 0..24, then 23..4, 5..24, 23..4 and so on."""
     frames = torch.arange(max_frames)
-    beyond = (frames - _BASE_FRAMES) % (2 * _PERIOD)
-    last = _BASE_FRAMES - 1
-    folded = torch.where(beyond < _PERIOD, last - 1 - beyond, beyond - _PERIOD + last - _PERIOD + 1)
-    return torch.where(frames < _BASE_FRAMES, frames, folded)
+    folded = _LAST_FRAME - _PERIOD + ((frames - _LAST_FRAME) % (2 * _PERIOD) - _PERIOD).abs()
+    return torch.where(frames <= _LAST_FRAME, frames, folded)

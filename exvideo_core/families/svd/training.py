@@ -84,13 +84,9 @@ class SVDTarget:
         has_picture = float(not chance(objective.condition_dropout, generator))
         latents_TCHW = clip.latents_TCHW[frames.start : frames.stop] * objective.latent_scale
         noise = torch.randn(latents_TCHW.shape, generator=generator)
+        ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]])
         latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
-            latents_TCHW,
-            has_picture * image_latents,
-            has_picture * clip.context_1D,
-            torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]]),
-            sigma,
-            noise,
+            latents_TCHW, has_picture * image_latents, has_picture * clip.context_1D, ids, sigma, noise
         )
         _, loss = svd_loss(
             self._network(frames), latents_TCHW, image_latents, context, ids, sigma, noise, objective.target_scale
