@@ -19,6 +19,7 @@ from exvideo_core import SVDPipeline
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import ImageEncoder
 from exvideo_core.families.svd.save import save_extension, save_svd
+from exvideo_core.families.svd.temporal import TemporalExtension
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import VAE
 
@@ -67,6 +68,13 @@ def fill(module: nn.Module, seed: int = 0) -> None:
     """Give a network random weights in place."""
     shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
     module.load_state_dict(random_weights(shapes, seed), strict=False)
+
+
+def reset_extension(unet: SVDUNet) -> None:
+    """Initialise the extension as training starts it: the network computes what the base does."""
+    for module in unet.modules():
+        if isinstance(module, TemporalExtension):
+            module.reset()
 
 
 def build_unet(sizes: Sizes = TINY, extension_frames: int | None = None, seed: int = 0) -> SVDUNet:

@@ -87,7 +87,7 @@ def build_svd_target(checkpoint: Path, clip: SVDClip | None = None, **given: Any
 def _svd_parts(model: SVDModel) -> tuple[SVDWeights, VAE]:
     """What targets leave as it is."""
     weights = svd.read_weights(model)
-    return weights, svd.build_networks(SVDTraining(model=model), weights)[1]
+    return weights, svd.build_svd(weights)[1]
 
 
 def build_cogvideox_target(

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from narrow_cogvideox import NARROW as COGVIDEOX
 from narrow_cogvideox import build_transformer
-from narrow_svd import NARROW, noise
+from narrow_svd import NARROW, noise, reset_extension
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -183,7 +183,7 @@ def test_with_the_same_epsilons_nothing_is_left(in_float64, scheduler_in_float64
 
 def test_gradients_of_a_new_extension_equal_the_script_s(in_float64, scheduler_in_float64, relative_error):
     ours, reference = (copy.deepcopy(network) for network in in_float64)
-    ours.reset_extension()
+    reset_extension(ours)
     with torch.no_grad():
         new = diffsynth("models.svd_unet").TrainableTemporalTimesteps
         for block in reference.blocks:

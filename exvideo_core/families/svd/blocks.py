@@ -34,16 +34,11 @@ class UNetArgs:
 
 
 class Blend(nn.Module):
-    """Learned mix of a block's spatial and temporal result (see `blend`)."""
+    """Learned mix of a block's spatial and temporal result: s spatial + (1 - s) temporal with s = sigmoid(mix)."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mix_factor = nn.Parameter(torch.zeros(1))
-
-
-def blend(mix_factor: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """s * first + (1 - s) * second with s = sigmoid(mix_factor), in the dtype of the first."""
-    return torch.lerp(second.to(first.dtype), first, torch.sigmoid(mix_factor.float()).to(first))
 
 
 class ResBlock(nn.Module):
@@ -55,13 +50,11 @@ class ResBlock(nn.Module):
         self.out_channels = out_channels
         self.in_layers = _norm_act(channels, norm_eps, ops, ops.Conv2d(channels, out_channels, **conv))
         self.emb_layers = nn.Sequential(nn.SiLU(), ops.Linear(embedding, out_channels))
+        last = ops.Conv2d(out_channels, out_channels, **conv)
         # index 2 was a dropout in the published code
-        self.out_layers = _norm_act(
-            out_channels, norm_eps, ops, nn.Identity(), ops.Conv2d(out_channels, out_channels, **conv)
-        )
-        self.skip_connection = (
-            nn.Identity() if channels == out_channels else ops.Conv2d(channels, out_channels, kernel_size=1)
-        )
+        self.out_layers = _norm_act(out_channels, norm_eps, ops, nn.Identity(), last)
+        is_same = channels == out_channels
+        self.skip_connection = nn.Identity() if is_same else ops.Conv2d(channels, out_channels, kernel_size=1)
         self.time_stack = TemporalResBlock(out_channels, embedding, norm_eps, ops)
         self.time_mixer = Blend()
 
@@ -91,9 +84,8 @@ class ResBlock(nn.Module):
         frames, channels, height, width = x_TCHW.shape
         total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
         # concatenated, normed, activated; two results, normed, activated, shortcut
-        size = items_within(
-            args.chunk_bytes, (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
-        )
+        frame_bytes = (3 * total + 5 * self.out_channels) * height * width * x_TCHW.dtype.itemsize
+        size = items_within(args.chunk_bytes, frame_bytes)
         shape = (frames, self.out_channels, height, width)
         out = skip_TCHW if isinstance(skip_TCHW, Tensor) and skip_TCHW.shape == shape else None
         return map_chunks(chunk, frames, size, None if torch.is_grad_enabled() else out)

@@ -17,16 +17,7 @@ from ...weights.assign import AGAIN, check_finite, different, misfit, shapes_of
 from ...weights.detect import require
 from ...weights.kind import Kind
 from ...weights.safetensors_files import Shape, WeightFile, open_weights
-from . import detect
-from .keys import (
-    as_pointwise,
-    extension_site,
-    extension_to_sgm,
-    image_encoder_from_open_clip,
-    sgm_to_extension,
-    unet_from_diffusers,
-    vae_from_diffusers,
-)
+from . import detect, keys
 
 UNET = "model.diffusion_model."
 DECODER = "first_stage_model."
@@ -45,49 +36,28 @@ _POSITION_IDS = "vision_model.embeddings.position_ids"  # a buffer of older tran
 
 @dataclass(frozen=True, kw_only=True)
 class SVDWeights:
-    """Weights of SVD's three networks, in the names of `SVDUNet`, `VAE` and CLIPVisionModelWithProjection.
-
-    Attributes:
-        extension_frames: rows of ExVideo's position table; None is the base model.
-        sources: names of the files, for messages.
-        notes: metadata of the checkpoint.
-    """
+    """Weights of SVD's three networks, in the names of `SVDUNet`, `VAE` and CLIPVisionModelWithProjection."""
 
     unet: dict[str, Tensor]
     vae: dict[str, Tensor]
     image_encoder: dict[str, Tensor]
-    extension_frames: int | None = None
-    sources: tuple[str, ...]
-    notes: Mapping[str, str] = field(default_factory=dict)
+    extension_frames: int | None = None  # rows of ExVideo's position table; None is the base model
+    sources: tuple[str, ...]  # names of the files, for messages
+    notes: Mapping[str, str] = field(default_factory=dict)  # metadata of the checkpoint
 
 
 def read_svd(checkpoint: Path | WeightFile, extension: Path | WeightFile | None = None) -> SVDWeights:
-    """Read a checkpoint, and an extension that replaces and adds weights of its UNet.
-
-    Args:
-        checkpoint: a file like svd_xt.safetensors, or a folder in diffusers' layout.
-        extension: a file like ExVideo-SVD-128f-v1.safetensors.
-
-    Raises:
-        CheckpointError: a file is damaged, in the wrong slot, incomplete, or the two do not belong together.
-    """
-    base = _read(checkpoint)
+    """Read a checkpoint file or diffusers folder, and an extension that replaces and adds weights of its UNet."""
+    if isinstance(checkpoint, Path) and checkpoint.is_dir():
+        base = _read_folder(checkpoint)
+    else:
+        base = _read_file(open_weights(checkpoint))
     if extension is None:
         check_finite(checkpoint.name, {name: base.unet[name] for name in base.unet if ".extension." in name})
         return replace(base, extension_frames=_table_length(base.unet, checkpoint.name))
     new = read_extension(extension, shapes_of(base.unet))
-    return replace(
-        base,
-        unet=base.unet | new,
-        extension_frames=_table_length(new, extension.name),
-        sources=(*base.sources, extension.name),
-    )
-
-
-def _read(checkpoint: Path | WeightFile) -> SVDWeights:
-    if isinstance(checkpoint, Path) and checkpoint.is_dir():
-        return _read_folder(checkpoint)
-    return _read_file(open_weights(checkpoint))
+    frames, sources = _table_length(new, extension.name), (*base.sources, extension.name)
+    return replace(base, unet=base.unet | new, extension_frames=frames, sources=sources)
 
 
 def _read_file(file: WeightFile) -> SVDWeights:
@@ -116,53 +86,51 @@ def _image_encoder(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename from open_clip's names; ComfyUI saves transformers' names under the same prefix, which are kept."""
     if any(name.startswith("vision_model.") for name in weights):
         return {name: weight for name, weight in weights.items() if name != _POSITION_IDS}
-    return image_encoder_from_open_clip(weights)
+    return keys.image_encoder_from_open_clip(weights)
 
 
 def _read_folder(path: Path) -> SVDWeights:
-    """Read a folder in diffusers' layout: unet, vae and image_encoder."""
     if missing := [part for part in ("unet", "vae", "image_encoder") if not (path / part).is_dir()]:
         raise CheckpointError(
             f"{path} is not a diffusers folder of SVD: {' and '.join(missing)} missing; choose a file such as "
             f"svd_xt.safetensors, or the folder that contains unet, vae and image_encoder."
         )
-    unet = _read_part(path / "unet", detect.UNET, "the UNet of SVD", unet_from_diffusers)
-    vae = _read_part(path / "vae", detect.VAE, "the autoencoder of SVD", vae_from_diffusers)
-    encoder = _read_part(path / "image_encoder", detect.IMAGE_ENCODER, "a CLIP image encoder", None)
+    unet = _read_part(path / "unet", detect.UNET, "the UNet of SVD", keys.unet_from_diffusers)
+    vae = _read_part(path / "vae", detect.VAE, "the autoencoder of SVD", keys.vae_from_diffusers)
+    encoder = _read_part(path / "image_encoder", detect.IMAGE_ENCODER, "a CLIP image encoder")
     return SVDWeights(
         unet=unet,
-        vae={name: as_pointwise(name, weight) for name, weight in vae.items()},
+        vae={name: keys.as_pointwise(name, weight) for name, weight in vae.items()},
         image_encoder=_image_encoder(encoder),
         sources=(path.name,),
     )
 
 
-_KeyMap = Callable[[Iterable[str]], dict[str, str]]
-
-
-def _read_part(folder: Path, kind: Kind, what: str, key_map: _KeyMap | None) -> dict[str, Tensor]:
+def _read_part(
+    folder: Path, kind: Kind, what: str, key_map: Callable[[Iterable[str]], dict[str, str]] | None = None
+) -> dict[str, Tensor]:
     file = open_weights(folder)
-    source = f"{folder.parent.name}/{folder.name}"
-    found = file.identity
-    require(source, found, kind, what)
-    names = dict.fromkeys(file) if key_map is None or found.naming == "sgm" else key_map(file)
-    return {new or name: file[name] for name, new in names.items()}
+    require(f"{folder.parent.name}/{folder.name}", file.identity, kind, what)
+    if key_map is None or file.identity.naming == "sgm":
+        return dict(file)
+    return {new: file[name] for name, new in key_map(file).items()}
 
 
 def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[str, Tensor]:
-    """Read ExVideo's extension and check it against the names and shapes of a UNet.
-
-    Returns:
-        tensors by the UNet's names: those that replace the base's, and new ones.
-    """
+    """Read ExVideo's extension to the UNet's names, and check it against the names and shapes of a UNet."""
     file = open_weights(path)
     require(file.name, file.identity, detect.EXTENSION, "an ExVideo extension of SVD")
-    names, strangers = _extension_names(file)
+    names, unknown = {}, []
+    for name in file:
+        try:
+            names[name] = keys.extension_to_sgm(name)
+        except CheckpointError:
+            unknown.append(name)
     found = {new: file.shapes[old] for old, new in names.items()}
     frames = next((shape[0] for name, shape in found.items() if name.endswith(".positions.weight") and shape), 0)
     expected = extended_shapes(base, frames)
     missing = [name for name in expected if name not in found]
-    unknown = [*strangers, *(name for name in found if name not in expected)]
+    unknown += [name for name in found if name not in expected]
     if complaints := misfit(missing, unknown, different(expected, found), _published):
         raise CheckpointError(
             f"{file.name} does not fit the SVD checkpoint, which needs {len(expected)} tensors: {complaints}; choose "
@@ -172,21 +140,10 @@ def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[s
     return {new: file[old] for old, new in names.items()}
 
 
-def _extension_names(file: WeightFile) -> tuple[dict[str, str], list[str]]:
-    """Map of published names to the UNet's, and the names that no rule matches."""
-    names, unknown = {}, []
-    for name in file:
-        try:
-            names[name] = extension_to_sgm(name)
-        except CheckpointError:
-            unknown.append(name)
-    return names, unknown
-
-
 def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
     """Names and shapes of the tensors of an extension for `frames` frames, from those of a UNet."""
-    shapes = {name: shape for name, shape in base.items() if extension_site(name) and ".extension." not in name}
-    for site in dict.fromkeys(map(extension_site, list(shapes))):
+    shapes = {name: shape for name, shape in base.items() if keys.extension_site(name) and ".extension." not in name}
+    for site in dict.fromkeys(map(keys.extension_site, list(shapes))):
         channels = base.get(f"{site}.time_stack.0.norm_in.weight", (0,))[0]
         shapes[f"{site}.extension.positions.weight"] = (frames, channels)
         shapes[f"{site}.extension.mix.weight"] = (channels, channels, 3, 3, 3)
@@ -196,7 +153,7 @@ def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
 
 def _published(name: str) -> str:
     try:
-        return sgm_to_extension(name)
+        return keys.sgm_to_extension(name)
     except CheckpointError:
         return name
 

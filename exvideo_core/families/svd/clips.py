@@ -43,15 +43,7 @@ def clips_of_videos(
     world: World,
     on_prepare: OnPrepare | None = None,
 ) -> Source[SVDClip]:
-    """Clips cut from videos and encoded.
-
-    Args:
-        config: of the run.
-        weights: of the encoders.
-        encoders: on the device.
-        world: the processes, which share the encoding.
-        on_prepare: called with the progress.
-    """
+    """Clips cut from videos and encoded, which the processes of the world share."""
     vae, image_encoder = encoders
 
     @torch.no_grad()

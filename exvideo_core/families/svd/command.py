@@ -32,44 +32,38 @@ from .vae import SCALING_FACTOR
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `exvideo generate svd`."""
-    parser.add_argument("--image", type=Path, required=True, help="the first frame")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
-    parser.add_argument("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
+    add = parser.add_argument
+    add("--image", type=Path, required=True, help="the first frame")
+    add("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
+    add("--extension", type=Path, help="model.fp16.safetensors of ExVideo-SVD-128f-v1, or your own")
     add_loading(parser, "fp16 on CUDA, else fp32")
-    parser.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
-    parser.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
+    add("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
+    add("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     add_settings(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options of every clip, whatever model files it is made with."""
     add_output(parser)
-    parser.add_argument("--frames", type=int, help="length (default: the extension's, or 25)")
-    parser.add_argument("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
-    parser.add_argument("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
-    parser.add_argument("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
-    parser.add_argument("--steps", type=int, default=50, help="model calls (%(default)s)")
-    parser.add_argument("--method", choices=METHODS, default="euler", help="way from noise to clip (%(default)s)")
+    add = parser.add_argument
+    add("--frames", type=int, help="length (default: the extension's, or 25)")
+    add("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
+    add("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
+    add("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
+    add("--steps", type=int, default=50, help="model calls (%(default)s)")
+    add("--method", choices=METHODS, default="euler", help="way from noise to clip (%(default)s)")
     add_reuse(parser)
-    parser.add_argument(
-        "--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)"
-    )
-    parser.add_argument(
-        "--max-guidance-scale", type=float, help="of the last frame (default: 2, or 3 without an extension)"
-    )
-    parser.add_argument(
-        "--normalize", action=argparse.BooleanOptionalAction, help="even out the frames (default: with an extension)"
-    )
-    parser.add_argument("--contrast", type=float, help="factor on the latents (default: 1.2, or 1 without)")
-    parser.add_argument("--init-video", type=Path, help="video to start from; use with --denoise")
-    parser.add_argument("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
-    parser.add_argument(
+    add("--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)")
+    add("--max-guidance-scale", type=float, help="of the last frame (default: 2, or 3 without an extension)")
+    add("--normalize", action=argparse.BooleanOptionalAction, help="even out the frames (default: with an extension)")
+    add("--contrast", type=float, help="factor on the latents (default: 1.2, or 1 without)")
+    add("--init-video", type=Path, help="video to start from; use with --denoise")
+    add("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
+    add(
         "--keyframe", action="append", default=[], metavar="INDEX=PICTURE", help="hold a frame to a picture; repeatable"
     )
-    parser.add_argument(
-        "--encode-scale", type=float, default=SCALING_FACTOR, help="of given frames; 0.13025 as DiffSynth-Studio"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    add("--encode-scale", type=float, default=SCALING_FACTOR, help="of given frames; 0.13025 as DiffSynth-Studio")
+    add("--seed", type=int, default=0, help="of the noise (%(default)s)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -96,10 +90,8 @@ def estimate(arguments: argparse.Namespace) -> Estimate:
     default = extended_defaults(unet.extension_frames) if unet.extension_frames else PLAIN
     frames = default.num_frames if arguments.frames is None else arguments.frames
     GEOMETRY.check_frames(frames, unet.extension_frames)
-    scales = (
-        (arguments.min_guidance_scale, default.min_guidance_scale),
-        (arguments.max_guidance_scale, default.max_guidance_scale),
-    )
+    first, last = arguments.min_guidance_scale, arguments.max_guidance_scale
+    scales = (first, default.min_guidance_scale), (last, default.max_guidance_scale)
     clip = Clip(
         frames=frames,
         height=arguments.height,

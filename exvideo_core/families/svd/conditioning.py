@@ -37,7 +37,6 @@ def condition(
         image_CHW: [3, H, W] in [-1, 1].
         encode: autoencoder, [1, 3, H, W] to raw latents [1, 4, h, w].
         embed: image encoder, [1, 3, H, W] in [-1, 1] to [1, D].
-        fps: frames a second at which the clip will be played; the UNet is conditioned on fps - 1.
         motion_bucket_id: amount of motion, 0 to 255; 127 is usual.
         noise_aug_strength: noise added to the picture before it is encoded, in units of [-1, 1].
         image_noise: [1, 3, H, W], unit variance.

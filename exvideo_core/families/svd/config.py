@@ -5,14 +5,30 @@ Narrow models are supported: the network gets the widths and depths that the fil
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ...errors import CheckpointError
 from ...nn.sizes import check_depth
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+@contextmanager
+def _complete(network: str, hint: str = "") -> Iterator[None]:
+    """Say that the network is not complete where its sizes cannot be read."""
+    try:
+        yield
+    except (LookupError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"this is not a complete {network} ({error}).{hint}") from error
+
+
+def _count(shapes: Shapes, name: str) -> int:
+    """How many names there are: with 0, 1, 2 and so on in the place of the star."""
+    return next(i for i in itertools.count() if name.replace("*", str(i)) not in shapes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,45 +46,38 @@ class UNetConfig:
     extension_frames: int | None = None  # rows of ExVideo's position table; None is the base model
 
     @classmethod
+    @_complete("SVD UNet", " Choose a file like svd_xt.safetensors, or download it again if it is incomplete.")
     def from_shapes(cls, shapes: Shapes) -> UNetConfig:
         """Infer the sizes from names and shapes in sgm naming, without the `model.diffusion_model.` prefix."""
-        try:
-            return _unet_sizes(shapes)
-        except (LookupError, ValueError) as error:
-            raise CheckpointError(
-                f"this is not a complete SVD UNet ({error}). Choose a file like svd_xt.safetensors, "
-                f"or download it again if it is incomplete."
-            ) from error
-
-
-def _unet_sizes(shapes: Shapes) -> UNetConfig:
-    widths: list[int] = []
-    attention_levels: list[int] = []
-    index, level_blocks, blocks_per_level = 1, 0, 0
-    while f"input_blocks.{index}.0.in_layers.2.weight" in shapes or f"input_blocks.{index}.0.op.weight" in shapes:
-        if f"input_blocks.{index}.0.op.weight" in shapes:
-            level_blocks = 0
-        else:
+        widths: list[int] = []
+        attention_levels: list[int] = []
+        level_blocks, blocks_per_level = 0, 0
+        for index in itertools.count(1):
+            block = f"input_blocks.{index}"
+            if f"{block}.0.op.weight" in shapes:  # downsampling
+                level_blocks = 0
+                continue
+            if f"{block}.0.in_layers.2.weight" not in shapes:
+                break
             if level_blocks == 0:
-                widths.append(shapes[f"input_blocks.{index}.0.in_layers.2.weight"][0])
-                if f"input_blocks.{index}.1.proj_in.weight" in shapes:
+                widths.append(shapes[f"{block}.0.in_layers.2.weight"][0])
+                if f"{block}.1.proj_in.weight" in shapes:
                     attention_levels.append(len(widths) - 1)
             level_blocks += 1
             blocks_per_level = max(blocks_per_level, level_blocks)
-        index += 1
-    check_depth(index - 1, len(widths))
-    table = shapes.get("middle_block.1.extension.positions.weight")
-    return UNetConfig(
-        in_channels=shapes["input_blocks.0.0.weight"][1],
-        out_channels=shapes["out.2.weight"][0],
-        widths=tuple(widths),
-        blocks_per_level=blocks_per_level,
-        attention_levels=tuple(attention_levels),
-        context_dim=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
-        time_dim=shapes["time_embed.0.weight"][0],
-        id_dim=shapes["label_emb.0.0.weight"][1] // 3,
-        extension_frames=table[0] if table else None,
-    )
+        check_depth(index - 1, len(widths))
+        table = shapes.get("middle_block.1.extension.positions.weight")
+        return cls(
+            in_channels=shapes["input_blocks.0.0.weight"][1],
+            out_channels=shapes["out.2.weight"][0],
+            widths=tuple(widths),
+            blocks_per_level=blocks_per_level,
+            attention_levels=tuple(attention_levels),
+            context_dim=shapes["middle_block.1.transformer_blocks.0.attn2.to_k.weight"][1],
+            time_dim=shapes["time_embed.0.weight"][0],
+            id_dim=shapes["label_emb.0.0.weight"][1] // 3,
+            extension_frames=table[0] if table else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,23 +89,14 @@ class VAEConfig:
     latent_channels: int = 4
 
     @classmethod
+    @_complete("SVD autoencoder")
     def from_shapes(cls, shapes: Shapes) -> VAEConfig:
         """Infer the sizes from names and shapes in sgm naming: `encoder.*`, `quant_conv.*`, `decoder.*`."""
-        widths: list[int] = []
-        while (name := f"encoder.down.{len(widths)}.block.0.conv1.weight") in shapes and shapes[name]:
-            widths.append(shapes[name][0])
-        blocks = 0
-        while f"encoder.down.0.block.{blocks}.conv1.weight" in shapes:
-            blocks += 1
-        try:
-            check_depth(len(widths), blocks)
-            return cls(
-                widths=tuple(widths),
-                blocks_per_level=blocks,
-                latent_channels=shapes["decoder.conv_in.weight"][1],
-            )
-        except (LookupError, ValueError) as error:
-            raise CheckpointError(f"this is not a complete SVD autoencoder ({error}).") from error
+        levels = _count(shapes, "encoder.down.*.block.0.conv1.weight")
+        blocks = _count(shapes, "encoder.down.0.block.*.conv1.weight")
+        check_depth(levels, blocks)
+        widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
+        return cls(widths=widths, blocks_per_level=blocks, latent_channels=shapes["decoder.conv_in.weight"][1])
 
 
 def num_heads(channels: int) -> int:
@@ -117,29 +117,25 @@ class ImageEncoderConfig:
     embedding_dim: int = 1024  # of the projected output
 
     @classmethod
+    @_complete("CLIP image encoder")
     def from_shapes(cls, shapes: Shapes) -> ImageEncoderConfig:
         """Infer the sizes from names and shapes; heads have 80 channels where that divides the width, else 64."""
-        layers = 0
-        while f"vision_model.encoder.layers.{layers}.mlp.fc1.weight" in shapes:
-            layers += 1
-        try:
-            check_depth(layers)
-            width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
-            cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
-            hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
-            for i in range(layers):  # checked here, because hosts allocate the network before they compare shapes
-                layer = f"vision_model.encoder.layers.{i}"
-                found = shapes[f"{layer}.self_attn.q_proj.weight"], shapes[f"{layer}.mlp.fc1.weight"]
-                if found != ((width, width), (hidden, width)):
-                    raise ValueError(f"layer {i} is not {width} wide")
-            return cls(
-                width=width,
-                layers=layers,
-                heads=width // 80 if width % 80 == 0 else num_heads(width),
-                hidden=hidden,
-                patch=patch,
-                image_size=patch * math.isqrt(cells),
-                embedding_dim=shapes["visual_projection.weight"][0],
-            )
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(f"this is not a complete CLIP image encoder ({error}).") from error
+        layers = _count(shapes, "vision_model.encoder.layers.*.mlp.fc1.weight")
+        check_depth(layers)
+        width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
+        cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
+        hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
+        for i in range(layers):  # checked here, because hosts allocate the network before they compare shapes
+            layer = f"vision_model.encoder.layers.{i}"
+            found = shapes[f"{layer}.self_attn.q_proj.weight"], shapes[f"{layer}.mlp.fc1.weight"]
+            if found != ((width, width), (hidden, width)):
+                raise ValueError(f"layer {i} is not {width} wide")
+        return cls(
+            width=width,
+            layers=layers,
+            heads=width // 80 if width % 80 == 0 else num_heads(width),
+            hidden=hidden,
+            patch=patch,
+            image_size=patch * math.isqrt(cells),
+            embedding_dim=shapes["visual_projection.weight"][0],
+        )

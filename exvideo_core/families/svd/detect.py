@@ -12,12 +12,10 @@ UNET = Kind(
     "diffusers folder that contains unet, vae and image_encoder",
 )
 VAE = Kind(
-    "SVD VAE",
-    "it is one part of SVD: choose a complete checkpoint such as svd_xt.safetensors, or the folder above it",
+    "SVD VAE", "it is one part of SVD: choose a complete checkpoint such as svd_xt.safetensors, or the folder above it"
 )
 IMAGE_ENCODER = Kind(
-    "CLIP image encoder",
-    "SVD's own is part of svd_xt.safetensors, or of the image_encoder folder in diffusers' layout",
+    "CLIP image encoder", "SVD's own is part of svd_xt.safetensors, or of the image_encoder folder in diffusers' layout"
 )
 EXTENSION = Kind("ExVideo extension", "choose it as the extension, beside an SVD checkpoint such as svd_xt.safetensors")
 IMAGE_MODEL = Kind("image model", "it makes single pictures: choose a video checkpoint such as svd_xt.safetensors")

@@ -88,9 +88,9 @@ def _decoding(
         yield count(partial(coder.decoder, z_TCHW)), times
 
 
-def usual_clip(config: UNetConfig) -> Clip:
-    """The extension's length, or 25 frames, of 512x512 in 50 steps with guidance."""
-    return Clip(frames=config.extension_frames or PLAIN.num_frames, height=512, width=512, steps=50)
-
-
-ESTIMATES = Estimates(clip=estimate_svd, call=count_call, usual=usual_clip, geometry=GEOMETRY)
+ESTIMATES = Estimates(
+    clip=estimate_svd,
+    call=count_call,
+    usual=lambda config: Clip(frames=config.extension_frames or PLAIN.num_frames, height=512, width=512, steps=50),
+    geometry=GEOMETRY,
+)

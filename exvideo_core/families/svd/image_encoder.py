@@ -66,12 +66,7 @@ def build_clip(config: ImageEncoderConfig) -> CLIPVisionModelWithProjection:
 def clip_pixels(image_BCHW: Tensor, size: int = 224) -> Tensor:
     """Resize images to a square (no crop, blurred against aliasing) and normalise them for CLIP, as in SVD's training.
 
-    Args:
-        image_BCHW: [B, 3, H, W] in [-1, 1].
-        size: side of the square, in pixels.
-
-    Returns:
-        [B, 3, size, size] float32.
+    [B, 3, H, W] in [-1, 1] to [B, 3, size, size] float32.
     """
     x_BCHW = image_BCHW.float()
     for axis in (3, 2):

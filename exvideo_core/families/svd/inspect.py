@@ -37,12 +37,10 @@ def load(source: Path | WeightFile, kind: Kind) -> str | None:
         weights = read_svd(source)
         build_svd(weights)
         return "yes" if weights.extension_frames is None else f"yes, extended to {weights.extension_frames} frames"
-    if kind is detect.EXTENSION and isinstance(source, WeightFile):
-        return _load_extension(source)
-    return None
+    return _check_extension(source) if kind is detect.EXTENSION and isinstance(source, WeightFile) else None
 
 
-def _load_extension(file: WeightFile) -> str:
+def _check_extension(file: WeightFile) -> str:
     """Compare an extension with the UNet it would fit: SVD's layout in the widths of its own norms."""
     shapes = file.shapes
     norms = {name: shape[0] for name, shape in shapes.items() if name.endswith(".norm_in.weight") and shape}

@@ -7,7 +7,6 @@ Letters: C channels, D width of the image encoder, E width of the image embeddin
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 
@@ -41,8 +40,7 @@ _BLOCKS = (7, 17, 29, 39, 51, 61, 83, 113, 123, 133, 144, 154, 164, 175, 185, 19
 _DOWN = [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)]
 _UP = [f"output_blocks.{i}.1" for i in range(3, 12)]
 _SITES = dict(zip(_BLOCKS, [*_DOWN, "middle_block.1", *_UP], strict=True))
-_BLOCK_OF_SITE = {site: block for block, site in _SITES.items()}
-EXTENSION_SITES = frozenset(_BLOCK_OF_SITE)
+EXTENSION_SITES = {site: block for block, site in _SITES.items()}
 
 _EXTENSION: _Pairs = (
     ("positional_embedding.embeddings", "extension.positions.weight"),
@@ -73,7 +71,7 @@ def extension_to_sgm(name: str) -> str:
 def sgm_to_extension(name: str) -> str:
     """Rename a weight of the UNet to its name in a published extension; the inverse of `extension_to_sgm`."""
     match = _OF_EXTENSION.fullmatch(name)
-    block = _BLOCK_OF_SITE.get(match["site"]) if match else None
+    block = EXTENSION_SITES.get(match["site"]) if match else None
     rest = _swap(match["rest"], _EXTENSION, back=True) if match else None
     if block is None or rest is None:
         raise _unknown(name, "an ExVideo extension of SVD")
@@ -134,50 +132,51 @@ def unet_from_diffusers(names: Iterable[str]) -> dict[str, str]:
     per_level = 1 + _highest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
     with_attention = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
     kinds = {"resnets": 0, "attentions": 1}
+
+    def number(match: re.Match[str], offset: int) -> int:  # of a block in a level
+        return int(match[1]) * (per_level + 1) + offset
+
     rules: tuple[_Rule, ...] = (
+        *((re.escape(old), new) for old, new in _UNET_ENDS),
         # a level's downsampler is an input block of its own, its upsampler part of the last output block
-        (
-            r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.",
-            lambda m: f"input_blocks.{(int(m[1]) + 1) * (per_level + 1)}.0.op.",
-        ),
+        (r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{number(m, per_level + 1)}.0.op."),
         (
             r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda m: f"input_blocks.{1 + int(m[1]) * (per_level + 1) + int(m[3])}.{kinds[m[2]]}.",
+            lambda m: f"input_blocks.{number(m, 1 + int(m[3]))}.{kinds[m[2]]}.",
         ),
         (r"mid_block\.(resnets|attentions)\.(\d+)\.", lambda m: f"middle_block.{2 * int(m[2]) + kinds[m[1]]}."),
         (
             r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda m: f"output_blocks.{int(m[1]) * (per_level + 1) + int(m[3])}.{kinds[m[2]]}.",
+            lambda m: f"output_blocks.{number(m, int(m[3]))}.{kinds[m[2]]}.",
         ),
         (
             r"up_blocks\.(\d+)\.upsamplers\.0\.",
-            lambda m: f"output_blocks.{int(m[1]) * (per_level + 1) + per_level}.{2 if m[1] in with_attention else 1}.",
+            lambda m: f"output_blocks.{number(m, per_level)}.{2 if m[1] in with_attention else 1}.",
         ),
     )
-    return {name: _unet_name(name, rules) for name in names}
+    return {name: _from_diffusers(name, rules, _UNET_PARTS, "SVD's UNet") for name in names}
 
 
-def _unet_name(name: str, rules: tuple[_Rule, ...]) -> str:
-    if end := _swap(name, _UNET_ENDS):
-        return end
+def _from_diffusers(name: str, blocks: tuple[_Rule, ...], parts: tuple[_Rule, ...], network: str) -> str:
     match = re.fullmatch(r"(.+?(?:resnets|attentions)\.\d+\.)(.+)", name)
-    block, part = (match[1], _rewrite(match[2], _UNET_PARTS)) if match else (name, "")
-    place = _rewrite(block, rules)
+    block, part = (match[1], _rewrite(match[2], parts)) if match else (name, "")
+    place = _rewrite(block, blocks)
     if place is None or part is None:
-        raise _unknown(name, "SVD's UNet in diffusers' naming")
+        raise _unknown(name, f"{network} in diffusers' naming")
     return place + part
 
 
 # diffusers' AutoencoderKLTemporalDecoder
 
 _VAE_PARTS: tuple[_Rule, ...] = (
+    (r"(spatial_res_block\.)?conv_shortcut\.", "nin_shortcut."),
     (r"spatial_res_block\.", ""),
     (rf"temporal_res_block\.({'|'.join(_RESNET)})\.", lambda m: f"time_stack.{_RESNET[m[1]]}."),
     (r"time_mixer\.", ""),
     (r"group_norm\.", "norm."),
     (r"to_([qkv])\.", r"\1."),
     (r"to_out\.0\.", "proj_out."),
-    (r"(?=(norm|conv)[12]\.|conv_shortcut\.)", ""),
+    (r"(?=(norm|conv)[12]\.)", ""),
 )
 
 
@@ -198,16 +197,7 @@ def vae_from_diffusers(names: Iterable[str]) -> dict[str, str]:
         (r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.", lambda m: f"decoder.up.{top - int(m[1])}.block.{m[2]}."),
         (r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.", lambda m: f"decoder.up.{top - int(m[1])}.upsample."),
     )
-    return {name: _vae_name(name, rules) for name in names}
-
-
-def _vae_name(name: str, rules: tuple[_Rule, ...]) -> str:
-    match = re.fullmatch(r"(.+?(?:resnets|attentions)\.\d+\.)(.+)", name)
-    block, part = (match[1], _rewrite(match[2], _VAE_PARTS)) if match else (name, "")
-    place = _rewrite(block, rules)
-    if place is None or part is None:
-        raise _unknown(name, "SVD's autoencoder in diffusers' naming")
-    return place + part.replace("conv_shortcut.", "nin_shortcut.")
+    return {name: _from_diffusers(name, rules, _VAE_PARTS, "SVD's autoencoder") for name in names}
 
 
 def as_pointwise(name: str, weight: Tensor) -> Tensor:
@@ -276,9 +266,3 @@ def image_encoder_to_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tenso
         else:
             raise _unknown(name, "a CLIP image encoder in transformers' naming")
     return result
-
-
-def key_hash(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """md5 over all names and shapes, by which DiffSynth 1.1.9 identifies a file (`hash_state_dict_keys`)."""
-    keys = [*shapes, *(f"{name}:{'_'.join(map(str, shape))}" for name, shape in shapes.items())]
-    return hashlib.md5(",".join(sorted(keys)).encode(), usedforsecurity=False).hexdigest()

@@ -5,6 +5,7 @@ Shapes: T frames, C channels, H and W latent height and width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -59,23 +60,13 @@ class HostTensor:
         return chunk_TCHW.to(self._device, non_blocking=True)
 
 
-_copy_streams: dict[torch.device, torch.cuda.Stream] = {}
-
-
+@functools.cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
-    if device not in _copy_streams:
-        _copy_streams[device] = torch.cuda.Stream(device)
-    return _copy_streams[device]
+    return torch.cuda.Stream(device)
 
 
 class LazyFrames:
-    """Frames that are computed on access, so that the whole clip is never materialised.
-
-    Args:
-        compute: maps frames of x to frames of the result.
-        x_TCHW: [T, C, h, w].
-        shape: of the result.
-    """
+    """Frames of a `shape` that are computed from those of x on access: the whole clip is never materialised."""
 
     def __init__(self, compute: Callable[[Tensor], Tensor], x_TCHW: Tensor, shape: tuple[int, ...]) -> None:
         self._compute, self._x_TCHW = compute, x_TCHW

@@ -33,11 +33,7 @@ THRESHOLDS = (
 
 
 def motion_bucket(frames_THW3: Tensor) -> int:
-    """The bucket, 0 to 127, of a clip.
-
-    Args:
-        frames_THW3: uint8, at least two frames.
-    """
+    """The bucket, 0 to 127, of a clip: uint8, at least two frames."""
     # a frame at a time, since float copies of whole clips are large: mean and unbiased spread over time, in [-1, 1]
     total, squares = (torch.zeros(frames_THW3.shape[1:], dtype=torch.float64) for _ in range(2))
     for frame_HW3 in frames_THW3:

@@ -32,24 +32,16 @@ def svd_loss(
     noise: Tensor,
     target_scale: float = CONTRAST,
 ) -> tuple[Tensor, Tensor]:
-    """Error of a clip's denoised latents at a noise level, plain and with the published script's weight.
+    """Mean squared error of a clip's denoised latents, and that times sqrt(1 + sigma^2) / sigma, the script's weight.
 
     Args:
-        unet: the network.
         latents_TCHW: clean, of unit variance.
         image_latents_CHW: of the conditioning picture, unscaled.
         context: the picture's embedding, [1, D].
         add_time_ids: [1, 3], as the network takes them.
-        sigma: scalar.
-        noise: unit, shaped like the latents.
         target_scale: 1 trains towards the latents as they are.
-
-    Returns:
-        Mean squared error of x0, and that times sqrt(1 + sigma^2) / sigma.
     """
-    denoised_TCHW, total = svd_denoised(
-        unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma=sigma, noise=noise
-    )
+    denoised_TCHW, total = svd_denoised(unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma, noise)
     loss = (denoised_TCHW - target_scale * latents_TCHW.float()).square().mean()
     return loss, loss * total / sigma
 
@@ -60,7 +52,6 @@ def svd_denoised(
     image_latents_CHW: Tensor,
     context: Tensor,
     add_time_ids: Tensor,
-    *,
     sigma: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:

@@ -64,54 +64,35 @@ class SVDDefaults:
     normalize: bool
     contrast: float  # factor on the latents
 
-    def with_(self, **given: Any) -> SVDDefaults:  # noqa: ANN401  numbers of several types
-        """The settings that are given, and the defaults for those that are None."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
-
 
 PLAIN = SVDDefaults(num_frames=25, fps=7, min_guidance_scale=1.0, max_guidance_scale=3.0, normalize=False, contrast=1.0)
 
 
-def extended_defaults(extension_frames: int) -> SVDDefaults:
+def extended_defaults(frames: int) -> SVDDefaults:
     """Settings of the ExVideo project's example (examples/ExVideo/ExVideo_svd_test.py).
 
     Its training targets were 0.715 times too small (spec: encode scale); the contrast partly makes up for that.
     """
     return SVDDefaults(
-        num_frames=extension_frames,
-        fps=30,
-        min_guidance_scale=2.0,
-        max_guidance_scale=2.0,
-        normalize=True,
-        contrast=1.2,
+        num_frames=frames, fps=30, min_guidance_scale=2.0, max_guidance_scale=2.0, normalize=True, contrast=1.2
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SVDResult:
-    """A finished clip.
+    """A finished clip, in float32 on the CPU."""
 
-    Attributes:
-        frames: float32 [T, H, W, 3] in [0, 1], on the CPU.
-        latents: float32 [T, 4, h, w], what was decoded, in the UNet's scale (after normalising and contrast).
-    """
-
-    frames: Tensor
-    latents: Tensor
+    frames: Tensor  # [T, H, W, 3] in [0, 1]
+    latents: Tensor  # [T, 4, h, w], what was decoded, in the UNet's scale (after normalising and contrast)
 
 
 class SVDPipeline:
     """The UNet, the autoencoder and the image encoder; a call makes a clip.
 
-    Attributes:
-        unet: predicts v.
-        vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
-        image_encoder: pixels in [-1, 1] of any size, [B, 3, H, W], to [B, D]; on the CPU, and temporarily on the
-            device while it computes.
+    Args:
+        image_encoder: on the CPU, and temporarily on the device while it computes.
         devices: one for both branches of guidance, or one for each; if empty, the UNet's.
         stream: where the UNet's weights come from, block by block; None if all are on the device.
-        extension_frames: frames the extension was trained for; None is plain SVD.
-        defaults: settings of `__call__` that are not given.
     """
 
     def __init__(
@@ -193,37 +174,39 @@ class SVDPipeline:
             decode_progress: called after each decoded window with (done, all).
             resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
                 step that was saved. Delete the file when the video is saved.
-
-        Raises:
-            ClipError: frames or size that the model cannot make.
-            NumberError: NaN or Inf came up; says in which step and layer, and what to do.
-            ExVideoError: there is no such method.
         """
         way = named("method", method, METHODS)
-        chosen = self.defaults.with_(
-            num_frames=num_frames,
-            fps=fps,
-            min_guidance_scale=min_guidance_scale,
-            max_guidance_scale=max_guidance_scale,
-            normalize=normalize,
-            contrast=contrast,
-        )
-        self._check(chosen.num_frames, width, height, denoise, init_video, keyframes)
+        given: dict[str, Any] = {
+            "num_frames": num_frames,
+            "fps": fps,
+            "min_guidance_scale": min_guidance_scale,
+            "max_guidance_scale": max_guidance_scale,
+            "normalize": normalize,
+            "contrast": contrast,
+        }
+        chosen = replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(chosen.num_frames, self.extension_frames)
+        check_init_video(init_video, chosen.num_frames, denoise)
+        if outside := [index for index in keyframes or {} if not 0 <= index < chosen.num_frames]:
+            last = chosen.num_frames - 1
+            raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {last}.")
         frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
         draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
         noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
-        conditioning = self._condition(
-            self._pixels(image, width, height),
-            fps=chosen.fps,
-            motion_bucket_id=motion_bucket_id,
-            noise_aug_strength=noise_aug_strength,
-            image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
-        )
+        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
+            conditioning = condition(
+                self._pixels(image, width, height),
+                self.vae.encode,
+                self.image_encoder,
+                fps=chosen.fps,
+                motion_bucket_id=motion_bucket_id,
+                noise_aug_strength=noise_aug_strength,
+                image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
+            )
         clean = self._encode(init_video, width, height) * encode_scale if init_video else None
-        pinned = {
-            index: self._encode([picture], width, height)[0] * encode_scale
-            for index, picture in (keyframes or {}).items()
-        }
+        held = keyframes or {}
+        pinned = {index: self._encode([held[index]], width, height)[0] * encode_scale for index in held}
         scale_T111 = frame_guidance(frames, chosen.min_guidance_scale, chosen.max_guidance_scale)
         is_guided = bool((scale_T111 != 1).any())
         levels = Levels.from_sigmas(way.schedule(num_inference_steps, denoise).to(self.device))
@@ -232,7 +215,9 @@ class SVDPipeline:
             guidance = scale_T111.to(self.device) if is_guided else None
             return pin_frames(self._denoiser(unets, conditioning, guidance, cache), pinned, noise)
 
-        held = {"keyframes": pinned, "noise": noise} if pinned else {}
+        settings: dict[str, Any] = {"conditioning": conditioning, "guidance": scale_T111}
+        if pinned:
+            settings |= {"keyframes": pinned, "noise": noise}
         result = sample(
             self.unet,
             way,
@@ -245,14 +230,9 @@ class SVDPipeline:
             resume=resume,
             callback=callback,
             draw=draw,
-            settings={"conditioning": conditioning, "guidance": scale_T111, **held},
+            settings=settings,
         )
-        result = finish(result, normalize=chosen.normalize, contrast=chosen.contrast)
-        return self._decode(result, decode_progress)
-
-    def _condition(self, image_CHW: Tensor, **settings: Any) -> Conditioning:  # noqa: ANN401  those of `condition`
-        with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
-            return condition(image_CHW, self.vae.encode, self.image_encoder, **settings)
+        return self._decode(finish(result, normalize=chosen.normalize, contrast=chosen.contrast), decode_progress)
 
     def _denoiser(
         self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None
@@ -265,15 +245,9 @@ class SVDPipeline:
         return v_prediction(guided_velocity(unets, self._predict, cond, uncond, lambda _: guidance_T111, cache))
 
     def _predict(
-        self,
-        unet: nn.Module,
-        memory: Branch | None,
-        x_TCHW: Tensor,
-        timestep: Tensor,
-        picture_1CHW: Tensor,
-        embedding: Tensor,
-        ids: Tensor,
+        self, unet: nn.Module, memory: Branch | None, x_TCHW: Tensor, timestep: Tensor, *conditioning: Tensor
     ) -> Tensor:
+        picture_1CHW, embedding, ids = conditioning
         x_TCHW = torch.cat([x_TCHW, picture_1CHW.expand(len(x_TCHW), -1, -1, -1)], dim=1).to(self.dtype)
         compute = partial(unet, x_TCHW, timestep, embedding, ids)
         given = {"the noisy latents": x_TCHW, "the picture's embedding": embedding}
@@ -281,10 +255,8 @@ class SVDPipeline:
 
     @oom_hints.decoding
     def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
-        side = min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
-        pixels = retry_with_smaller_tiles(
-            lambda tile: self.vae.decode(latents_TCHW / SCALING_FACTOR, progress, tile), side
-        )
+        raw_TCHW, side = latents_TCHW / SCALING_FACTOR, min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
+        pixels = retry_with_smaller_tiles(lambda tile: self.vae.decode(raw_TCHW, progress, tile), side)
         return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
 
     def _encode(self, pictures: Sequence[Picture], width: int, height: int) -> Tensor:
@@ -294,21 +266,6 @@ class SVDPipeline:
 
     def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
         return to_pixels(cover_crop(picture, width, height)).to(self.device)
-
-    def _check(
-        self,
-        num_frames: int,
-        width: int,
-        height: int,
-        denoise: float,
-        init_video: Sequence[Picture] | None,
-        keyframes: Mapping[int, Picture] | None,
-    ) -> None:
-        GEOMETRY.check_size(width, height)
-        GEOMETRY.check_frames(num_frames, self.extension_frames)
-        check_init_video(init_video, num_frames, denoise)
-        if outside := [index for index in keyframes or {} if not 0 <= index < num_frames]:
-            raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {num_frames - 1}.")
 
 
 @oom_hints.loading
@@ -330,10 +287,6 @@ def load_svd(
             own copy of the UNet; the other networks are on the first.
         attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
         stream: offload the UNet to main memory, and its skips while sampling, for a small GPU.
-
-    Raises:
-        CheckpointError: a file is damaged or of another kind, or the two do not belong together.
-        ExVideoError: a device or the attention cannot be used.
     """
     backend, devices = attention_named(attention), chosen_devices(device)
     dtype = dtype or (torch.float16 if devices[0].type == "cuda" else torch.float32)

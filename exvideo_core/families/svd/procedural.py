@@ -53,10 +53,10 @@ class PushIns:
     def training(self, _position: int, generator: torch.Generator) -> SVDClip:
         """A random picture at a random speed within the full motion."""
         slot = int(torch.randint(0, self.gallery.size - self.num_held_out, (), generator=generator))
-        fps, bucket = float(FULL_RATE), float(FULL_BUCKET)
+        fps = float(FULL_RATE)
         if chance(0.3, generator):
             fps = float(round(SLOWEST * (FULL_RATE / SLOWEST) ** float(torch.rand((), generator=generator))))
-        bucket = min(bucket, math.floor(bucket * fps * LAST_FRAME / (FULL_RATE * (self.num_frames - 1))))
+        bucket = min(FULL_BUCKET, math.floor(FULL_BUCKET * fps * LAST_FRAME / (FULL_RATE * (self.num_frames - 1))))
         if chance(0.25, generator):
             bucket = math.floor(float(torch.rand((), generator=generator)) * (bucket + 1))
         return self._clip(slot, fps, bucket)

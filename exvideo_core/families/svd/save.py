@@ -16,13 +16,9 @@ from .keys import EXTENSION_SITES, extension_site, image_encoder_to_open_clip, s
 
 
 def save_extension(path: Path, unet: Mapping[str, Tensor]) -> None:
-    """Write the extension's tensors of an extended UNet's state dict, named as in ExVideo-SVD-128f-v1.
-
-    Raises:
-        CheckpointError: the UNet is not extended, its layout has no published names, or the file cannot be written.
-    """
+    """Write the extension's tensors of an extended UNet's state dict, named as in ExVideo-SVD-128f-v1."""
     own = {name: weight for name, weight in unet.items() if extension_site(name)}
-    if sites := {extension_site(name) for name in own} ^ EXTENSION_SITES:
+    if sites := {extension_site(name) for name in own} ^ EXTENSION_SITES.keys():
         raise CheckpointError(
             f"{path.name} was not written: the published format numbers the {len(EXTENSION_SITES)} temporal blocks of "
             f"SVD's own layout, and this UNet differs in {len(sites)} of them."
@@ -43,13 +39,8 @@ def save_svd(
 
     The encoder is stored twice, as published: in `conditioner.embedders.3` with its `quant_conv`, and without it in
     `first_stage_model`, where hosts expect no `quant_conv`: there it is merged into the last convolution. An encoder
-    without a `quant_conv` is stored once, in `first_stage_model`.
-
-    Args:
-        path: replaced only once the whole file is written.
-        unet: names of `SVDUNet`.
-        vae: names of `VAE`.
-        image_encoder: names of transformers' CLIPVisionModelWithProjection.
+    without a `quant_conv` is stored once, in `first_stage_model`. The weights are named as in `SVDUNet`, `VAE` and
+    transformers' CLIPVisionModelWithProjection. `path` is replaced only once the whole file is written.
     """
     write_weights(path, published_layout(unet, vae, image_encoder))
 

@@ -17,7 +17,7 @@ from ...nn.conv3d import bind_conv3d
 from ...nn.layers import Ops, sinusoid
 
 # SVD was trained on 25 frames; beyond them, an untrained table repeats the last 20 positions, back and forth.
-_BASE_FRAMES = 25
+_LAST_FRAME = 24
 _PERIOD = 20
 
 
@@ -30,11 +30,7 @@ class TemporalExtension(nn.Module):
         self.mix = ops.Conv3d(channels, channels, kernel_size=3)
 
     def reset(self, folded: bool = True) -> None:
-        """Initialise as the base model: its positions and an identity convolution.
-
-        Args:
-            folded: reuse the base's positions beyond its last frame (see `folded_positions`); else count on.
-        """
+        """Initialise as the base model: its positions, folded or counted on, and an identity convolution."""
         max_frames, channels = self.positions.weight.shape
         frames = folded_positions(max_frames) if folded else torch.arange(max_frames)
         with torch.no_grad():
@@ -43,19 +39,11 @@ class TemporalExtension(nn.Module):
             nn.init.zeros_(self.mix.bias)
 
     def forward(
-        self,
-        x_BCTHW: Tensor,
-        frame_ids: Tensor,
-        embed: Callable[[Tensor], Tensor],
-        chunk_bytes: int = CHUNK_BYTES,
+        self, x_BCTHW: Tensor, frame_ids: Tensor, embed: Callable[[Tensor], Tensor], chunk_bytes: int = CHUNK_BYTES
     ) -> Tensor:
         """Add frame positions and convolve over neighbouring frames and cells.
 
-        Args:
-            x_BCTHW: tokens of the spatial block.
-            frame_ids: [T], rows of the position table.
-            embed: the base model's position MLP, [T, C] to [T, C].
-            chunk_bytes: for the temporary tensors of one chunk.
+        `frame_ids` [T] are rows of the position table; `embed` is the base model's position MLP, [T, C] to [T, C].
         """
         position_TC = embed(self.positions(frame_ids).to(x_BCTHW.dtype))
         if torch.is_grad_enabled() or len(x_BCTHW) > 1:
@@ -101,13 +89,7 @@ def _gather_cells(x_THWC: Tensor, position_TC: Tensor, cells_THW: Tensor) -> Ten
 
 
 def folded_positions(max_frames: int) -> Tensor:
-    """Positions of the base model that initialise each row of the table: 0..24, then 23..4, 5..24, 23..4 and so on.
-
-    Returns:
-        [max_frames] int64.
-    """
+    """Positions of the base model that initialise each row of the table: 0..24, then 23..4, 5..24, 23..4 and so on."""
     frames = torch.arange(max_frames)
-    beyond = (frames - _BASE_FRAMES) % (2 * _PERIOD)
-    last = _BASE_FRAMES - 1
-    folded = torch.where(beyond < _PERIOD, last - 1 - beyond, beyond - _PERIOD + last - _PERIOD + 1)
-    return torch.where(frames < _BASE_FRAMES, frames, folded)
+    folded = _LAST_FRAME - _PERIOD + ((frames - _LAST_FRAME) % (2 * _PERIOD) - _PERIOD).abs()
+    return torch.where(frames <= _LAST_FRAME, frames, folded)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -29,7 +28,6 @@ from .blocks import ResBlock
 from .checkpoint import SVDWeights, extended_shapes, read_svd
 from .clips import SVDClip, clips_of_videos
 from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
-from .image_encoder import ImageEncoder
 from .keys import extension_site
 from .objective import lognormal_sigmas, script_sigmas, svd_denoised, svd_loss
 from .pipeline import build_svd, load_svd
@@ -46,16 +44,7 @@ HELD_OUT_SIGMAS = (0.2, 1.0, 5.0, 50.0)
 
 
 class SVDTarget:
-    """See `Target`.
-
-    Args:
-        config: of the run.
-        weights: of the file, extended.
-        unet: built over them.
-        vae: encodes pictures with noise on them, if the configuration has any.
-        source: the clips.
-        device: where to compute.
-    """
+    """See `Target`; `unet` is built over the extended `weights`, and `vae` encodes pictures with noise on them."""
 
     def __init__(
         self,
@@ -95,13 +84,9 @@ class SVDTarget:
         has_picture = float(not chance(objective.condition_dropout, generator))
         latents_TCHW = clip.latents_TCHW[frames.start : frames.stop] * objective.latent_scale
         noise = torch.randn(latents_TCHW.shape, generator=generator)
+        ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]])
         latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
-            latents_TCHW,
-            has_picture * image_latents,
-            has_picture * clip.context_1D,
-            torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]]),
-            sigma,
-            noise,
+            latents_TCHW, has_picture * image_latents, has_picture * clip.context_1D, ids, sigma, noise
         )
         _, loss = svd_loss(
             self._network(frames), latents_TCHW, image_latents, context, ids, sigma, noise, objective.target_scale
@@ -121,16 +106,13 @@ class SVDTarget:
             latents_TCHW, clip.latents_TCHW[0], clip.context_1D, ids, torch.tensor(HELD_OUT_SIGMAS[level]), noise
         )
         network = self._network(range(len(latents_TCHW)))
-        denoised_TCHW, total = svd_denoised(
-            network, latents_TCHW, image_latents, context, ids, sigma=sigma, noise=noise
-        )
+        denoised_TCHW, total = svd_denoised(network, latents_TCHW, image_latents, context, ids, sigma, noise)
         error_T = (denoised_TCHW - latents_TCHW).square().mean(dim=(1, 2, 3))
         return (error_T * (total / sigma) ** 2).cpu()
 
     def export(self, weights: Mapping[str, Tensor], path: Path) -> None:
         """See `Target`."""
-        dtype = FORMATS[self.config.run.export_format]
-        save_extension(path, converted(self._originals | dict(weights), dtype))
+        save_extension(path, converted(self._originals | dict(weights), FORMATS[self.config.run.export_format]))
 
     def sample(self, exported: Path, video: Path) -> None:
         """See `Target`."""
@@ -173,8 +155,7 @@ class SVDTarget:
 
     def _network(self, frames: range) -> Callable[..., Tensor]:
         """The network on these places of the clip."""
-        at_places = partial(self.unet, num_frames=len(frames), frame_ids=frames)
-        return lambda x, timestep, context, ids: at_places(x.to(self.dtype), timestep, context, ids)
+        return lambda x, *conditions: self.unet(x.to(self.dtype), *conditions, len(frames), frames)
 
 
 def trained_units(unet: SVDUNet, scope: str) -> dict[str, nn.Module]:
@@ -196,12 +177,7 @@ def checkpoint_of(model: SVDModel) -> Path:
 
 
 def read_weights(model: SVDModel) -> SVDWeights:
-    """The base with the extension to train.
-
-    Raises:
-        CheckpointError: a file is damaged, or they do not belong together.
-        ExVideoError: the extension to start from is of another length.
-    """
+    """The base with the extension to train."""
     extension = DEMO_EXTENSION if model.extension == "demo" else model.extension
     weights = read_svd(checkpoint_of(model), Path(extension) if extension else None)
     if weights.extension_frames is None:
@@ -227,19 +203,18 @@ def with_new_extension(weights: SVDWeights, num_frames: int, *, folded: bool) ->
     return replace(weights, unet=weights.unet | new, extension_frames=num_frames)
 
 
-def build_networks(config: SVDTraining, weights: SVDWeights) -> tuple[SVDUNet, VAE, ImageEncoder]:
-    """UNet, VAE and image encoder, in the files' own formats."""
-    return build_svd(weights, attention_named(config.run.attention))
-
-
 def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None = None) -> SVDTarget:
     """Stable Video Diffusion with its extension, and clips."""
     weights = read_weights(config.model)
-    unet, vae, image_encoder = build_networks(config, weights)
+    unet, vae, image_encoder = build_svd(weights, attention_named(config.run.attention))
     for encoder in (vae, image_encoder):
         encoder.requires_grad_(False).to(world.device, encoding_format(world.device))
     if config.data.source == PROCEDURAL:
-        source: Source[SVDClip] = _push_ins(config, vae, image_encoder)
+        data, seed = config.data, config.run.seed
+        check_procedural(data, SIDE, data.pictures - 1)
+        pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
+        gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
+        source: Source[SVDClip] = PushIns(gallery, config.model.num_frames, data.held_out)
     else:
         source = clips_of_videos(config, weights, (vae, image_encoder), world, on_prepare)
     image_encoder.to("meta")  # its work is done
@@ -248,17 +223,9 @@ def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None
     return SVDTarget(config, weights, unet, vae, source, world.device)
 
 
-def _push_ins(config: SVDTraining, vae: VAE, image_encoder: ImageEncoder) -> PushIns:
-    data, seed = config.data, config.run.seed
-    check_procedural(data, SIDE, data.pictures - 1)
-    pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
-    gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
-    return PushIns(gallery, config.model.num_frames, data.held_out)
-
-
 def count(config: SVDTraining) -> Sizes:
     """Trained and frozen parameters of the UNet."""
-    unet, *_ = build_networks(config, read_weights(config.model))
+    unet, *_ = build_svd(read_weights(config.model), attention_named(config.run.attention))
     trained = {
         f"{unit}.{name}": p.numel()
         for unit, module in trained_units(unet, config.model.trainable).items()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from ...nn.attention import Attention
 from ...nn.chunks import added, items_within, map_chunks
 from ...nn.layers import FeedForward, Ops, group_norm, sinusoid
 from ...nn.linear import bind, bind_with_bias, fused_qkv
-from .blocks import Blend, UNetArgs, blend
+from .blocks import Blend, UNetArgs
 from .config import num_heads
 from .temporal import TemporalExtension
 
@@ -138,9 +139,8 @@ class SpatioTemporalTransformer(nn.Module):
         self.norm = group_norm(channels, ops)
         self.proj_in = ops.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, context_dim, attention, ops)])
-        self.time_pos_embed = nn.Sequential(
-            ops.Linear(channels, 4 * channels), nn.SiLU(), ops.Linear(4 * channels, channels)
-        )
+        hidden = 4 * channels
+        self.time_pos_embed = nn.Sequential(ops.Linear(channels, hidden), nn.SiLU(), ops.Linear(hidden, channels))
         self.extension = TemporalExtension(channels, extension_frames, ops) if extension_frames else None
         self.time_stack = nn.ModuleList([TemporalTransformerBlock(channels, context_dim, attention, ops)])
         self.time_mixer = Blend()
@@ -175,9 +175,10 @@ class SpatioTemporalTransformer(nn.Module):
         x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
         spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
         project = bind(self.proj_out, x_TCHW)
+        share = torch.sigmoid(self.time_mixer.mix_factor.float()).to(spatial_RC)
 
         def projected(rows: slice) -> Tensor:
-            return project(blend(self.time_mixer.mix_factor, spatial_RC[rows], temporal_RC[rows]))
+            return project(torch.lerp(temporal_RC[rows].to(spatial_RC.dtype), spatial_RC[rows], share))
 
         x_RC = added(x_RC, projected, items_within(args.chunk_bytes, 2 * x_RC[:1].nbytes))
         return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)

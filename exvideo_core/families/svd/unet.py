@@ -31,43 +31,28 @@ _ATTENTION_EPS = 1e-6
 class SVDUNet(nn.Module):
     """Predicts v of every frame from noisy latents, the conditioning image and its embedding.
 
-    Args:
-        config: sizes; `UNetConfig.from_shapes` reads them from a checkpoint.
-        ops: layer classes, `torch.nn` or a host's.
-        attention: function of q, k, v.
-
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
-        offload_skip: `keep`, or `HostTensor` to offload skips to host memory until the up path needs them.
-        fp8_keep: layers that fp8 leaves in their dtype: the first, the last and all embeddings.
+    Its layers are `torch.nn`'s or a host's, `ops`.
     """
 
+    # layers that fp8 leaves in their dtype: the first, the last and all embeddings
     fp8_keep = re.compile(r"^(time_embed|label_emb|input_blocks\.0|out)\.|(^|\.)(emb_layers|time_pos_embed)\.")
 
     def __init__(self, config: UNetConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes = CHUNK_BYTES
-        self.offload_skip: OffloadSkip = keep
+        self.chunk_bytes = CHUNK_BYTES  # for the temporary tensors of one chunk; changes results by rounding only
+        self.offload_skip: OffloadSkip = keep  # or `HostTensor`: skips wait in host memory until the up path needs them
         width, time_dim = config.widths[0], config.time_dim
         self.time_embed = _mlp(width, time_dim, ops)
         self.label_emb = nn.Sequential(_mlp(3 * config.id_dim, time_dim, ops))
         build = _Builder(config, ops, attention)
         self.input_blocks = build.down()
         deepest = config.widths[-1]
-        self.middle_block = nn.ModuleList(
-            [
-                build.res(deepest, deepest, _EPS),
-                build.transformer(deepest),
-                build.res(deepest, deepest, _EPS),
-            ]
-        )
+        res = partial(build.res, deepest, deepest, norm_eps=_EPS)
+        self.middle_block = nn.ModuleList([res(), build.transformer(deepest), res()])
         self.output_blocks = build.up()
-        self.out = nn.Sequential(
-            group_norm(width, ops, _EPS),
-            nn.SiLU(),
-            ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1),
-        )
+        conv_out = ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1)
+        self.out = nn.Sequential(group_norm(width, ops, _EPS), nn.SiLU(), conv_out)
 
     def forward(
         self,
@@ -79,7 +64,7 @@ class SVDUNet(nn.Module):
         frame_ids: Sequence[int] | None = None,
         memory: Branch | None = None,
     ) -> Tensor:
-        """Predict v.
+        """Predict v, [N T, 4, H, W].
 
         Args:
             x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning image's latents.
@@ -89,12 +74,6 @@ class SVDUNet(nn.Module):
             num_frames: T; default B.
             frame_ids: number of each frame in the whole clip; default 0 to T - 1.
             memory: cache of previous steps, to skip blocks whose output changes little (see `step_cache`).
-
-        Returns:
-            [N T, 4, H, W].
-
-        Raises:
-            ClipError: a frame beyond the extension's position table, or a clip too small for its reflection padding.
         """
         ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
         return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
@@ -174,12 +153,6 @@ class SVDUNet(nn.Module):
                 f"it needs at least 2 frames of {smallest * 8}x{smallest * 8}."
             )
 
-    def reset_extension(self) -> None:
-        """Initialise the extension so that the model starts as the base (see `TemporalExtension.reset`)."""
-        for module in self.modules():
-            if isinstance(module, SpatioTemporalTransformer) and module.extension is not None:
-                module.extension.reset()
-
 
 def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
@@ -194,15 +167,11 @@ def _clip_rows(rows: Tensor, clip: int, num_frames: int, batch: int) -> Tensor:
 
 
 def _apply(
-    layer: nn.Module,
-    x_TCHW: Frames,
-    args: UNetArgs,
-    skip_TCHW: Frames | None = None,
-    size: tuple[int, ...] | None = None,
+    layer: nn.Module, x_TCHW: Frames, args: UNetArgs, skip: Frames | None = None, size: tuple[int, ...] | None = None
 ) -> Frames:
     """Run one layer of a block; `size` is the height and width an upsampling layer must produce."""
     if isinstance(layer, ResBlock):
-        return layer(x_TCHW, args, skip_TCHW)
+        return layer(x_TCHW, args, skip)
     if isinstance(layer, SpatioTemporalTransformer):
         return layer(x_TCHW, args)
     if isinstance(layer, Upsample):
@@ -218,48 +187,40 @@ class _Builder:
     """Builds the levels in the published order, so that block numbers match the checkpoint's."""
 
     def __init__(self, config: UNetConfig, ops: Ops, attention: Attention) -> None:
-        self.config, self.ops, self.attention = config, ops, attention
-        self.skip_channels: list[int] = []
+        self.config, self.ops, self.skip_channels = config, ops, [config.widths[0]]
+        self.res = partial(ResBlock, embedding=config.time_dim, ops=ops)
+        transformer = partial(SpatioTemporalTransformer, attention=attention, ops=ops)
+        frames = config.extension_frames
+        self.transformer = partial(transformer, context_dim=config.context_dim, extension_frames=frames)
 
-    def res(self, channels: int, out_channels: int, norm_eps: float) -> ResBlock:
-        return ResBlock(channels, out_channels, self.config.time_dim, norm_eps, self.ops)
-
-    def transformer(self, channels: int) -> SpatioTemporalTransformer:
-        config = self.config
-        return SpatioTemporalTransformer(
-            channels, config.context_dim, config.extension_frames, self.attention, self.ops
-        )
+    def layers(self, level: int, channels: int, norm_eps: float) -> list[nn.Module]:
+        """A residual block and, at levels with attention, a transformer."""
+        width = self.config.widths[level]
+        res = self.res(channels, width, norm_eps=norm_eps)
+        return [res, self.transformer(width)] if level in self.config.attention_levels else [res]
 
     def down(self) -> nn.ModuleList:
-        config = self.config
-        channels = config.widths[0]
-        blocks = [nn.ModuleList([self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)])]
-        self.skip_channels = [channels]
+        config, channels = self.config, self.config.widths[0]
+        blocks: list[list[nn.Module]] = [[self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)]]
         for level, width in enumerate(config.widths):
             eps = _ATTENTION_EPS if level in config.attention_levels else _EPS
             for _ in range(config.blocks_per_level):
-                layers: list[nn.Module] = [self.res(channels, width, eps)]
-                if level in config.attention_levels:
-                    layers.append(self.transformer(width))
-                blocks.append(nn.ModuleList(layers))
+                blocks.append(self.layers(level, channels, eps))
                 self.skip_channels.append(width)
                 channels = width
             if level < len(config.widths) - 1:
-                blocks.append(nn.ModuleList([Downsample(width, self.ops)]))
+                blocks.append([Downsample(width, self.ops)])
                 self.skip_channels.append(width)
-        return nn.ModuleList(blocks)
+        return nn.ModuleList(map(nn.ModuleList, blocks))
 
     def up(self) -> nn.ModuleList:
-        config = self.config
-        channels = config.widths[-1]
+        config, channels = self.config, self.config.widths[-1]
         blocks = []
         for level, width in reversed(list(enumerate(config.widths))):
             for index in range(config.blocks_per_level + 1):
-                layers: list[nn.Module] = [self.res(channels + self.skip_channels.pop(), width, _ATTENTION_EPS)]
-                if level in config.attention_levels:
-                    layers.append(self.transformer(width))
+                layers = self.layers(level, channels + self.skip_channels.pop(), _ATTENTION_EPS)
                 if level and index == config.blocks_per_level:
                     layers.append(Upsample(width, self.ops))
-                blocks.append(nn.ModuleList(layers))
+                blocks.append(layers)
                 channels = width
-        return nn.ModuleList(blocks)
+        return nn.ModuleList(map(nn.ModuleList, blocks))

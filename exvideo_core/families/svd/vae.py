@@ -22,7 +22,7 @@ from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
 from ...progress import Progress
 from .config import VAEConfig
 from .geometry import GEOMETRY
-from .vae_blocks import Downsample, ResBlock, SelfAttention
+from .vae_blocks import Downsample, Middle, ResBlock
 from .vae_decoder import TemporalDecoder
 
 SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
@@ -40,12 +40,8 @@ class VAE(nn.Module):
     """Pixels in [-1, 1] to raw (unscaled) latents and back.
 
     Args:
-        config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
         quantised: whether the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
         ops: layer classes, `torch.nn` or a host's.
-
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
     """
 
     scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
@@ -53,7 +49,7 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig, quantised: bool = True, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes = CHUNK_BYTES
+        self.chunk_bytes = CHUNK_BYTES  # for the temporary tensors of one chunk; changes results by rounding only
         moments = 2 * config.latent_channels
         self.encoder = Encoder(config, ops)
         self.quant_conv = ops.Conv2d(moments, moments, kernel_size=1) if quantised else None
@@ -61,8 +57,7 @@ class VAE(nn.Module):
 
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
         """Mean of each frame's latent distribution, frame by frame: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
-        height, width = video_TCHW.shape[-2:]
-        GEOMETRY.check_cells(height, width)
+        GEOMETRY.check_cells(*video_TCHW.shape[-2:])
         latents = []
         with restore_chunk_bytes(self):
             for index, frame_CHW in enumerate(video_TCHW):
@@ -81,16 +76,13 @@ class VAE(nn.Module):
     def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
         """Decode windows of 8 frames with a stride of 4 (and tiles above 1024 pixels), and blend them.
 
+        Raw [T, 4, h, w] to float32 [T, 3, 8 h, 8 w] on the CPU, about [-1, 1].
         The windows do not depend on free memory. Out of memory, a window is decoded again in smaller chunks, which
         changes the result by rounding only.
 
         Args:
-            latents_TCHW: [T, 4, h, w], raw.
             progress: called with the windows done and in total.
             tile: side of smaller tiles in latent cells, below 128: less memory, but seams may show. None is exact.
-
-        Returns:
-            [T, 3, 8 h, 8 w] float32 on the CPU, about [-1, 1].
         """
         frames, _, height, width = latents_TCHW.shape
         windows = decode_windows(frames, height, width, tile)
@@ -118,9 +110,9 @@ class VAE(nn.Module):
 def decode_windows(frames: int, height: int, width: int, tile: int | None = None) -> list[Window]:
     """Windows that are decoded one by one, in latent frames and cells; `tile` as in `VAE.decode`."""
     time = Axis(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
-    if tile is not None:
-        return list(tiles((time, *spatial_axes(height, width, tile))))
-    return list(tiles((time, *(Axis(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width)))))
+    if tile is None:
+        return list(tiles((time, *(Axis(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width)))))
+    return list(tiles((time, *spatial_axes(height, width, tile))))
 
 
 class Encoder(nn.Module):
@@ -131,11 +123,10 @@ class Encoder(nn.Module):
         channels = config.widths[0]
         self.conv_in = ops.Conv2d(3, channels, kernel_size=3, padding=1)
         self.down = nn.ModuleList()
-        for level, width in enumerate(config.widths):
-            is_last = level == len(config.widths) - 1
-            self.down.append(Level(channels, width, config.blocks_per_level, not is_last, ops))
+        for level, width in enumerate(config.widths, start=1):
+            self.down.append(Level(channels, width, config.blocks_per_level, level < len(config.widths), ops))
             channels = width
-        self.mid = Middle(channels, ops)
+        self.mid = Middle(ResBlock, channels, ops)
         self.norm_out = group_norm(channels, ops)
         self.conv_out = ops.Conv2d(channels, 2 * config.latent_channels, kernel_size=3, padding=1)
 
@@ -144,8 +135,8 @@ class Encoder(nn.Module):
         if torch.is_grad_enabled():
             chunk_bytes = sys.maxsize
         x_TCHW = self.conv_in(channels_last_on_gpu(x_TCHW))
-        for level in (*self.down, self.mid):
-            x_TCHW = level(x_TCHW, chunk_bytes)
+        for part in (*self.down, *self.mid.children()):
+            x_TCHW = part(x_TCHW, chunk_bytes)
         return self.conv_out(norm_silu(self.norm_out, x_TCHW))
 
 
@@ -162,18 +153,3 @@ class Level(nn.Module):
         for block in self.block:
             x_TCHW = block(x_TCHW, chunk_bytes)
         return x_TCHW if self.downsample is None else self.downsample(x_TCHW)
-
-
-class Middle(nn.Module):
-    """Attention between two residual blocks, at the lowest resolution."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.block_1 = ResBlock(channels, channels, ops)
-        self.attn_1 = SelfAttention(channels, ops)
-        self.block_2 = ResBlock(channels, channels, ops)
-
-    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        for layer in (self.block_1, self.attn_1, self.block_2):
-            x_TCHW = layer(x_TCHW, chunk_bytes)
-        return x_TCHW

@@ -111,6 +111,16 @@ class SelfAttention(nn.Module):
         return self.proj_out(rearrange(out_TLC, "T (H W) C -> T C H W", H=x_TCHW.shape[2]))
 
 
+class Middle(nn.Module):
+    """Attention between two residual blocks, at the lowest resolution; encoder and decoder call them one by one."""
+
+    def __init__(self, block: Callable[[int, int, Ops], SpatialBlock], channels: int, ops: Ops) -> None:
+        super().__init__()
+        self.block_1 = block(channels, channels, ops)
+        self.attn_1 = SelfAttention(channels, ops)
+        self.block_2 = block(channels, channels, ops)
+
+
 class Downsample(nn.Module):
     """Halve height and width, with padding on the right and at the bottom only."""
 

@@ -24,7 +24,7 @@ from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
 from .blocks import Upsample, frames_first
 from .config import VAEConfig
-from .vae_blocks import SelfAttention, SpatialBlock, norm_conv
+from .vae_blocks import Middle, SpatialBlock, norm_conv
 
 _KEPT_CHUNKS = 4  # of a temporal block's first convolution; the others are recomputed for the second
 
@@ -36,7 +36,7 @@ class TemporalDecoder(nn.Module):
         super().__init__()
         channels = config.widths[-1]
         self.conv_in = ops.Conv2d(config.latent_channels, channels, kernel_size=3, padding=1)
-        self.mid = Middle(channels, ops)
+        self.mid = Middle(VideoResBlock, channels, ops)
         stages = []
         for level, width in reversed(list(enumerate(config.widths))):
             stages.append(Stage(channels, width, config.blocks_per_level + 1, level > 0, ops))
@@ -51,7 +51,10 @@ class TemporalDecoder(nn.Module):
         """[T, 4, h, w] to [T, 3, 8 h, 8 w]; `chunk_bytes` is for the temporary tensors of one chunk."""
         if torch.is_grad_enabled():
             chunk_bytes = sys.maxsize
-        chunks: Iterable[Tensor] = self.mid(self.conv_in(channels_last_on_gpu(z_TCHW)), chunk_bytes)
+        mid, conv_in = self.mid, self.conv_in
+        (x_TCHW,) = mid.block_1([conv_in(channels_last_on_gpu(z_TCHW))], chunk_bytes)
+        chunks: Iterable[Tensor] = mid.block_2([mid.attn_1(x_TCHW, chunk_bytes)], chunk_bytes)
+        del x_TCHW
         for stage in reversed(self.up):
             chunks = stage(chunks, chunk_bytes)
         pixels_TCHW = torch.cat([self._to_pixels(x_TCHW, chunk_bytes) for x_TCHW in chunks])
@@ -60,20 +63,6 @@ class TemporalDecoder(nn.Module):
     def _to_pixels(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         rows, pixels = norm_conv(self.norm_out, self.conv_out, x_TCHW, chunk_bytes)
         return frames_first(map_chunks(pixels, x_TCHW.shape[2], rows))
-
-
-class Middle(nn.Module):
-    """Attention between two residual blocks, at the lowest resolution."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.block_1 = VideoResBlock(channels, channels, ops)
-        self.attn_1 = SelfAttention(channels, ops)
-        self.block_2 = VideoResBlock(channels, channels, ops)
-
-    def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> list[Tensor]:
-        (x_TCHW,) = self.block_1([x_TCHW], chunk_bytes)
-        return self.block_2([self.attn_1(x_TCHW, chunk_bytes)], chunk_bytes)
 
 
 class Stage(nn.Module):

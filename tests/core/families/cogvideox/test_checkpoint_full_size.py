@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from weight_names import key_hash
 
 from exvideo_core.families.cogvideox.checkpoint import read_text_encoder, read_transformer, read_vae
 from exvideo_core.families.cogvideox.config import TransformerConfig
 from exvideo_core.families.cogvideox.pipeline import build_text_encoder, build_transformer, build_vae
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.families.svd.keys import key_hash
 from exvideo_core.weights.assign import assign_weights
 from exvideo_core.weights.safetensors_files import open_weights
 

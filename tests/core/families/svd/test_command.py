@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from narrow_svd import reset_extension
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +25,7 @@ def files(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     unet = SVDUNet(UNetConfig(widths=(8, 8, 8, 8), context_dim=8, time_dim=16, id_dim=8, extension_frames=5))
-    unet.reset_extension()
+    reset_extension(unet)
     vae = VAE(VAEConfig(widths=(8, 8, 8, 8)))
     encoder = ImageEncoder(ImageEncoderConfig(width=8, layers=1, heads=1, hidden=8, patch=56, embedding_dim=8))
     base = {name: weight for name, weight in unet.state_dict().items() if ".extension." not in name}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from weight_names import key_hash
 
 from exvideo_core.errors import CheckpointError
 from exvideo_core.families.svd.keys import (
@@ -18,7 +19,6 @@ from exvideo_core.families.svd.keys import (
     extension_to_sgm,
     image_encoder_from_open_clip,
     image_encoder_to_open_clip,
-    key_hash,
     sgm_to_extension,
     unet_from_diffusers,
     vae_from_diffusers,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from narrow_svd import NARROW, TINY, Sizes, build_unet, noise
+from narrow_svd import NARROW, TINY, Sizes, build_unet, noise, reset_extension
 from torch import Tensor, nn
 
 from exvideo_core.errors import ClipError
@@ -22,9 +22,7 @@ def call(frames: int, height: int = 9, width: int = 10, sizes: Sizes = TINY) -> 
 def untrained(base: SVDUNet, frames: int) -> SVDUNet:
     """The base's own weights, with an extension as training starts it."""
     unet = build_unet(NARROW, extension_frames=frames)
-    for module in unet.modules():
-        if isinstance(module, TemporalExtension):
-            module.reset()
+    reset_extension(unet)
     # assigned: some matrix kernels round differently at another address in memory, most of all narrow ones
     unet.load_state_dict(base.state_dict(), strict=False, assign=True)
     return unet
