@@ -1,8 +1,8 @@
 """Tolerances that hold on any CPU: results in float32 measured against the same in float64.
 
 Libraries choose kernels by CPU and by shape, and each adds up in its own order. So two ways to compute one result may
-differ in float32 on one machine and not on another, but by no more than float32 is from float64. In float64 they must
-agree: a mistake shows there.
+differ in float32 on one machine and not on another. But both are about as far from float64, where they must agree: a
+mistake shows there.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 LEAST = 1e-6  # of the largest value: eight units in float32's last place
-FACTOR = 3  # two results are apart by the sum of their errors; under every setting of cpu_settings.py it was below 2
+FACTOR = 3  # between the errors of two orders of the sums; under every setting of cpu_settings.py it was below 2
 IN_FLOAT64 = 1e-12
 
 
@@ -23,7 +23,7 @@ def error(actual: Tensor, expected: Tensor) -> float:
 
 
 def tolerance(result: Tensor, exact: Tensor) -> float:
-    """How far another order of the sums may be from `result`, which is `exact` in float64."""
+    """How far from `exact`, which is float64's, another order of the sums than that of `result` may be in float32."""
     return max(LEAST, FACTOR * error(result, exact))
 
 
@@ -36,4 +36,4 @@ def assert_equal_but_for_rounding(
     expected, exact = other(network, *given), other(double, *exactly)
 
     assert error(one(double, *exactly), exact) <= IN_FLOAT64
-    assert error(one(network, *given), expected) <= tolerance(expected, exact)
+    assert error(one(network, *given), exact) <= tolerance(expected, exact)

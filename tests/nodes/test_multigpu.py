@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import torch
-from in_comfyui import Run, relative
+from in_comfyui import CogRun, Run, relative
 from rounding import FACTOR
 
 FIRST, SECOND = torch.device("cpu"), torch.device("cpu:0")  # two, to all who compare them
@@ -60,10 +60,21 @@ def passes(monkeypatch):
     return seen
 
 
+def rounding(run, double, patched=lambda model: model):
+    """How far float32 is from float64.
+
+    CogVideoX's first level is 4500 times its clip, so there the last bit of a few numbers decides, which depends on the
+    noise: the largest of several seeds is taken.
+    """
+    seeds = range(8) if isinstance(run, CogRun) else range(1)
+    ours, exact = patched(run.model), patched(double.model)
+    return max(relative(run.sample(ours, seed=seed), run.sample(exact, seed=seed)) for seed in seeds)
+
+
 def test_a_split_run_is_the_run(split, either, passes, in_float64):
+    near = FACTOR * rounding(either, in_float64(either))
     model = split(either.model)
     wanted = either.sample()
-    near = FACTOR * relative(wanted, in_float64(either).sample())
     passes.clear()
     found = either.sample(model)
 
@@ -84,8 +95,8 @@ def test_a_lora_is_on_both(pack, split, cog, cog_lora, in_float64):
     def with_lora(model):
         return pack.cogvideox.lora.apply(model, cog_lora, 1.0)[0]
 
-    wanted, double = cog.sample(with_lora(cog.model)), in_float64(cog)
-    near = FACTOR * relative(wanted, double.sample(with_lora(double.model)))
+    near = FACTOR * rounding(cog, in_float64(cog), with_lora)
+    wanted = cog.sample(with_lora(cog.model))
 
     assert relative(cog.sample(split(with_lora(cog.model))), wanted) <= near
     assert relative(cog.sample(with_lora(split(cog.model))), wanted) <= near

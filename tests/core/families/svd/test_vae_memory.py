@@ -25,8 +25,8 @@ HALF = torch.float16
 UNLIMITED = 2**60
 
 
-def rounding(network: nn.Module, x: Tensor, whole: Tensor) -> float:
-    return tolerance(whole, copy.deepcopy(network).double()(x.double(), UNLIMITED))
+def exactly(network: nn.Module, x: Tensor) -> Tensor:
+    return copy.deepcopy(network).double()(x.double(), UNLIMITED)
 
 
 @torch.inference_mode()
@@ -35,11 +35,11 @@ def test_svd_decodes_the_same_within_any_budget(seed: int) -> None:
     chosen = random.Random(seed)
     decoder, size = build_vae(seed=seed).decoder, (chosen.randint(1, 8), 4, chosen.randint(2, 5), chosen.randint(1, 5))
     latents_TCHW = noise(*size, seed=seed)
-    whole = decoder(latents_TCHW, UNLIMITED)
-    tolerance = rounding(decoder, latents_TCHW, whole)
+    exact = exactly(decoder, latents_TCHW)
+    near = tolerance(decoder(latents_TCHW, UNLIMITED), exact)
 
     for budget in (1, int(10 ** chosen.uniform(3, 4.5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(decoder(latents_TCHW, budget), whole) <= tolerance
+        assert error(decoder(latents_TCHW, budget), exact) <= near
 
 
 @torch.inference_mode()
@@ -48,11 +48,11 @@ def test_svd_encodes_the_same_within_any_budget(seed: int) -> None:
     chosen = random.Random(seed)
     size = (chosen.randint(1, 3), 3, 8 * chosen.randint(2, 5), 8 * chosen.randint(1, 5))
     encoder, video_TCHW = build_vae(seed=seed).encoder, noise(*size, seed=seed)
-    whole = encoder(video_TCHW, UNLIMITED)
-    tolerance = rounding(encoder, video_TCHW, whole)
+    exact = exactly(encoder, video_TCHW)
+    near = tolerance(encoder(video_TCHW, UNLIMITED), exact)
 
     for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(encoder(video_TCHW, budget), whole) <= tolerance
+        assert error(encoder(video_TCHW, budget), exact) <= near
 
 
 @torch.inference_mode()
@@ -125,9 +125,8 @@ def run_in_chunks(part: Decoder | Encoder, chunks: list[Tensor], budget: int) ->
     return torch.cat([part(chunk, past, budget) for chunk in chunks], dim=2)
 
 
-def cog_rounding(part: Decoder | Encoder, chunks: list[Tensor], whole: Tensor) -> float:
-    exact = run_in_chunks(copy.deepcopy(part).double(), [chunk.double() for chunk in chunks], UNLIMITED)
-    return tolerance(whole, exact)
+def exactly_in_chunks(part: Decoder | Encoder, chunks: list[Tensor]) -> Tensor:
+    return run_in_chunks(copy.deepcopy(part).double(), [chunk.double() for chunk in chunks], UNLIMITED)
 
 
 @torch.inference_mode()
@@ -139,12 +138,12 @@ def test_cogvideox_decodes_the_same_within_any_budget(
     chosen = random.Random(seed)
     decoder, cells = build_cog(seed=seed).decoder, (chosen.randint(2, 4), chosen.randint(1, 4))
     chunks = [noise(1, 16, frames, *cells, seed=seed) for frames in chosen.choice([(3, 2), (2, 2), (1,), (3,)])]
-    whole = run_in_chunks(decoder, chunks, UNLIMITED)
-    tolerance = cog_rounding(decoder, chunks, whole)
+    exact = exactly_in_chunks(decoder, chunks)
+    near = tolerance(run_in_chunks(decoder, chunks, UNLIMITED), exact)
     monkeypatch.setattr(conv3d, "_by_frames", lambda _: by_frames)
 
     for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(run_in_chunks(decoder, chunks, budget), whole) <= tolerance
+        assert error(run_in_chunks(decoder, chunks, budget), exact) <= near
 
 
 @torch.inference_mode()
@@ -153,11 +152,11 @@ def test_cogvideox_encodes_the_same_within_any_budget(seed: int) -> None:
     chosen = random.Random(seed)
     encoder, size = build_cog(seed=seed).encoder, (8 * chosen.randint(2, 4), 8 * chosen.randint(1, 4))
     chunks = [noise(1, 3, frames, *size, seed=seed) for frames in chosen.choice([(9, 8), (8, 8), (1,), (13,), (6,)])]
-    whole = run_in_chunks(encoder, chunks, UNLIMITED)
-    tolerance = cog_rounding(encoder, chunks, whole)
+    exact = exactly_in_chunks(encoder, chunks)
+    near = tolerance(run_in_chunks(encoder, chunks, UNLIMITED), exact)
 
     for budget in (1, int(10 ** chosen.uniform(3, 5)), int(10 ** chosen.uniform(4, 6))):
-        assert error(run_in_chunks(encoder, chunks, budget), whole) <= tolerance
+        assert error(run_in_chunks(encoder, chunks, budget), exact) <= near
 
 
 @torch.inference_mode()
