@@ -200,7 +200,7 @@ def test_the_rule_never_takes_an_approximation() -> None:
 def test_the_choice_is_made_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     for _ in range(3):
-        auto(*some_tensors(1, 2))
+        choice.auto(*some_tensors(1, 2))
 
     assert caplog.messages == ["attention: sdpa (cpu, float32)"]
 
