@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 _OVER_TIME = ("time_stack", "time_mixer", "time_mix_conv", "time_pos_embed", "extension")  # parts of layers' names
 
 _VANISHED = (
-    "the result had NaN or Inf, and on a second run it has not. If step reuse is on, a predicted step overflowed: turn "
-    "it off, or lower its threshold. Else this device does not compute the same every time: check its temperature, "
-    "power and overclocking."
+    "the result had NaN or Inf, but not in a second run. If step reuse is on, a predicted step overflowed: turn it "
+    "off, or lower its threshold. Else this device is unstable: check its temperature, power and overclocking."
 )
 _NO_SECOND_RUN = (
     "the result has NaN or Inf, and the run that looks for the layer went out of memory. A smaller clip needs less; in "
@@ -35,12 +34,11 @@ _DAMAGED = (
     "large for the dtype it was loaded in (choose bf16 or fp32)."
 )
 _OVERFLOW = "Load the model in bf16, or in fp32 where the card has no bf16."
-_OUTSIDE = "If that changes nothing, choose another attention, such as sdpa."
 _ABSURD = (
     "The activations have grown absurdly large, as with a damaged weight file (compare its SHA-256 with the published "
-    "one, or download it again), a LoRA at a far too high strength or for another model, or a guidance scale of "
-    "hundreds."
+    "one), a LoRA at a far too high strength or for another model, or a guidance scale of hundreds."
 )
+_OTHER_ATTENTION = "If that changes nothing, choose another attention, such as sdpa."
 
 
 def checked(result: Tensor, network: nn.Module, again: Callable[[], object], given: Mapping[str, Tensor]) -> Tensor:
@@ -111,41 +109,37 @@ def describe_nonfinite(x: Tensor) -> str:
 def _search(network: nn.Module, again: Callable[[], object]) -> str | None:
     """Where NaN or Inf comes from, as a sentence; None if the second run is finite."""
     search = _Search()
-    with search.hooked(network):
-        try:
-            result = again()
-        except torch.OutOfMemoryError:  # layers with hooks are computed in larger chunks
-            return search.found or _NO_SECOND_RUN
-    bad = _nonfinite(result)
-    if bad is None:
-        return None
-    return search.found or search.suspect or _origin(network, "", bad)
+    try:
+        with search.hooked(network):
+            bad = _nonfinite(again())
+    except torch.OutOfMemoryError:  # layers with hooks are not chunked
+        return search.found or _NO_SECOND_RUN
+    return None if bad is None else search.found or search.suspect or _origin(network, "", bad)
 
 
 class _Search:
-    """Hooks that find the first layer with finite inputs and a result that is not.
+    """Hooks that find the first module with finite inputs and a result that is not.
 
-    Infinity that does not reach the result, such as in a mask, is nobody's fault: only what modules return counts.
+    Infinity that does not reach the result of a module, such as in a mask, is nobody's fault.
 
     Attributes:
-        found: the sentence about that layer.
-        suspect: about the first layer that was given NaN or Inf, and has no module around it that was not.
+        found: the sentence about that module.
+        suspect: about the first module that was given NaN or Inf, in case none is found.
     """
 
     def __init__(self) -> None:
         self.found: str | None = None
         self.suspect: str | None = None
-        self._are_given_finite: list[bool] = []  # of the modules that run, the innermost last
+        self._are_inputs_finite: list[bool] = []  # of the running modules, the innermost last
 
     @contextmanager
     def hooked(self, network: nn.Module) -> Iterator[None]:
-        """Watch every module. Layers with hooks are called, and not computed by `effective_weights`."""
+        """Watch every module; `effective_weights` has layers with hooks called."""
         handles = []
         for name, module in network.named_modules():
             handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            # first, so that weights which other hooks take away are still there
-            leave = partial(self._leave, name)
-            handles.append(module.register_forward_hook(leave, prepend=True))
+            # prepended, so that it runs before hooks that take weights away
+            handles.append(module.register_forward_hook(partial(self._leave, name), prepend=True))
         try:
             yield
         finally:
@@ -153,19 +147,18 @@ class _Search:
                 handle.remove()
 
     def _enter(self, _module: nn.Module, args: object, kwargs: object) -> None:
-        self._are_given_finite.append(_nonfinite((args, kwargs)) is None)
+        self._are_inputs_finite.append(_nonfinite((args, kwargs)) is None)
 
     def _leave(self, name: str, module: nn.Module, _args: object, result: object) -> None:
-        is_given_finite = self._are_given_finite.pop()
+        are_inputs_finite = self._are_inputs_finite.pop()
         if self.found or (bad := _nonfinite(result)) is None:
             return
-        if is_given_finite:
+        if are_inputs_finite:
             self.found = _origin(module, name, bad)
-        elif self.suspect is None:
-            self.suspect = (
-                f"{_place(name)}: gave {describe_nonfinite(bad)} from a tensor that held such values already. They are "
-                f"not from any layer: choose another attention, such as sdpa."
-            )
+        self.suspect = self.suspect or (
+            f"{_place(name)}: gave {describe_nonfinite(bad)} from a tensor that held such values already. They are not "
+            f"from any layer: choose another attention, such as sdpa."
+        )
 
 
 def _origin(module: nn.Module, name: str, result: Tensor) -> str:
@@ -174,12 +167,12 @@ def _origin(module: nn.Module, name: str, result: Tensor) -> str:
     for weight_name, weight in chain(module.named_parameters(name), module.named_buffers(name)):
         if weight.is_floating_point() and not is_finite(converted := weight.to(result.dtype)):
             return f"the weight {weight_name} holds {describe_nonfinite(converted)} in {dtype}. {_DAMAGED}"
-    what, is_leaf = describe_nonfinite(result), not any(module.children())
+    what = f"finite inputs gave {describe_nonfinite(result)}"
     if result.dtype == torch.float16:
-        sentence = f"{_place(name)}: float16 overflowed: finite inputs gave {what}; float16 ends at 65504. {_OVERFLOW}"
+        sentence = f"{_place(name)}: float16 overflowed: {what}; float16 ends at 65504. {_OVERFLOW}"
     else:
-        sentence = f"{_place(name)}: finite inputs gave {what} in {dtype}. {_ABSURD}"
-    return sentence if is_leaf else f"{sentence} {_OUTSIDE}"
+        sentence = f"{_place(name)}: {what} in {dtype}. {_ABSURD}"
+    return f"{sentence} {_OTHER_ATTENTION}" if any(module.children()) else sentence
 
 
 def _place(name: str) -> str:

@@ -288,17 +288,16 @@ def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
 
 
 def _damage(path: Path, said: str, entries: Mapping[str, Any], num_bytes: int) -> CheckpointError:
+    """The error for what the safetensors package said."""
     if re.search("not fully covered|MetadataIncompleteBuffer", said):  # the rest is valid
         end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
         if num_bytes < end:
-            return CheckpointError(
-                f"{path.name} is incomplete: {num_bytes:,} of its {end:,} bytes of weights are there; {_AGAIN}"
-            )
+            share = f"{num_bytes:,} of its {end:,} bytes of weights are there"
+            return CheckpointError(f"{path.name} is incomplete: {share}; {_AGAIN}")
         return CheckpointError(f"{path.name} is damaged: {num_bytes - end:,} bytes follow its last tensor; {_AGAIN}")
-    for pattern, sentence in _DAMAGE:
-        if re.search(pattern, said):
-            return CheckpointError(f"{path.name} is damaged: {sentence}; {_AGAIN}")
-    return _unreadable(path)
+    found = (sentence for pattern, sentence in _DAMAGE if re.search(pattern, said))
+    sentence = next(found, None)
+    return CheckpointError(f"{path.name} is damaged: {sentence}; {_AGAIN}") if sentence else _unreadable(path)
 
 
 def _unreadable(path: Path) -> CheckpointError:
