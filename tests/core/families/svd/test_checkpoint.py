@@ -36,9 +36,7 @@ Weights = dict[str, Tensor]
 
 
 def narrowed(size: int) -> int:
-    if size % 320 == 0:
-        return size // 40
-    return size // 16 if size % 128 == 0 else size
+    return size // 40 if size % 320 == 0 else size // 16 if size % 128 == 0 else size
 
 
 def weights_of(file: str) -> Weights:
@@ -56,14 +54,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def assert_same(found: Weights, expected: Weights) -> None:
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def save_diffusers(folder: Path, svd: Weights, suffix: str = "") -> None:
     """The same weights as a diffusers folder, made with the recorded maps rather than the rules under test."""
-    for part, stem in (("unet", "diffusion_pytorch_model"), ("vae", "diffusion_pytorch_model")):
+    for part in ("unet", "vae"):
         (folder / part).mkdir(parents=True)
         shapes = GOLDEN["files"][f"svd_xt_{part}_diffusers"]
         weights = {old: svd[new] for old, new in GOLDEN["maps"][part].items()}
         weights = {name: w.reshape([narrowed(size) for size in shapes[name]]).clone() for name, w in weights.items()}
-        save_file(weights, folder / part / f"{stem}{suffix}.safetensors")
+        save_file(weights, folder / part / f"diffusion_pytorch_model{suffix}.safetensors")
     (folder / "image_encoder").mkdir()
     encoder = weights_of("svd_xt_image_encoder_diffusers")
     encoder["vision_model.embeddings.position_ids"] = torch.arange(257)[None]
@@ -148,9 +151,7 @@ def test_a_diffusers_folder_gives_the_same_networks(folder: Path, tmp_path: Path
     svd = read_svd(tmp_path, folder / "extension.safetensors")
 
     for part in ("unet", "vae"):
-        expected, found = getattr(single, part), getattr(svd, part)
-        assert found.keys() == expected.keys()
-        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert_same(getattr(svd, part), getattr(single, part))
     assert svd.image_encoder.keys() == single.image_encoder.keys()
 
 
@@ -169,9 +170,7 @@ def test_a_saved_checkpoint_reads_back_with_its_extension(folder: Path, tmp_path
 
     assert again.extension_frames == FRAMES
     for part in ("unet", "vae", "image_encoder"):
-        before, after = getattr(svd, part), getattr(again, part)
-        assert before.keys() == after.keys()
-        assert all(torch.equal(before[name], after[name]) for name in before)
+        assert_same(getattr(again, part), getattr(svd, part))
 
 
 def test_the_first_stage_of_a_saved_checkpoint_needs_no_quant_conv(folder: Path, tmp_path: Path) -> None:
@@ -223,9 +222,7 @@ def test_a_saved_extension_is_the_published_file(folder: Path, tmp_path: Path) -
     svd = read_svd(folder / "svd_xt.safetensors", folder / "extension.safetensors")
     save_extension(tmp_path / "deep" / "mine.safetensors", svd.unet)
 
-    before, after = load_file(folder / "extension.safetensors"), load_file(tmp_path / "deep" / "mine.safetensors")
-    assert before.keys() == after.keys()
-    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert_same(load_file(tmp_path / "deep" / "mine.safetensors"), load_file(folder / "extension.safetensors"))
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["mine.safetensors"]
 
 
