@@ -93,7 +93,7 @@ def load_all(folder: Path) -> dict[str, object]:
 
 def test_full_size_files_load_without_a_copy(tmp_path: Path) -> None:
     size = write_model(tmp_path)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     command = [sys.executable, __file__, str(tmp_path)]
     answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     result = json.loads(answer.stdout)
