@@ -336,7 +336,7 @@ RULES: tuple[tuple[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]], ..
     (r"(python3? )?run\.py ", run_script),
     (r"(python|\.venv/bin/python) -m pytest", tests),
     (r"python -m exvideo_core(\.training)? ", exvideo_module),
-    (r"python -m exvideo_core\.training\.demo", script),
+    (r"python -m tools\.demo_models\.", script),
     (r"python benchmarks/approximations\.py", approximations),
     (
         r"(python|\.venv/bin/python) (benchmarks|tests/(cpu_settings|golden|host|record_release|soak|faults|fuzz))",

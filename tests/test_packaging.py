@@ -159,7 +159,7 @@ def test_registry_archive_has_the_pack_and_not_its_tests():
         *map(Path, ("pyproject.toml", "requirements.txt", "LICENSE", "README.md", "workflows/some.json")),
     ]:
         if path.parts[0] in ("__init__.py", "exvideo_core", "nodes", "workflows") or len(path.parts) == 1:
-            assert ignored.match_file(path) == (path.name == "run.py"), path
+            assert ignored.match_file(path) == (path == Path("run.py")), path
 
 
 def test_one_folder_has_the_templates():

@@ -23,7 +23,8 @@ def ids_in(text):
         if any(base == "ComfyNode" or base.endswith(".ComfyNode") for base in bases):
             for call in (part for part in ast.walk(node) if isinstance(part, ast.Call)):
                 if ast.unparse(call.func).rpartition(".")[2] == "Schema":
-                    yield from (word.value.value for word in call.keywords if word.arg == "node_id")
+                    ids = (word.value for word in call.keywords if word.arg == "node_id")
+                    yield from (each.value for each in ids if isinstance(each, ast.Constant))
 
 
 def scanned():
@@ -39,8 +40,13 @@ def test_scanner_finds_exactly_the_nodes():
     listed = ast.parse((ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8"))
     (method,) = (node for node in ast.walk(listed) if getattr(node, "name", "") == "get_node_list")
     (names,) = (node for node in ast.walk(method) if isinstance(node, ast.List))
+    shared = [element for element in names.elts if not isinstance(element, ast.Starred)]  # starred: the adapters'
+    adapters = [ast.parse(file.read_text(encoding="utf-8")) for file in (ROOT / "nodes").glob("*/adapter.py")]
+    words = (node for adapter in adapters for node in ast.walk(adapter) if isinstance(node, ast.keyword))
+    of_families = [element for word in words if word.arg == "nodes" for element in word.value.elts]
 
-    assert scanned() == sorted(element.attr for element in names.elts)  # every class is named as its id
+    # every class is named as its id
+    assert scanned() == sorted(element.attr for element in (*shared, *of_families))
 
 
 def test_scanner_finds_no_other_kind_of_node():

@@ -83,7 +83,7 @@ def _loader(bridge: SimpleNamespace, files: Any, model_class: Any) -> Any:
         @classmethod
         def define_schema(cls) -> io.Schema:
             return io.Schema(
-                node_id="ToyLoader",
+                node_id=cls.__name__,  # no literal: ComfyUI-Manager's scanner would count it as a node of this pack
                 display_name="Load Toy",
                 inputs=[files.combo("weights", "The toy's file.")],
                 outputs=[io.Model.Output()],
