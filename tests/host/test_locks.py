@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import sys
+import sysconfig
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -98,17 +99,22 @@ def test_torch_without_cuda_is_the_same_version():
     assert {entry.name.partition("-")[0] for entry in locked(CUDA)} == {"nvidia", "cuda", "triton"}
 
 
+def distributions():
+    """What is installed; not what setuptools brings inside of itself and, once imported, puts on the path."""
+    return importlib.metadata.distributions(path=sorted({sysconfig.get_path(kind) for kind in ("purelib", "platlib")}))
+
+
 def test_environment_holds_what_is_locked_and_nothing_else():
     in_the_environment()
     allowed = pins([entry for name in INPUTS for entry in locked(name)])
-    for package in importlib.metadata.distributions():
+    for package in distributions():
         name, version = canonicalize_name(package.name), Version(package.version)
         assert allowed.get(name) == {f"=={version.public}"}, f"{name} {version} is not locked: {AGAIN}, or delete .venv"
 
 
 def test_what_the_packages_ask_for_is_there():
     in_the_environment()
-    installed = {canonicalize_name(each.name): each for each in importlib.metadata.distributions()}
+    installed = {canonicalize_name(each.name): each for each in distributions()}
     for name, package in installed.items():
         for needed in map(Requirement, package.requires or ()):
             if name not in ALONE and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
