@@ -10,6 +10,7 @@ FILES = (
     "core/estimate/test_estimate.py",
     "core/families/cogvideox/test_checkpoint_full_size.py",
     "core/families/cogvideox/test_sequence_parallel.py",
+    "core/families/svd/test_chunks.py",
     "core/families/test_weight_streaming.py",
     "core/runtime/test_pipeline_resume.py",
     "core/runtime/test_same_clip.py",
@@ -27,8 +28,9 @@ FILES = (
     "test_benchmarks.py",
     "test_docs_commands.py",
 )
-# Whatever needs one of these fixtures: SVD inside ComfyUI takes a quarter of a second for each step.
-FIXTURES = {"loaded"}
+# Whatever needs one of these fixtures: SVD inside ComfyUI takes a quarter of a second for each step. `either` is SVD or
+# CogVideoX.
+FIXTURES = {"loaded", "either"}
 
 
 def is_full(item) -> bool:
