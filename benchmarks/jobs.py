@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from benchmarks import memory, tasks
 from benchmarks.engines import engine
 from exvideo_core.families.cogvideox import config as cog
-from exvideo_core.families.cogvideox.pipeline import CogVideoXPipeline, blocks_of
-from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
+from exvideo_core.families.cogvideox.pipeline import CogVideoXPipeline
+from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer, blocks_of
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import ImageEncoder, fill_buffers

@@ -22,7 +22,6 @@ from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
 
 ATTENTION, CONVOLUTION, PRODUCT, ELEMENTWISE = "attention", "convolution", "product", "elementwise"
 
@@ -214,7 +213,7 @@ class _Traits:
 
 
 _ATEN = torch.ops.aten
-_MORE_FORMULAS = {_ATEN.addmm_: flop_registry[_ATEN.addmm], _ATEN.baddbmm_: flop_registry[_ATEN.baddbmm]}
+_LIKE = {_ATEN.addmm_: _ATEN.addmm, _ATEN.baddbmm_: _ATEN.baddbmm}  # which PyTorch's counter leaves out
 _UNTOUCHED = {
     _ATEN.empty, _ATEN.empty_like, _ATEN.empty_strided, _ATEN.new_empty, _ATEN.new_empty_strided,
 }  # fmt: skip
@@ -223,8 +222,10 @@ _OVERWRITES = {_ATEN.copy_, _ATEN.fill_, _ATEN.zero_}
 
 @functools.cache
 def _traits(func: OpOverload) -> _Traits:
+    from torch.utils.flop_counter import flop_registry  # slow to import
+
     packet, schema = func._overloadpacket, func._schema
-    flops = flop_registry.get(packet) or _MORE_FORMULAS.get(packet)
+    flops = flop_registry.get(_LIKE.get(packet, packet))
     shares = packet is _ATEN._unsafe_view or any(value.alias_info for value in schema.returns)
     written = [argument for argument in schema.arguments if argument.alias_info and argument.alias_info.is_write]
     return _Traits(

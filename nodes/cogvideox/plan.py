@@ -9,7 +9,7 @@ from torch import Tensor
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.cogvideox import methods
 from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
-from ...exvideo_core.families.cogvideox.pipeline import check_steps
+from ...exvideo_core.families.cogvideox.methods import check_steps
 from ..comfy_bridge.sampling import AUTO, SOLVERS, Finish, Plan, Settings, method_named
 from .model import check_latents
 

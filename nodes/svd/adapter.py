@@ -7,7 +7,7 @@ from typing import Any
 from comfy import model_base
 from torch import Tensor
 
-from ...exvideo_core.families.svd.pipeline import PLAIN
+from ...exvideo_core.families.svd.defaults import PLAIN
 from ..comfy_bridge.adapter import Adapter
 from . import files, nodes, plan
 from .model import SVDModel

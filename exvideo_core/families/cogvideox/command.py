@@ -34,8 +34,8 @@ from .config import TransformerConfig, VAEConfig
 from .estimate import estimate_cogvideox
 from .files import DEMO_LORA, DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from .geometry import GEOMETRY
-from .methods import METHODS
-from .pipeline import CogVideoXPipeline, CogVideoXResult, check_steps, load_cogvideox
+from .methods import METHODS, check_steps
+from .pipeline import CogVideoXPipeline, CogVideoXResult, load_cogvideox
 from .sequence_parallel import share_tokens
 
 

@@ -18,9 +18,8 @@ from ...runtime.memory import num_bytes
 from .causal_conv import Past
 from .config import TransformerConfig, VAEConfig
 from .geometry import GEOMETRY
-from .pipeline import blocks_of
 from .text_encoder import MAX_TOKENS
-from .transformer import CogVideoXTransformer
+from .transformer import CogVideoXTransformer, blocks_of
 from .vae import CogVideoXVAE, decode_chunks, decode_windows
 
 

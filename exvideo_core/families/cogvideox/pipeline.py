@@ -15,7 +15,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...errors import ClipError, ExVideoError
+from ...errors import ExVideoError
 from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import check_given, checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
@@ -26,7 +26,7 @@ from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import Levels, alpha_levels, finish, num_timesteps, zero_snr_v_prediction
+from ...sampling import Levels, alpha_levels, finish, zero_snr_v_prediction
 from ...sampling.denoisers import Denoiser
 from ...sampling.inputs import (
     Devices,
@@ -46,9 +46,9 @@ from . import detect
 from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
 from .config import TransformerConfig, VAEConfig
 from .geometry import GEOMETRY
-from .methods import METHODS
+from .methods import METHODS, check_steps
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
-from .transformer import CogVideoXTransformer
+from .transformer import CogVideoXTransformer, blocks_of
 from .vae import SCALING_FACTOR, CogVideoXVAE
 
 
@@ -262,16 +262,6 @@ class CogVideoXPipeline:
         check_init_video(init_video, num_frames, denoise)
 
 
-def check_steps(steps: int, denoise: float) -> None:
-    """Raise ClipError with the nearest valid values if a run has fewer timesteps than steps."""
-    if not 0 < denoise <= 1:
-        raise ClipError(f"denoise {denoise} is not possible: it must be above 0 and at most 1.")
-    most = num_timesteps(denoise)
-    if not 1 <= steps <= most:
-        nearest = min(max(steps, 1), most)
-        raise ClipError(f"{steps} steps are not possible: 1 to {most} at denoise {denoise}. The nearest is {nearest}.")
-
-
 def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[int, float]:
     """Guidance scale by timestep."""
     scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(timesteps)
@@ -317,11 +307,6 @@ def load_cogvideox(
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(network, devices[0], dtype)
     return CogVideoXPipeline(network, decoder, encoder, devices=devices, stream=source)
-
-
-def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
-    """The transformer's blocks in the order they are called: nearly all of its weights."""
-    return list(transformer.transformer_blocks)
 
 
 def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:

@@ -133,6 +133,11 @@ class CogVideoXTransformer(nn.Module):
         return map_chunks(lambda rows: self.proj_out(norm_out(self.norm_final(x_LBC[rows]))), len(x_LBC), size)
 
 
+def blocks_of(transformer: CogVideoXTransformer) -> list[nn.Module]:
+    """The transformer's blocks in the order they are called: nearly all of its weights."""
+    return list(transformer.transformer_blocks)
+
+
 class PatchEmbed(nn.Module):
     """Text embeddings and latent patches to tokens of the transformer's width."""
 

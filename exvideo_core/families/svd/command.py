@@ -22,11 +22,12 @@ from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS
 from .checkpoint import read_svd
 from .config import UNetConfig, VAEConfig
+from .defaults import PLAIN, extended_defaults
 from .estimate import estimate_svd
 from .files import DEMO_CHECKPOINT, DEMO_EXTENSION
 from .geometry import GEOMETRY
 from .methods import METHODS
-from .pipeline import PLAIN, SVDPipeline, extended_defaults, load_svd
+from .pipeline import SVDPipeline, load_svd
 from .vae import SCALING_FACTOR
 
 

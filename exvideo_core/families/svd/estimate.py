@@ -14,10 +14,10 @@ from ...estimate.jobs import Clip, Estimate, Estimates, Place, on_meta, total
 from ...nn.chunks import CHUNK_BYTES
 from ...runtime.memory import num_bytes
 from .config import UNetConfig, VAEConfig
+from .defaults import PLAIN
 from .geometry import GEOMETRY
 from .lazy_frames import keep
-from .pipeline import PLAIN, blocks_of
-from .unet import SVDUNet
+from .unet import SVDUNet, blocks_of
 from .vae import FRAMES_AT_ONCE, VAE, decode_windows
 
 

@@ -41,41 +41,16 @@ from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
-from .blocks import Upsample
 from .checkpoint import SVDWeights, read_svd
 from .conditioning import Conditioning, condition
 from .config import ImageEncoderConfig, UNetConfig, VAEConfig
+from .defaults import PLAIN, extended_defaults
 from .geometry import GEOMETRY
 from .image_encoder import ImageEncoder, fill_buffers
 from .lazy_frames import HostTensor
 from .methods import METHODS
-from .unet import SVDUNet
+from .unet import SVDUNet, blocks_of
 from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
-
-
-@dataclass(frozen=True, kw_only=True)
-class SVDDefaults:
-    """Settings of a call that depend on the weights."""
-
-    num_frames: int
-    fps: float
-    min_guidance_scale: float
-    max_guidance_scale: float
-    normalize: bool
-    contrast: float  # factor on the latents
-
-
-PLAIN = SVDDefaults(num_frames=25, fps=7, min_guidance_scale=1.0, max_guidance_scale=3.0, normalize=False, contrast=1.0)
-
-
-def extended_defaults(frames: int) -> SVDDefaults:
-    """Settings of the ExVideo project's example (examples/ExVideo/ExVideo_svd_test.py).
-
-    Its training targets were 0.715 times too small (spec: encode scale); the contrast partly makes up for that.
-    """
-    return SVDDefaults(
-        num_frames=frames, fps=30, min_guidance_scale=2.0, max_guidance_scale=2.0, normalize=True, contrast=1.2
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,13 +275,6 @@ def load_svd(
     source.place(unet, devices[0], dtype)
     unet.offload_skip = HostTensor
     return SVDPipeline(unet, vae, image_encoder, devices=devices, stream=source)
-
-
-def blocks_of(unet: SVDUNet) -> list[nn.Module]:
-    """The UNet's layers in the order they are called: nearly all of its weights."""
-    layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
-    # an upsampling is small, and the next layer calls it chunk by chunk
-    return [layer for layer in layers if not isinstance(layer, Upsample)]
 
 
 def build_svd(weights: SVDWeights, attention: Attention = sdpa) -> tuple[SVDUNet, VAE, ImageEncoder]:

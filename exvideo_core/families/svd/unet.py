@@ -154,6 +154,13 @@ class SVDUNet(nn.Module):
             )
 
 
+def blocks_of(unet: SVDUNet) -> list[nn.Module]:
+    """The UNet's layers in the order they are called: nearly all of its weights."""
+    layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
+    # an upsampling is small, and the next layer calls it chunk by chunk
+    return [layer for layer in layers if not isinstance(layer, Upsample)]
+
+
 def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:
     return nn.Sequential(ops.Linear(channels, out_channels), nn.SiLU(), ops.Linear(out_channels, out_channels))
 

@@ -6,7 +6,8 @@ import torch
 from narrow_svd import build_image_encoder, build_pipeline, build_unet, noise
 
 from exvideo_core.errors import NumberError
-from exvideo_core.families.svd.pipeline import SVDPipeline, blocks_of
+from exvideo_core.families.svd.pipeline import SVDPipeline
+from exvideo_core.families.svd.unet import blocks_of
 from exvideo_core.nn.nan_check import checked, describe_nonfinite, is_finite
 from exvideo_core.nn.step_cache import Reuse, StepCache
 from exvideo_core.runtime.weight_streaming import WeightStream
