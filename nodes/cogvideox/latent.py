@@ -16,14 +16,6 @@ from ...exvideo_core.video.frames import cover_crop
 from .model import CogVideoXLatents
 
 
-def check_clip(width: int | None, height: int | None, frames: int | None) -> None:
-    """Raise ClipError with the nearest valid values; None is still unknown."""
-    if width is not None and height is not None:
-        GEOMETRY.check_size(width, height)
-    if frames is not None:
-        GEOMETRY.check_frames(frames)
-
-
 def start_latents(
     width: int, height: int, frames: int, vae: Any = None, init_video: Tensor | None = None
 ) -> dict[str, Tensor]:
@@ -35,7 +27,8 @@ def start_latents(
         vae: CogVideoX's, to encode the clip.
         init_video: [at least F, H, W, C] in [0, 1]; resized and cropped.
     """
-    check_clip(width, height, frames)
+    GEOMETRY.check_size(width, height)
+    GEOMETRY.check_frames(frames)
     if init_video is None:
         shape = (1, CogVideoXLatents.latent_channels, *GEOMETRY.latent_shape(frames, height, width))
         return {"samples": torch.zeros(shape)}

@@ -1,4 +1,7 @@
-"""CogVideoX with ExVideo's LoRA: loader, empty latent and LoRA."""
+"""CogVideoX with ExVideo's LoRA: loader, empty latent and LoRA.
+
+What only a run needs is imported by the run: ComfyUI imports this at every start.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from .. import host
-from ..comfy_bridge.file_lists import check
-from ..comfy_bridge.loading import WEIGHT_TYPES
-from . import latent
-from . import lora as lora_patches
+from ..comfy_bridge.file_lists import WEIGHT_TYPES, check
 from .files import LORAS, TEXT_ENCODERS, TRANSFORMERS, VAES
-from .loading import load_cogvideox
 
 
 class ExVideoCogVideoXLoader(io.ComfyNode):
@@ -87,6 +87,8 @@ class ExVideoCogVideoXLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, transformer: str, text_encoder: str, vae: str, weight_dtype: str) -> io.NodeOutput:
+        from .loading import load_cogvideox
+
         return io.NodeOutput(*load_cogvideox(*cls._files(transformer, text_encoder, vae), WEIGHT_TYPES[weight_dtype]))
 
     @staticmethod
@@ -164,7 +166,10 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
         cls, width: int | None = None, height: int | None = None, frames: int | None = None
     ) -> bool | str:
         try:
-            latent.check_clip(width, height, frames)  # None: comes through a link
+            if width is not None and height is not None:  # None: comes through a link
+                GEOMETRY.check_size(width, height)
+            if frames is not None:
+                GEOMETRY.check_frames(frames)
         except ClipError as error:
             return str(error)
         return True
@@ -173,7 +178,9 @@ class ExVideoCogVideoXLatent(io.ComfyNode):
     def execute(
         cls, width: int, height: int, frames: int, vae: Any = None, init_video: Tensor | None = None
     ) -> io.NodeOutput:
-        return io.NodeOutput(latent.start_latents(width, height, frames, vae, init_video))
+        from .latent import start_latents
+
+        return io.NodeOutput(start_latents(width, height, frames, vae, init_video))
 
 
 class ExVideoLoRAApply(io.ComfyNode):
@@ -224,6 +231,8 @@ class ExVideoLoRAApply(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: ModelPatcher, lora: str, strength: float) -> io.NodeOutput:
+        from . import lora as lora_patches
+
         patched, report = lora_patches.apply(model, LORAS.find(lora), strength)
         host.show_text(cls.hidden.unique_id, report)
         return io.NodeOutput(patched, report)

@@ -13,8 +13,10 @@ from comfy_api.latest import io
 from ...exvideo_core.errors import CheckpointError
 from ...exvideo_core.hub import catalog
 from ...exvideo_core.hub.missing import not_there, nothing_there
+from ...exvideo_core.weights.formats import STORED
 from .. import host
 
+WEIGHT_TYPES = {"default": None, **STORED}  # saved in workflows, so the names stay
 _DIFFUSERS_FOLDER = "diffusers"
 _LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
 

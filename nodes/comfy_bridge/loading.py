@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from ...exvideo_core.estimate import usual_line
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import assign_weights, shapes_of, sized_by
-from ...exvideo_core.weights.formats import STORED
 from ...exvideo_core.weights.preview_colours import read_colours
 from .model import HostedModel
-
-# Saved in workflows, so the names stay.
-WEIGHT_TYPES = {"default": None, **STORED}
 
 
 def make_model(

@@ -1,4 +1,7 @@
-"""Stable Video Diffusion with ExVideo's extension: loader and conditioning."""
+"""Stable Video Diffusion with ExVideo's extension: loader and conditioning.
+
+What only a run needs is imported by the run: ComfyUI imports this at every start.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +12,10 @@ from torch import Tensor
 
 from ...exvideo_core.errors import ClipError
 from ...exvideo_core.families.svd.geometry import GEOMETRY
+from ...exvideo_core.families.svd.vae import SCALING_FACTOR
 from .. import host
-from ..comfy_bridge.file_lists import check
-from ..comfy_bridge.loading import WEIGHT_TYPES
-from . import conditioning
+from ..comfy_bridge.file_lists import WEIGHT_TYPES, check
 from .files import CHECKPOINTS, EXTENSIONS
-from .loading import load_svd
 
 
 class ExVideoSVDLoader(io.ComfyNode):
@@ -80,6 +81,8 @@ class ExVideoSVDLoader(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, extension: str, weight_dtype: str) -> io.NodeOutput:
+        from .loading import load_svd
+
         paths = CHECKPOINTS.find(checkpoint), EXTENSIONS.find_optional(extension)
         return io.NodeOutput(*load_svd(*paths, WEIGHT_TYPES[weight_dtype]))
 
@@ -242,6 +245,8 @@ class ExVideoSVDConditioning(io.ComfyNode):
     def validate_inputs(
         cls, width: int | None = None, height: int | None = None, keyframe_indices: str | None = None
     ) -> bool | str:
+        from . import conditioning
+
         try:
             conditioning.parse_indices(keyframe_indices or "")
             if width is not None and height is not None:  # None: comes through a link
@@ -266,10 +271,12 @@ class ExVideoSVDConditioning(io.ComfyNode):
         init_video: Tensor | None = None,
         keyframes: Tensor | None = None,
         keyframe_indices: str = "",
-        encode_scale: float = conditioning.SCALING_FACTOR,
+        encode_scale: float = SCALING_FACTOR,
         continue_from: dict[str, Any] | None = None,
         shared_frames: int = 1,
     ) -> io.NodeOutput:
+        from . import conditioning
+
         conditioning.check_parts(clip_vision, vae)
         size = conditioning.ClipSize(width=width, height=height, frames=frames)
         pinned = conditioning.place_keyframes(keyframes, conditioning.parse_indices(keyframe_indices), frames)
@@ -310,4 +317,6 @@ class ExVideoSVDJoin(io.ComfyNode):
 
     @classmethod
     def execute(cls, first: dict[str, Any], second: dict[str, Any], shared_frames: int) -> io.NodeOutput:
-        return io.NodeOutput({"samples": conditioning.join(first["samples"], second["samples"], shared_frames)})
+        from .conditioning import join
+
+        return io.NodeOutput({"samples": join(first["samples"], second["samples"], shared_frames)})

@@ -109,7 +109,7 @@ def test_partly_loaded_models_compute_the_same(cog):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp16", 0.05), ("bf16", 0.3), ("fp8_e4m3fn", 1.0), ("default", 0.3)])
 def test_weight_types(cog, pack, load, name, tolerance):
-    dtype = pack.comfy_bridge.loading.WEIGHT_TYPES[name]
+    dtype = pack.comfy_bridge.file_lists.WEIGHT_TYPES[name]
     model = load(dtype)
 
     assert relative(cog.sample(model, guidance=(1.0, 1.0)), cog.sample(guidance=(1.0, 1.0))) <= tolerance

@@ -134,7 +134,7 @@ def test_bare_parameters_follow_the_model(run, exact):
 
 @pytest.mark.parametrize(("name", "tolerance"), [("fp16", 0.02), ("bf16", 0.1), ("fp8_e4m3fn", 0.6), ("default", 0.1)])
 def test_weight_types(run, exact, pack, files, name, tolerance):
-    dtype = pack.comfy_bridge.loading.WEIGHT_TYPES[name]
+    dtype = pack.comfy_bridge.file_lists.WEIGHT_TYPES[name]
     model, *_ = pack.svd.loading.load_svd(*files, dtype)
 
     assert relative(run.sample(model), exact) <= tolerance
