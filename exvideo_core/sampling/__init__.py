@@ -6,7 +6,7 @@ from .guidance import frame_guidance, guide, rising_guidance
 from .levels import Levels
 from .methods import Method
 from .postprocess import finish, normalize_frames
-from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler, solve
+from .samplers import solve
 from .schedules import (
     alpha_levels,
     karras_sigmas,
@@ -22,11 +22,6 @@ __all__ = [
     "SavedRun",
     "add_noise",
     "alpha_levels",
-    "ddim",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_2m_sigmas",
-    "euler",
     "finish",
     "frame_guidance",
     "guide",

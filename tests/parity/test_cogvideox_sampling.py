@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde
 
 from exvideo_core.sampling import (
     add_noise,
     alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
     linspace_timesteps,
     trailing_timesteps,
     zero_snr_alphas,

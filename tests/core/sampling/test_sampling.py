@@ -5,13 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import dpmpp_2m, dpmpp_2m_sigmas, euler
 from torch import Tensor
 
 from exvideo_core.sampling import (
     Levels,
-    dpmpp_2m,
-    dpmpp_2m_sigmas,
-    euler,
     frame_guidance,
     guide,
     karras_sigmas,

@@ -9,15 +9,12 @@ from itertools import repeat
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde, euler
 from torch import Tensor
 
 from exvideo_core.sampling import (
     add_noise,
     alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    euler,
     linspace_timesteps,
     num_timesteps,
     rising_guidance,
