@@ -26,11 +26,14 @@ from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import Levels, alpha_levels, finish, inputs, zero_snr_v_prediction
-from ...sampling.denoisers import Denoiser
+from ...sampling import inputs
+from ...sampling.denoisers import Denoiser, zero_snr_v_prediction
 from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.levels import Levels
+from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
+from ...sampling.schedules import alpha_levels
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
 from . import detect
@@ -54,9 +57,7 @@ class CogVideoXResult:
 class CogVideoXPipeline:
     """The transformer, the autoencoder and the text encoder; a call makes a clip.
 
-    Attributes:
-        transformer: predicts v.
-        vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
+    Args:
         text_encoder: prompts to [B, L, D]; on the CPU, and temporarily on the device while it computes. None if prompts
             come as embeddings.
         devices: one for both branches of guidance, or one for each; if empty, the transformer's.
@@ -256,7 +257,6 @@ def load_cogvideox(
 
     Args:
         transformer: a file, shards, the part's folder, or diffusers' folder of the whole model. So are the others.
-        vae: the autoencoder.
         text_encoder: T5 v1.1 XXL; None if prompts come as embeddings. It stays on the CPU.
         dtype: of the networks; bfloat16 on CUDA, else float32.
         device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its

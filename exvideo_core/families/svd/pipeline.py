@@ -25,9 +25,12 @@ from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import Levels, finish, frame_guidance, inputs, pin_frames, v_prediction
-from ...sampling.denoisers import Denoiser
+from ...sampling import inputs
+from ...sampling.denoisers import Denoiser, pin_frames, v_prediction
+from ...sampling.guidance import frame_guidance
 from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.levels import Levels
+from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
