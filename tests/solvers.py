@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from exvideo_core.sampling import Levels, solve
 from exvideo_core.sampling.denoisers import Denoiser
-from exvideo_core.sampling.samplers import NoiseSource
+from exvideo_core.sampling.levels import Levels
+from exvideo_core.sampling.samplers import NoiseSource, solve
 
 
 def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *told: Any) -> Tensor:

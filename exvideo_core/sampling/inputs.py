@@ -68,11 +68,7 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
 
 
 def named(what: str, name: str, choices: Mapping[str, T]) -> T:
-    """The choice of that name.
-
-    Raises:
-        ExVideoError: there is none.
-    """
+    """The choice of that name; raises ExVideoError if there is none."""
     if name not in choices:
         raise ExVideoError(f"{what} {name!r} is unknown; choose one of {', '.join(choices)}.")
     return choices[name]

@@ -9,17 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of a run. At each, x = signal * clean latents + noise * unit noise.
+    """Noise levels of a run, each [steps + 1]. At each, x = signal * clean latents + noise * unit noise."""
 
-    Attributes:
-        signal: [steps + 1], float64 on the CPU.
-        noise: [steps + 1], float64 on the CPU, decreasing. The last may be 0.
-        values: [steps + 1], sigmas or alphas, as the denoiser takes them, on its device.
-    """
-
-    signal: Tensor
-    noise: Tensor
-    values: Tensor
+    signal: Tensor  # float64 on the CPU
+    noise: Tensor  # float64 on the CPU, decreasing; the last may be 0
+    values: Tensor  # sigmas or alphas, as the denoiser takes them, on its device
 
     @classmethod
     def from_sigmas(cls, sigmas: Tensor) -> Levels:

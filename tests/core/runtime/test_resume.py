@@ -21,9 +21,9 @@ from torch import Tensor
 
 from exvideo_core.nn.step_cache import Reuse, StepCache
 from exvideo_core.runtime import resume as saved_run
-from exvideo_core.runtime.resume import Recording
-from exvideo_core.sampling import SavedRun, alpha_levels, karras_sigmas, trailing_timesteps
+from exvideo_core.runtime.resume import Recording, SavedRun
 from exvideo_core.sampling.inputs import SeededNoise
+from exvideo_core.sampling.schedules import alpha_levels, karras_sigmas, trailing_timesteps
 from exvideo_core.weights.write import write_weights
 
 X = noise(2, 4, 3, 3)
