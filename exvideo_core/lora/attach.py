@@ -109,10 +109,6 @@ class AttachedLoRA:
     def _add(self, factors: Factors, _layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         return (output + self.strength * factors(inputs[0])).to(output.dtype)
 
-    def parameters(self) -> list[nn.Parameter]:
-        """The factors, for an optimizer."""
-        return [factor for factors in self.factors.values() for factor in (factors.down, factors.up)]
-
     def lora(self) -> LoRA:
         """The factors as they are now, for `save_lora` and `merge`; later training does not change them."""
         pairs = {

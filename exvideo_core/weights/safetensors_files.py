@@ -170,19 +170,16 @@ def _is_shard_name(name: str) -> bool:
 
 
 _PICKLE = (
-    "is a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
+    "a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
     "get the .safetensors version of it."
 )
-# First bytes of files that end up in model folders instead of safetensors, and the sentence about them.
+# First bytes of files that end up in model folders instead of safetensors, and what they are.
 _IMPOSTORS = (
     (rb"PK\x03\x04|\x80[\x02-\x05]", _PICKLE),
-    (rb"version https://git-lfs", "is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
-    (rb"GGUF", "is a GGUF file; this project reads .safetensors."),
-    (rb"(?i)\s*<(!doctype|html|head|\?xml)", "is a web page, perhaps a login or licence page; download it again."),
-    (
-        rb"[\s\x20-\x7e]{8}",
-        "is a text file, perhaps an error message saved in place of the weights; download it again.",
-    ),
+    (rb"version https://git-lfs", "a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
+    (rb"GGUF", "a GGUF file; this project reads .safetensors."),
+    (rb"(?i)\s*<(!doctype|html|head|\?xml)", "a web page, perhaps a login or licence page; download it again."),
+    (rb"[\s\x20-\x7e]{8}", "a text file, perhaps an error message saved in place of the weights; download it again."),
 )
 
 
@@ -213,9 +210,9 @@ def _header(path: Path) -> tuple[int, bytes]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{hint(path.name)}") from error
     if not start:
         raise _fault(path, "is empty (0 bytes)")
-    for pattern, sentence in _IMPOSTORS:
+    for pattern, what in _IMPOSTORS:
         if re.match(pattern, start):
-            raise CheckpointError(f"{path.name} {sentence}")
+            raise CheckpointError(f"{path.name} is {what}")
     if size < 8 or length > _MAX_HEADER:
         raise CheckpointError(f"{path.name} is not a safetensors file; choose a .safetensors file.")
     if length > size - 8:
