@@ -32,11 +32,9 @@ class Levels:
         return len(self.values) - 1
 
     def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
-        """Latents at the first level.
+        """Latents at the first level, from unit noise.
 
-        Args:
-            noise: unit noise.
-            clean: latents to add it to; without them, noise with the spread that latents of unit variance have there.
+        Without `clean` latents to add it to, it gets the spread that latents of unit variance have there.
         """
         s, a = self.noise[0], self.signal[0]
         return float((s**2 + a**2).sqrt()) * noise if clean is None else float(a) * clean + float(s) * noise

@@ -70,7 +70,6 @@ def guided_velocity(
         predict: (network, branch of the cache, x, timestep, *inputs) -> v.
         cond, uncond: inputs of the two branches, each on its device.
         scale_at: guidance scale at a timestep; None computes the cond branch alone.
-        cache: for step reuse.
     """
 
     def velocity(x: Tensor, timestep: Tensor) -> Tensor:

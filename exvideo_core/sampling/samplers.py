@@ -42,7 +42,6 @@ def solve(
         denoiser: (x, level) -> denoised.
         x: latents at the first level; float32, as half precision loses the picture at sigma 700.
         levels: a last one without noise ends at the denoised latents.
-        callback: called after each step.
         recording: a saved run to resume from, and to report progress to.
         order: 1, or 2 to extrapolate from the last two steps.
         draw: gives unit noise of x's shape, once a step; a resumed run needs its generator restored.
