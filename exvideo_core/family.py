@@ -34,65 +34,39 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """`exvideo generate NAME`.
+    """`exvideo generate NAME`."""
 
-    Attributes:
-        help: a line in the list of models.
-        add_options: adds the model's options, but for --estimate.
-        run: makes the clip.
-        estimate: says what it would take.
-        demo: makes a clip with an embedded model; None where there is none.
-    """
-
-    help: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
-    estimate: Callable[[argparse.Namespace], Estimate]
-    demo: Demo | None = None
+    help: str  # a line in the list of models
+    add_options: Callable[[argparse.ArgumentParser], None]  # all but --estimate
+    run: Callable[[argparse.Namespace], None]  # makes the clip
+    estimate: Callable[[argparse.Namespace], Estimate]  # says what it would take
+    demo: Demo | None = None  # None where there is no embedded model
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """`exvideo inspect`, for files of the family.
+    """`exvideo inspect`, for files of the family."""
 
-    Attributes:
-        folders: the networks' folders in diffusers' layout; the first tells whose layout a folder has.
-        whole: the kind that such a folder is loaded as; None where its networks are loaded one by one.
-        load: tries to load an opened file, or a folder of the kind `whole`, and says "yes" and for what. Raises
-            CheckpointError if it does not load; None if the kind is another family's or not loaded by itself.
-        facts: rows about a file, beside those that every file has.
-    """
-
-    folders: tuple[str, ...]
-    whole: Kind | None = None
+    folders: tuple[str, ...]  # the networks' in diffusers' layout; the first tells whose layout a folder has
+    whole: Kind | None = None  # what such a folder is loaded as; None where its networks are loaded one by one
+    # Tries to load an opened file, or a folder of the kind `whole`, and says "yes" and for what. Raises CheckpointError
+    # if it does not load; None if the kind is another family's or not loaded by itself.
     load: Callable[[Path | WeightFile, Kind], str | None]
-    facts: Callable[[WeightFile], Mapping[str, str]] = lambda _file: {}
+    facts: Callable[[WeightFile], Mapping[str, str]] = lambda _file: {}  # rows beside those that every file has
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One model and its extension.
+    """One model and its extension."""
 
-    Attributes:
-        name: the key on the command line and in files, such as "svd".
-        title: the name that people know, such as "Stable Video Diffusion".
-        geometry: frame and size rules.
-        detect: rules for its weight files, tried in this order.
-        groups: its published files.
-        methods: sampling methods by name; the first is the default.
-        lora: how LoRA files name the model's layers; None if it takes no LoRAs.
-        estimates, command, inspection, training: see there; functions, because they are slow to import, and training
-            needs pydantic. None: it cannot be trained.
-    """
-
-    name: str
-    title: str
-    geometry: Geometry
-    detect: Sequence[DetectRule]
-    methods: Mapping[str, Method]
-    groups: Sequence[Group] = ()
-    lora: LoRAKeys | None = None
+    name: str  # on the command line and in files, such as "svd"
+    geometry: Geometry  # frame and size rules
+    detect: Sequence[DetectRule]  # rules for its weight files, tried in this order
+    methods: Mapping[str, Method]  # sampling methods by name; the first is the default
+    groups: Sequence[Group] = ()  # its published files
+    lora: LoRAKeys | None = None  # how LoRA files name the model's layers; None if it takes no LoRAs
+    # functions, because these are slow to import, and training needs pydantic
     estimates: Callable[[], Estimates]
     command: Callable[[], Command]
     inspection: Callable[[], Inspection]
-    training: Callable[[], TrainingRecipe[Any]] | None = None
+    training: Callable[[], TrainingRecipe[Any]] | None = None  # None: it cannot be trained

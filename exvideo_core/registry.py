@@ -9,7 +9,7 @@ from .errors import ExVideoError
 from .families.cogvideox import COGVIDEOX
 from .families.svd import SVD
 from .family import Family
-from .hub import catalog, missing
+from .hub import catalog
 from .lora import keys as lora_keys
 from .weights import detect, safetensors_files
 
@@ -22,18 +22,14 @@ FAMILIES: tuple[Family, ...] = (SVD, COGVIDEOX)
 
 def connect() -> None:
     """Hand to shared code what it needs of the families and may not import."""
-    detect.ask(lambda: [rule for family in FAMILIES for rule in family.detect])
-    catalog.ask(lambda: [group for family in FAMILIES for group in family.groups])
-    safetensors_files.ask(missing.hint)
-    lora_keys.ask(lambda: [each.lora for each in FAMILIES if each.lora])
+    detect.rules = lambda: [rule for family in FAMILIES for rule in family.detect]
+    catalog.families_groups = lambda: [group for family in FAMILIES for group in family.groups]
+    safetensors_files.hint = catalog.hint
+    lora_keys.families = lambda: [each.lora for each in FAMILIES if each.lora]
 
 
 def family(name: str) -> Family:
-    """The family of that name.
-
-    Raises:
-        ExVideoError: there is none.
-    """
+    """The family of that name; raises ExVideoError if there is none."""
     for each in FAMILIES:
         if each.name == name:
             return each

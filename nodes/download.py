@@ -9,8 +9,8 @@ from comfy_api.latest import io
 
 from ..exvideo_core.hub.catalog import SOURCES, choices, size
 from ..exvideo_core.hub.download import check_whole, fetch_all
-from ..exvideo_core.hub.missing import NODE
 from . import host
+from .comfy_bridge.file_lists import DOWNLOAD
 
 _SOURCES = {title: source for source, title in SOURCES.items()}
 
@@ -23,7 +23,7 @@ class ExVideoDownload(io.ComfyNode):
         sizes = {choice: size(*files) for choice, files in choices().items()}
         return io.Schema(
             node_id="ExVideoDownload",
-            display_name=NODE,
+            display_name=DOWNLOAD,
             category="ExVideo/loaders",
             description="Fetches the published models into the folders where the loaders look, when it is run. Files "
             "that are there are left alone, without any network. Press R afterwards to see new ones in the lists.",

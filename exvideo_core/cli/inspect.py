@@ -52,7 +52,7 @@ def _inspect_folder(path: Path, inspection: Inspection) -> str:
 def _inspect_file(path: Path) -> str:
     file = open_weights(path)
     found = file.identity
-    return "\n".join([_describe(file), _row("loads", _verdict(file, found.kind)), _row("use", found.where)])
+    return "\n".join([_describe(file), _row("loads", _verdict(file, found.kind)), _row("use", found.kind.where)])
 
 
 def _has_weights(folder: Path) -> bool:

@@ -24,29 +24,17 @@ _PAGES = {HUGGING_FACE: "https://huggingface.co/{}", MODELSCOPE: "https://www.mo
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFile:
-    """One published file.
+    """One published file."""
 
-    Attributes:
-        key: its name on the command line.
-        name: its name on disk.
-        what: a sentence for people.
-        kind: what its tensors must show it to be.
-        folder: of ComfyUI's models folder.
-        path: within the repositories.
-        repositories: by source; both have the identical file.
-        num_bytes: about, 0 where unknown; the source announces the exact size.
-        license_to_accept: Hugging Face gives it only to people who have accepted its licence.
-    """
-
-    key: str
-    name: str
-    what: str
-    kind: Kind
-    folder: str
-    path: str
-    repositories: dict[str, str] = field(hash=False)
-    num_bytes: int = 0
-    license_to_accept: bool = False
+    key: str  # its name on the command line
+    name: str  # its name on disk
+    what: str  # a sentence for people
+    kind: Kind  # what its tensors must show it to be
+    folder: str  # of ComfyUI's models folder
+    path: str  # within the repositories
+    repositories: dict[str, str] = field(hash=False)  # by source; both have the identical file
+    num_bytes: int = 0  # about, 0 where unknown; the source announces the exact size
+    license_to_accept: bool = False  # Hugging Face gives it only to people who have accepted its licence
 
     @property
     def published_name(self) -> str:
@@ -75,32 +63,20 @@ class PublishedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Files that are of use only together.
+    """Files that are of use only together."""
 
-    Attributes:
-        key: its name on the command line.
-        title: saved in workflows: never changed.
-        is_sharded: whether the files are shards of one network.
-    """
-
-    key: str
-    title: str
+    key: str  # its name on the command line
+    title: str  # saved in workflows: never changed
     files: tuple[PublishedFile, ...]
-    is_sharded: bool = False
+    is_sharded: bool = False  # whether the files are shards of one network
 
 
-_groups: Callable[[], Iterable[Group]] = tuple
-
-
-def ask(groups: Callable[[], Iterable[Group]]) -> None:
-    """Set where `groups` comes from; called at each use."""
-    global _groups
-    _groups = groups
+families_groups: Callable[[], Iterable[Group]] = tuple  # `registry` sets it
 
 
 def groups() -> list[Group]:
     """Every group of every family."""
-    return list(_groups())
+    return list(families_groups())
 
 
 def files() -> list[PublishedFile]:
@@ -146,11 +122,9 @@ def offered_as(file: PublishedFile) -> tuple[str, str]:
 def find(name: str, folder: str | None = None) -> PublishedFile | None:
     """The published file of this name, its own before a browser's, perhaps only in one of ComfyUI's folders."""
     there = [file for file in files() if folder in (None, file.folder)]
-    for names in ([(file.name, file) for file in there], [(file.published_name, file) for file in there]):
-        found = [file for known, file in names if known == name]
-        if len(found) == 1:
-            return found[0]
-    return None
+    own = [file for file in there if file.name == name]
+    published = [file for file in there if file.published_name == name]
+    return next((found[0] for found in (own, published) if len(found) == 1), None)
 
 
 def size(*files: PublishedFile) -> str:
@@ -159,3 +133,12 @@ def size(*files: PublishedFile) -> str:
     if not known:
         return "size unknown"
     return f"{'over ' * (len(known) < len(files))}{sum(known) / 1e9:.1f} GB"
+
+
+def hint(name: str) -> str:
+    """How to get a missing file, with a space before it; empty for names that nobody has published."""
+    file = find(name)
+    if file is None:
+        return ""
+    key, _ = offered_as(file)
+    return f" `exvideo download {key}` fetches {file.title} ({size(*choose(key))}) as {file.name}; see {file.page()}."

@@ -10,18 +10,19 @@ An interrupted download leaves its part beside the target, and the next call res
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import CheckpointError, DownloadError
 from ..progress import Progress
 from ..weights.safetensors_files import open_file, open_weights
+from ..whole_file import cannot_write, is_full
 from .catalog import HUGGING_FACE, SOURCES, PublishedFile
-from .part import DamagedError, Part, check_free, disk_sentence, download_lock
+from .part import DamagedError, Part, check_free, download_lock
 from .sources import Announcement, announce
-from .waiting import in_thread, pause
+from .waiting import call_in_thread, iterate_in_thread, pause
 from .web import PassingError, Patience, StatusError, host_of, read, request, whole_number
 
 Result = TypeVar("Result")
@@ -60,14 +61,15 @@ def fetch_all(
     check_room(folders)
     sizes = {file: file.num_bytes for file in folders}
     paths: list[Path] = []
+    before = 0
     for file, folder in folders.items():
-        before = sum(sizes[earlier] for earlier in list(folders)[: len(paths)])
 
         def report(done: int, total: int, file: PublishedFile = file, before: int = before) -> None:
             sizes[file] = total
             progress(before + done, sum(sizes.values()))
 
         paths.append(fetch(file, folder, source, progress=report, patience=patience))
+        before += sizes[file]
     return paths
 
 
@@ -96,7 +98,8 @@ def fetch(
             if not target.exists():  # else another process has downloaded it meanwhile
                 download.run()
     except OSError as error:
-        raise DownloadError(disk_sentence(error, file.name, folder)) from error
+        resumes = " Then start again: the download resumes where it stopped." if is_full(error) else ""
+        raise DownloadError(f"{cannot_write(target, error)}{resumes}") from error
     return target
 
 
@@ -104,9 +107,7 @@ def check_room(folders: Mapping[PublishedFile, Path]) -> None:
     """Raise DownloadError unless all these files, by folder, find room; sizes are approximate."""
     missing: dict[int, tuple[Path, int]] = {}
     for file, folder in folders.items():
-        there = folder
-        while not there.exists():
-            there = there.parent
+        there = next(path for path in (folder, *folder.parents) if path.exists())
         if not (folder / file.name).exists():
             parts = sum(map(_size, folder.glob(f"{file.name}.*.part")))
             disk = there.stat().st_dev
@@ -137,7 +138,7 @@ class _Download:
     def run(self) -> None:
         """Download the file; if it arrives damaged, once more from its start."""
         for is_last in (False, True):
-            announced = self._persist(lambda: next(in_thread(self._announce, self.tick)))
+            announced = self._persist(self._announce)
             self.done, self.total, self.etag = 0, announced.num_bytes, None
             part = Part(self.target, announced.version)
             try:
@@ -156,8 +157,8 @@ class _Download:
                         f"Try again later, or {_other(self.source)}."
                     ) from error
 
-    def _announce(self) -> Iterator[Announcement]:
-        yield announce(self.file, self.source, self.patience.silence)
+    def _announce(self) -> Announcement:
+        return call_in_thread(lambda: announce(self.file, self.source, self.patience.silence), self.tick)
 
     def _fill(self, part: Part, announced: Announcement) -> None:
         for self.done in part.read_again():
@@ -170,12 +171,12 @@ class _Download:
 
     def _receive(self, part: Part, announced: Announcement) -> None:
         start, etag, silence = part.num_bytes, self.etag, self.patience.silence
-        for chunk in in_thread(lambda: _chunks(announced, start, etag, silence), self.tick):
-            if isinstance(chunk, _Beginning):
-                self.etag = chunk.etag
-                if chunk.position != start:
-                    part.start_over()
-                continue
+        answer = call_in_thread(lambda: _ask(announced, start, etag, silence), self.tick)
+        found = answer.headers.get("ETag", "")
+        self.etag = found if found.startswith('"') else None  # weak ones do not tell about bytes
+        if answer.status != 206:  # all of it comes
+            part.start_over()
+        for chunk in iterate_in_thread(lambda: read(answer, announced.url), self.tick):
             part.append(chunk)
             self.done = part.num_bytes
             if self.done > self.total:
@@ -203,16 +204,8 @@ class _Download:
                 pause(self.patience.before(failures + 1, error.wait), self.tick)
 
 
-@dataclass(frozen=True)
-class _Beginning:
-    """Position of the bytes that follow, and the ETag of their version."""
-
-    position: int
-    etag: str | None
-
-
-def _chunks(announced: Announcement, start: int, etag: str | None, silence: float) -> Iterator[_Beginning | bytes]:
-    """Yield the bytes from `start`, or from 0 if the server sends no ranges or has another version by now."""
+def _ask(announced: Announcement, start: int, etag: str | None, silence: float) -> HTTPResponse:
+    """Ask for the bytes from `start`; all come if the server sends no ranges or has another version by now."""
     headers = {"Range": f"bytes={start}-"} if start else {}
     if start and etag:
         headers["If-Range"] = etag
@@ -224,25 +217,22 @@ def _chunks(announced: Announcement, start: int, etag: str | None, silence: floa
         if error.status == 403 and error.host != host_of(announced.url):  # an address that is valid for a while only
             raise PassingError(str(error)) from error
         raise
-    position, length = 0, answer.headers.get("Content-Length", "")
+    length = answer.headers.get("Content-Length", "")
     if answer.status == 206:
-        position, length = _content_range(answer.headers.get("Content-Range", ""), start)
+        length = _size_of_all(answer.headers.get("Content-Range", ""), start)
     sent = whole_number(length)
     if sent is not None and sent != announced.num_bytes:
         answer.close()
         raise DamagedError(f"{sent:,} bytes are sent where {announced.num_bytes:,} were announced")
-    found = answer.headers.get("ETag", "")
-    yield _Beginning(position, found if found.startswith('"') else None)  # weak ones do not tell about bytes
-    yield from read(answer, announced.url)
+    return answer
 
 
-def _content_range(text: str, start: int) -> tuple[int, str]:
-    """First byte and size of the whole, from a header like `bytes 100-999/1000`."""
-    span, _, size = text.removeprefix("bytes").strip().partition("/")
-    first = span.partition("-")[0]
-    if whole_number(first) != start:
-        raise DamagedError(f"bytes from {start:,} were asked for, and {text[:80]!r} came")
-    return start, size
+def _size_of_all(sent: str, start: int) -> str:
+    """The last number of a header like `bytes 100-999/1000`, of which the first must be `start`."""
+    span, _, size = sent.removeprefix("bytes").strip().partition("/")
+    if whole_number(span.partition("-")[0]) != start:
+        raise DamagedError(f"bytes from {start:,} were asked for, and {sent[:80]!r} came")
+    return size
 
 
 def _is(path: Path, file: PublishedFile) -> bool:

@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import DownloadError
-from ..whole_file import cannot_write, is_full
 from .waiting import Tick
 
 _SPARE = 64_000_000  # bytes to leave free on a disk
@@ -98,18 +97,10 @@ def download_lock(target: Path, tick: Tick) -> Iterator[None]:
 
 
 def check_free(folder: Path, num_bytes: int, what: str) -> None:
-    """Raise DownloadError unless the disk has room for so many more bytes."""
-    while not folder.exists():
-        folder = folder.parent
+    """Raise DownloadError unless the disk of an existing folder has room for so many more bytes."""
     free = shutil.disk_usage(folder).free
     if num_bytes > 0 and free < num_bytes + _SPARE:
         raise DownloadError(
             f"no room: {what} {num_bytes / 1e9:,.2f} GB more, and {folder} has {free / 1e9:,.2f} GB free. "
             f"Make room, or choose a folder on another disk."
         )
-
-
-def disk_sentence(error: OSError, name: str, folder: Path) -> str:
-    """The error sentence for a download that the disk refused."""
-    sentence = cannot_write(folder / name, error)
-    return f"{sentence} Then start again: the download resumes where it stopped." if is_full(error) else sentence

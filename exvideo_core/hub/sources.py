@@ -20,21 +20,13 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, kw_only=True)
 class Announcement:
-    """A source's information about one file.
+    """A source's information about one file."""
 
-    Attributes:
-        url: of this very version, where the source has versions.
-        num_bytes: exact.
-        sha256: of the whole file; None where the source keeps none.
-        version: changes with the content.
-        token: for `url`, to be sent to its host alone.
-    """
-
-    url: str
-    num_bytes: int
-    sha256: str | None
-    version: str
-    token: str | None = None
+    url: str  # of this very version, where the source has versions
+    num_bytes: int  # exact
+    sha256: str | None  # of the whole file; None where the source keeps none
+    version: str  # changes with the content
+    token: str | None = None  # for `url`, to be sent to its host alone
 
 
 def announce(file: PublishedFile, source: str, silence: float) -> Announcement:

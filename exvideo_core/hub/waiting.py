@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from queue import Empty, Full, Queue
-from typing import Generic, TypeVar
+from contextlib import suppress
+from queue import Empty, Queue
+from typing import TypeVar
 
 Item = TypeVar("Item")
 # Called often while anything is waited for; cancels by raising.
@@ -15,58 +16,54 @@ Tick = Callable[[], None]
 _POLL = 0.2  # seconds between two ticks
 
 
-def in_thread(source: Callable[[], Iterator[Item]], tick: Tick) -> Iterator[Item]:
-    """Yield the items of an iterator that may block; it runs in its own thread, and `tick` is called meanwhile."""
-    channel = _Channel(source)
+class _Ended(Exception):  # noqa: N818  nothing went wrong
+    """There are no more items."""
+
+
+def call_in_thread(call: Callable[[], Item], tick: Tick) -> Item:
+    """The result of a function that may block; it runs in its own thread, and `tick` is called meanwhile."""
+    return next(iterate_in_thread(lambda: iter((call(),)), tick))
+
+
+def iterate_in_thread(source: Callable[[], Iterator[Item]], tick: Tick) -> Iterator[Item]:
+    """Yield the items of an iterator that may block; like `call_in_thread`."""
+    entries: Queue[Item | Exception] = Queue(maxsize=64)
+    is_left = threading.Event()
+
+    def feed() -> None:
+        for entry in _with_end(source):
+            if is_left.is_set():
+                return
+            entries.put(entry)
+
     # daemon: a silent connection must not keep a cancelled command from ending
-    threading.Thread(target=channel.run, name="exvideo-download", daemon=True).start()
+    threading.Thread(target=feed, name="exvideo-download", daemon=True).start()
     try:
         while True:
             tick()
             try:
-                entry = channel.entries.get(timeout=_POLL)
+                entry = entries.get(timeout=_POLL)
             except Empty:
                 continue
-            if isinstance(entry, _End):
-                if entry.error is not None:
-                    raise entry.error
+            if isinstance(entry, _Ended):
                 return
+            if isinstance(entry, Exception):
+                raise entry
             yield entry
     finally:
-        channel.is_left.set()
+        is_left.set()
+        with suppress(Empty):
+            entries.get_nowait()  # makes room for the one entry that the thread may be about to put
 
 
-class _End:
-    def __init__(self, error: Exception | None = None) -> None:
-        self.error = error
-
-
-class _Channel(Generic[Item]):
-    """A queue from the thread that reads to the one that writes."""
-
-    def __init__(self, source: Callable[[], Iterator[Item]]) -> None:
-        self.source = source
-        self.entries: Queue[Item | _End] = Queue(maxsize=64)
-        self.is_left = threading.Event()
-
-    def run(self) -> None:
-        end = _End()
-        try:
-            for item in self.source():
-                if not self._put(item):
-                    return
-        except Exception as error:  # noqa: BLE001 (raised again where the items are taken)
-            end = _End(error)
-        self._put(end)
-
-    def _put(self, entry: Item | _End) -> bool:
-        while not self.is_left.is_set():
-            try:
-                self.entries.put(entry, timeout=_POLL)
-            except Full:
-                continue
-            return True
-        return False
+def _with_end(source: Callable[[], Iterator[Item]]) -> Iterator[Item | Exception]:
+    """The items, and then the error that ended them, or `_Ended`."""
+    end: Exception = _Ended()
+    try:
+        yield from source()
+    except Exception as error:  # noqa: BLE001 (raised again where the items are taken)
+        end = error
+    yield end
 
 
 def pause(seconds: float, tick: Tick) -> None:

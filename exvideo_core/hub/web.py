@@ -8,10 +8,9 @@ import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, cast
-from urllib.error import HTTPError, URLError
+from urllib.error import URLError
 from urllib.parse import urljoin, urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import HTTPErrorProcessor, HTTPSHandler, OpenerDirector, Request, build_opener
 
 from ..errors import DownloadError
 from ..files import quoted
@@ -22,17 +21,11 @@ _PASSING = (408, 425, 429, 500, 502, 503, 504)  # statuses that may be another o
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """Timeouts and retries.
+    """Timeouts and retries."""
 
-    Attributes:
-        silence: seconds without any byte after which a connection counts as lost.
-        attempts: in a row that bring nothing new.
-        wait: seconds before the second attempt; each further wait is twice as long, up to a minute.
-    """
-
-    silence: float = 30.0
-    attempts: int = 6
-    wait: float = 1.0
+    silence: float = 30.0  # seconds without any byte after which a connection counts as lost
+    attempts: int = 6  # in a row that bring nothing new
+    wait: float = 1.0  # seconds before the second attempt; each further wait is twice as long, up to a minute
 
     def before(self, attempt: int, asked: float | None = None) -> float:
         """Seconds to wait before attempt 2, 3, ...; `asked` is what the server asks for."""
@@ -55,11 +48,13 @@ class StatusError(Exception):
         self.status, self.host = status, host_of(url)
 
 
-class _NoRedirect(HTTPRedirectHandler):
-    """Leaves redirects to `request`: urllib's own would send the token along."""
+class PlainAnswers(HTTPErrorProcessor):
+    """Gives every answer as it is, and leaves redirects to `request`: urllib's own would send the token along."""
 
-    def redirect_request(self, *_: Any) -> None:  # noqa: ANN401 (urllib's signature)
-        return None
+    def http_response(self, request: Request, response: http.client.HTTPResponse) -> http.client.HTTPResponse:
+        return response
+
+    https_response = http_response
 
 
 def request(
@@ -104,17 +99,15 @@ def _send(message: Request, silence: float) -> http.client.HTTPResponse:
     url = message.full_url
     try:
         answer: http.client.HTTPResponse = _opener().open(message, timeout=silence)
-        return answer
-    except HTTPError as error:
-        if error.code in _REDIRECTS:
-            return cast(http.client.HTTPResponse, error)  # it behaves like one
-        error.close()
-        if error.code in _PASSING:
-            asked = error.headers.get("Retry-After", "")
-            raise PassingError(f"{host_of(url)} answers {error.code}", whole_number(asked)) from error
-        raise StatusError(error.code, url) from error
-    except (OSError, http.client.HTTPException, ValueError) as error:  # the last: urllib, of a Location that is none
+    except (OSError, http.client.HTTPException, ValueError) as error:  # the last: of an address that is none
         raise PassingError(f"{host_of(url)}: {_reason(error)}") from error
+    if 200 <= answer.status < 300 or answer.status in _REDIRECTS:
+        return answer
+    answer.close()
+    if answer.status in _PASSING:
+        asked = answer.headers.get("Retry-After", "")
+        raise PassingError(f"{host_of(url)} answers {answer.status}", whole_number(asked))
+    raise StatusError(answer.status, url)
 
 
 def _target(url: str, answer: http.client.HTTPResponse) -> str:
@@ -137,7 +130,7 @@ def _opener() -> OpenerDirector:
         pass
     else:
         context.load_verify_locations(certifi.where())
-    return build_opener(_NoRedirect, HTTPSHandler(context=context))
+    return build_opener(PlainAnswers, HTTPSHandler(context=context))
 
 
 def read(answer: http.client.HTTPResponse, url: str) -> Iterator[bytes]:

@@ -5,8 +5,7 @@ weights and `remove_loras` restores the weights bit for bit; `attach` runs the p
 and comparisons; `apply_lora` reads and merges for a pipeline.
 
 A host that patches weights itself, such as ComfyUI, calls `fit_lora(lora, shapes)` with the names and shapes of its
-model's weights (ours or those of ComfyUI's own class, with or without `diffusion_model.`): it checks like `merge` and
-returns {name as in shapes: LoRAPair(down, up, alpha)}.
+model's weights: it checks like `merge` and returns {name as in shapes: LoRAPair(down, up, alpha)}.
 """
 
 from .apply import LoRAReport, apply_lora, fit_lora, merge, remove_loras

@@ -15,30 +15,21 @@ from ..errors import CheckpointError
 from ..nn.out_of_memory import explained
 from ..weights.assign import different, misfit, shapes_of
 from ..weights.detect import UNKNOWN, identify
-from ..weights.kind import FileKind, Shapes
+from ..weights.kind import Shapes
 from .files import LoRA, LoRAPair, read_lora
-from .keys import LoRAKeys, keys_for
+from .keys import keys_for
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAReport:
-    """How many tensors of a LoRA were applied.
+    """How many tensors of a LoRA were applied."""
 
-    Attributes:
-        applied: tensors of the file that changed weights: two factors for each weight, and its alpha if it has one.
-        unused: tensors of the file that changed nothing; applied + unused is the whole file.
-        weights: weights of the transformer that were changed.
-        rank: of all pairs, or every rank there is, ascending.
-        strength: factor on the whole LoRA.
-        source: the file.
-    """
-
-    applied: int
-    unused: int
-    weights: int
-    rank: int | tuple[int, ...]
-    strength: float
-    source: str
+    applied: int  # tensors of the file that changed weights: two factors for each weight, and its alpha if it has one
+    unused: int  # tensors of the file that changed nothing; applied + unused is the whole file
+    weights: int  # of the transformer that were changed
+    rank: int | tuple[int, ...]  # of all pairs, or every rank there is, ascending
+    strength: float  # factor on the whole LoRA
+    source: str  # the file
 
     @classmethod
     def of(cls, lora: LoRA, strength: float) -> LoRAReport:
@@ -88,7 +79,6 @@ def fit_lora(lora: LoRA, shapes: Shapes) -> dict[str, LoRAPair]:
     """Give each pair the name its weight has in a model, after checking that all of them fit.
 
     Args:
-        lora: what to fit.
         shapes: names and shapes of the model's weights, spelled as in diffusers or in ComfyUI's own class, with or
             without a prefix such as `diffusion_model.`; others are ignored.
 
@@ -101,28 +91,18 @@ def fit_lora(lora: LoRA, shapes: Shapes) -> dict[str, LoRAPair]:
     sizes = {ours: shapes[name] for ours, name in spelled.items()}
     model = identify(sizes)
     if model.kind in keys.refused:  # although the shapes may fit
-        raise CheckpointError(f"{lora.source} does not fit {model.what}; {model.where}. Nothing was changed.")
+        raise CheckpointError(f"{lora.source} does not fit {model.what}; {model.kind.where}. Nothing was changed.")
     missing = [name for name in lora.pairs if name not in sizes]
-    differing = different(
-        {name: pair.size for name, pair in lora.pairs.items()}, {name: _flat(shape) for name, shape in sizes.items()}
-    )
+    flat = {name: (shape[0], math.prod(shape[1:])) for name, shape in sizes.items()}  # a kernel's cells are inputs
+    differing = different({name: pair.size for name, pair in lora.pairs.items()}, flat)
     if missing or differing:
-        raise _misfit(lora, keys, model, [*missing, *differing], misfit(missing, (), differing))
+        refused = sum(lora.pairs[name].num_tensors for name in (*missing, *differing))
+        what = "this model" if model.kind is UNKNOWN else model.what
+        raise CheckpointError(
+            f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "
+            f"would not; in the model, {misfit(missing, (), differing)}; {keys.hint(model)}. Nothing was changed."
+        )
     return {spelled[name]: pair for name, pair in lora.pairs.items()}
-
-
-def _flat(shape: tuple[int, ...]) -> tuple[int, int]:
-    """(outputs, inputs), with a kernel's cells counted as inputs."""
-    return shape[0], math.prod(shape[1:])
-
-
-def _misfit(lora: LoRA, keys: LoRAKeys, model: FileKind, unfit: list[str], complaints: str) -> CheckpointError:
-    refused = sum(2 + (lora.pairs[name].alpha is not None) for name in unfit)
-    what = "this model" if model.kind is UNKNOWN else model.what
-    return CheckpointError(
-        f"{lora.source} does not fit {what}: {lora.num_tensors - refused} of its tensors would apply and {refused} "
-        f"would not; in the model, {complaints}; {keys.hint(model)}. Nothing was changed."
-    )
 
 
 # merging
@@ -147,7 +127,6 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
 
     Args:
         module: a transformer with our names.
-        lora: what to add.
         strength: factor on the whole LoRA.
 
     Raises:
@@ -156,7 +135,6 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
     """
     weights = dict(module.named_parameters())
     fitted = fit_lora(lora, shapes_of(weights))
-    originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
     before: dict[str, Tensor] = {}
     try:
         with explained(f"merging {lora.source}", _HINT):
@@ -166,7 +144,7 @@ def merge(module: nn.Module, lora: LoRA, strength: float = 1.0) -> LoRAReport:
     except BaseException:  # also Cancel: half a LoRA is worse than none
         _restore(weights, before)
         raise
-    vars(module)[_ORIGINALS] = before | originals
+    vars(module)[_ORIGINALS] = before | vars(module).get(_ORIGINALS, {})
     return LoRAReport.of(lora, strength)
 
 
@@ -180,8 +158,7 @@ def _merged(weight: Tensor, pair: LoRAPair, strength: float) -> Tensor:
 @torch.inference_mode(False)
 def remove_loras(module: nn.Module) -> None:
     """Restore every weight bit for bit to its value before the first `merge`, wherever the module is now."""
-    originals: dict[str, Tensor] = vars(module).get(_ORIGINALS, {})
-    _restore(dict(module.named_parameters()), originals)
+    _restore(dict(module.named_parameters()), vars(module).get(_ORIGINALS, {}))
     vars(module).pop(_ORIGINALS, None)  # not before they are all restored
 
 

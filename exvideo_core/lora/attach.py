@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,29 +69,29 @@ class Factors(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not torch.is_autocast_enabled(x.device.type):  # otherwise autocast decides
             x = x.to(self.down.dtype)
-        return self.scale * self._run(x)
-
-    def _run(self, x: Tensor) -> Tensor:
         layer = self._layer[0]
-        if isinstance(layer, nn.Conv2d):  # down works like the layer itself
-            down = self.down.view(len(self.down), *layer.weight.shape[1:])
-            hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
-            return F.conv2d(hidden, self.up.flatten(1)[:, :, None, None])
-        return F.linear(F.linear(x, self.down), self.up)
+        if not isinstance(layer, nn.Conv2d):
+            return self.scale * F.linear(F.linear(x, self.down), self.up)
+        down = self.down.view(len(self.down), *layer.weight.shape[1:])  # works like the layer itself
+        hidden = F.conv2d(x, down, None, layer.stride, layer.padding, layer.dilation)
+        return self.scale * F.conv2d(hidden, self.up.flatten(1)[:, :, None, None])
 
 
 class AttachedLoRA:
-    """A LoRA that runs beside a module's layers until `detach`.
+    """A LoRA that runs beside a transformer's layers until `detach`, with trainable copies of its factors.
 
-    The module's own names, weights and state_dict do not change; its weights no longer require gradients.
+    The module's own names, weights and state_dict do not change; its weights no longer require gradients. Autocast
+    decides in which dtype the factors are applied; without it that is float32.
 
     Attributes:
         factors: by weight.
         strength: factor on the whole LoRA; may be changed between calls of the module.
+
+    Raises:
+        CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
     """
 
-    def __init__(self, module: nn.Module, lora: LoRA, strength: float) -> None:
-        """Attach; callers use `attach`."""
+    def __init__(self, module: nn.Module, lora: LoRA, strength: float = 1.0) -> None:
         fit_lora(lora, shapes_of(dict(module.named_parameters())))
         layers = {name: module.get_submodule(name.removesuffix(".weight")) for name in lora.pairs}
         if norms := [name for name, layer in layers.items() if not isinstance(layer, _LAYERS)]:
@@ -102,18 +103,11 @@ class AttachedLoRA:
         for weight in self._frozen:
             weight.requires_grad_(False)
         self._hooks = [
-            layers[name].register_forward_hook(self._beside(factors)) for name, factors in self.factors.items()
+            layers[name].register_forward_hook(partial(self._add, factors)) for name, factors in self.factors.items()
         ]
 
-    def _beside(self, factors: Factors) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-        def hook(_layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-            return (output + self.strength * factors(inputs[0])).to(output.dtype)
-
-        return hook
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The factors, for an optimizer."""
-        return [factor for factors in self.factors.values() for factor in (factors.down, factors.up)]
+    def _add(self, factors: Factors, _layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        return (output + self.strength * factors(inputs[0])).to(output.dtype)
 
     def lora(self) -> LoRA:
         """The factors as they are now, for `save_lora` and `merge`; later training does not change them."""
@@ -132,12 +126,4 @@ class AttachedLoRA:
         self._hooks, self._frozen = [], []
 
 
-def attach(module: nn.Module, lora: LoRA, strength: float = 1.0) -> AttachedLoRA:
-    """Run a LoRA beside a transformer's layers, with trainable copies of its factors.
-
-    Autocast decides in which dtype the factors are applied; without it that is float32.
-
-    Raises:
-        CheckpointError: the LoRA does not fit, or fits only in part; nothing was changed.
-    """
-    return AttachedLoRA(module, lora, strength)
+attach = AttachedLoRA

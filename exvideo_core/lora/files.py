@@ -16,24 +16,18 @@ from torch import Tensor
 from ..errors import CheckpointError
 from ..weights.assign import AGAIN, check_finite
 from ..weights.detect import require
-from ..weights.safetensors_files import Shape, WeightFile, open_weights
+from ..weights.safetensors_files import WeightFile, open_weights
 from ..weights.write import write_weights
 from .keys import Key, LoRAKeys, keys_for
 
 
 @dataclass(frozen=True)
 class LoRAPair:
-    """The two factors of what is added to one weight: strength * scale * up @ down.
+    """The two factors of what is added to one weight: strength * scale * up @ down."""
 
-    Attributes:
-        down: [r, I], or of a convolution [r, inputs, height, width].
-        up: [O, r], or with sides of 1 behind.
-        alpha: None is a scale of 1, as in files without it.
-    """
-
-    down: Tensor
-    up: Tensor
-    alpha: float | None = None
+    down: Tensor  # [r, I], or of a convolution [r, inputs, height, width]
+    up: Tensor  # [O, r], or with sides of 1 behind
+    alpha: float | None = None  # None is a scale of 1, as in files without it
 
     @property
     def rank(self) -> int:
@@ -49,20 +43,19 @@ class LoRAPair:
         """(O, I)."""
         return self.up.shape[0], math.prod(self.down.shape[1:])
 
+    @property
+    def num_tensors(self) -> int:
+        """Tensors of the file: the two factors, and alpha."""
+        return 2 + (self.alpha is not None)
+
 
 @dataclass(frozen=True)
 class LoRA:
-    """The pairs of a LoRA.
+    """The pairs of a LoRA."""
 
-    Attributes:
-        pairs: by the name of the weight, in our naming: transformer_blocks.3.attn1.to_out.0.weight.
-        source: name of the file in messages.
-        unused: keys of the file that change nothing: scalars that belong to no pair.
-    """
-
-    pairs: Mapping[str, LoRAPair]
-    source: str
-    unused: tuple[str, ...] = ()
+    pairs: Mapping[str, LoRAPair]  # by the weight, in our naming: transformer_blocks.3.attn1.to_out.0.weight
+    source: str  # name of the file in messages
+    unused: tuple[str, ...] = ()  # keys of the file that change nothing: scalars that belong to no pair
 
     @property
     def rank(self) -> int | tuple[int, ...]:
@@ -72,8 +65,8 @@ class LoRA:
 
     @property
     def num_tensors(self) -> int:
-        """Tensors of the file that belong to pairs: two each, and its alpha."""
-        return sum(2 + (pair.alpha is not None) for pair in self.pairs.values())
+        """Tensors of the file that belong to pairs."""
+        return sum(pair.num_tensors for pair in self.pairs.values())
 
 
 def read_lora(path: str | Path | WeightFile) -> LoRA:
@@ -88,8 +81,7 @@ def read_lora(path: str | Path | WeightFile) -> LoRA:
     keys = {key: parsed for key in file if (parsed := family.parse(key))}
     # a scalar can be a trainer's metadata, and changes no weight
     strangers = [key for key in file if key not in keys and math.prod(file.shapes[key]) > 1]
-    _check_known(file, family, keys, strangers)
-    _check_one_adapter(file, keys)
+    _check_one_lora(file, family, keys, strangers)
     pairs = _pairs(file, keys)
     _check_shapes(file, pairs)
     check_finite(file.name, file)
@@ -100,9 +92,9 @@ def read_lora(path: str | Path | WeightFile) -> LoRA:
     )
 
 
-def _check_known(file: WeightFile, family: LoRAKeys, keys: Mapping[str, Key], strangers: list[str]) -> None:
-    factors = [key for key in keys if keys[key].role != "alpha"]
-    if strangers or not factors:  # otherwise it is one, whatever names `identify` knows
+def _check_one_lora(file: WeightFile, family: LoRAKeys, keys: Mapping[str, Key], strangers: list[str]) -> None:
+    adapters = sorted({parsed.adapter for parsed in keys.values() if parsed.role != "alpha"})
+    if strangers or not adapters:  # otherwise it is one, whatever names `identify` knows
         require(file.name, file.identity, family.kind, f"a LoRA of {family.title}")
     if strangers:
         raise CheckpointError(
@@ -110,10 +102,6 @@ def _check_known(file: WeightFile, family: LoRAKeys, keys: Mapping[str, Key], st
             f"{len(strangers)} are not (first: {strangers[0]}); choose a LoRA of {family.title}'s transformer alone, "
             f"made of pairs named lora_A and lora_B, or lora_down and lora_up."
         )
-
-
-def _check_one_adapter(file: WeightFile, keys: Mapping[str, Key]) -> None:
-    adapters = sorted({parsed.adapter for parsed in keys.values() if parsed.role != "alpha"})
     if len(adapters) > 1:
         names = ", ".join(adapter or "(no name)" for adapter in adapters[:3])
         raise CheckpointError(
@@ -132,8 +120,7 @@ def _pairs(file: WeightFile, keys: Mapping[str, Key]) -> dict[str, _Parts]:
         if previous := parts[parsed.parameter].get(parsed.role):
             raise CheckpointError(f"{file.name} has {previous} and {key}, which mean the same weight; {AGAIN}")
         parts[parsed.parameter][parsed.role] = key
-    halves = [roles for roles in parts.values() if ("down" in roles) != ("up" in roles)]
-    if halves:
+    if halves := [roles for roles in parts.values() if ("down" in roles) != ("up" in roles)]:
         first = halves[0].get("down") or halves[0]["up"]
         raise CheckpointError(
             f"{file.name} is incomplete: {len(halves)} of its {len(parts)} pairs have one half only "
@@ -143,10 +130,7 @@ def _pairs(file: WeightFile, keys: Mapping[str, Key]) -> dict[str, _Parts]:
 
 
 def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
-    wrong = [
-        roles for roles in pairs.values() if not _multiply(file.shapes[roles["down"]], file.shapes[roles["up"]])
-    ]  # fmt: skip
-    if wrong:
+    if wrong := [roles for roles in pairs.values() if not _multiply(file, roles)]:
         down, up = wrong[0]["down"], wrong[0]["up"]
         raise CheckpointError(
             f"{file.name} is damaged: {len(wrong)} of its {len(pairs)} pairs cannot be multiplied (first: {down} is "
@@ -160,8 +144,9 @@ def _check_shapes(file: WeightFile, pairs: Mapping[str, _Parts]) -> None:
         raise CheckpointError(f"{file.name} is damaged: {several[0]} is no single number; {AGAIN}")
 
 
-def _multiply(down: Shape, up: Shape) -> bool:
+def _multiply(file: WeightFile, roles: _Parts) -> bool:
     """Whether they are [r, I...] and [O, r, 1...], with nothing empty."""
+    down, up = file.shapes[roles["down"]], file.shapes[roles["up"]]
     return len(down) >= 2 and len(up) >= 2 and math.prod(up) == up[0] * down[0] and up[1] == down[0] and all(down + up)
 
 
@@ -176,7 +161,6 @@ def save_lora(path: Path, lora: LoRA) -> None:
     The scale is multiplied into the factor `up`, because DiffSynth, which reads these names, ignores an alpha.
 
     Args:
-        path: the .safetensors file.
         lora: its factors keep their dtypes.
 
     Raises:

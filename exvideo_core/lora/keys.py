@@ -18,38 +18,23 @@ _SUFFIX = re.compile(
 
 @dataclass(frozen=True)
 class Key:
-    """One tensor of a LoRA file.
+    """One tensor of a LoRA file."""
 
-    Attributes:
-        parameter: the weight it changes, in our naming: transformer_blocks.3.attn1.to_out.0.weight.
-        role: which part of that weight's pair.
-        adapter: peft's name of the adapter, which is part of some files' keys; otherwise "".
-    """
-
-    parameter: str
-    role: Role
-    adapter: str
+    parameter: str  # the weight it changes, in our naming: transformer_blocks.3.attn1.to_out.0.weight
+    role: Role  # which part of that weight's pair
+    adapter: str  # peft's name of the adapter, which is part of some files' keys; otherwise ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoRAKeys:
-    """A family's rules for LoRAs.
+    """A family's rules for LoRAs."""
 
-    Attributes:
-        title: the model, for messages.
-        layer_name: our name of a layer in any spelling; None if the model has no such layer.
-        export_name: name under which a weight of ours is saved; ValueError if no LoRA changes that weight.
-        kind: `identify`'s kind of the family's LoRA files.
-        refused: kinds of models that a LoRA is not for, although shapes may fit.
-        hint: what to choose instead, given a model that a LoRA does not fit.
-    """
-
-    title: str
-    layer_name: Callable[[str], str | None]
-    export_name: Callable[[str], str]
-    kind: Kind
-    refused: Collection[Kind] = ()
-    hint: Callable[[FileKind], str]
+    title: str  # the model, for messages
+    layer_name: Callable[[str], str | None]  # our name of a layer in any spelling; None if the model has no such layer
+    export_name: Callable[[str], str]  # of a weight of ours, as it is saved; ValueError if no LoRA changes that weight
+    kind: Kind  # of the family's LoRA files
+    refused: Collection[Kind] = ()  # models that a LoRA is not for, although shapes may fit
+    hint: Callable[[FileKind], str]  # what to choose instead, given a model that a LoRA does not fit
 
     def parse(self, key: str) -> Key | None:
         """Read a key of a LoRA file in any spelling; None if it belongs to no layer of the model."""
@@ -66,13 +51,7 @@ class LoRAKeys:
         return f"{layer}.weight" if layer else None
 
 
-_ask: Callable[[], Sequence[LoRAKeys]] = tuple
-
-
-def ask(families: Callable[[], Sequence[LoRAKeys]]) -> None:
-    """Set where `keys_for` finds the families; `registry` does, as this module imports none."""
-    global _ask
-    _ask = families
+families: Callable[[], Sequence[LoRAKeys]] = tuple  # all there are; `registry` sets it
 
 
 def keys_for(names: Iterable[str]) -> LoRAKeys:
@@ -82,4 +61,4 @@ def keys_for(names: Iterable[str]) -> LoRAKeys:
     def known(keys: LoRAKeys) -> int:
         return sum(bool(keys.parse(name) or keys.weight_name(name)) for name in names)
 
-    return max(_ask(), key=known)
+    return max(families(), key=known)

@@ -1,44 +1,5 @@
 """Sampling: noise levels, denoisers, guidance and the solver, for any network."""
 
-from ..runtime.resume import SavedRun
-from .denoisers import add_noise, pin_frames, v_prediction, zero_snr_v_prediction
-from .guidance import frame_guidance, guide, rising_guidance
-from .levels import Levels
-from .methods import Method
-from .postprocess import finish, normalize_frames
-from .samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler, solve
-from .schedules import (
-    alpha_levels,
-    karras_sigmas,
-    linspace_timesteps,
-    num_timesteps,
-    trailing_timesteps,
-    zero_snr_alphas,
-)
+from .guidance import rising_guidance
 
-__all__ = [
-    "Levels",
-    "Method",
-    "SavedRun",
-    "add_noise",
-    "alpha_levels",
-    "ddim",
-    "dpmpp_2m",
-    "dpmpp_2m_sde",
-    "dpmpp_2m_sigmas",
-    "euler",
-    "finish",
-    "frame_guidance",
-    "guide",
-    "karras_sigmas",
-    "linspace_timesteps",
-    "normalize_frames",
-    "num_timesteps",
-    "pin_frames",
-    "rising_guidance",
-    "solve",
-    "trailing_timesteps",
-    "v_prediction",
-    "zero_snr_alphas",
-    "zero_snr_v_prediction",
-]
+__all__ = ["rising_guidance"]

@@ -48,7 +48,6 @@ def pin_frames(denoiser: Denoiser, keyframes: Mapping[int, Tensor], noise_TCHW: 
     network's prediction of them at the lowest noise level.
 
     Args:
-        denoiser: the denoiser to wrap.
         keyframes: clean latents [C, H, W] by frame index.
         noise_TCHW: unit noise the run started from.
     """

@@ -9,10 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import ClipError, ExVideoError, NumberError
+from ..errors import ClipError, ExVideoError
 from ..nn.attention import BACKENDS, Attention
 from ..nn.attention.backends import PACKAGES, package_of
-from ..nn.nan_check import describe_nonfinite, is_finite
 
 T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
@@ -69,24 +68,10 @@ def check_init_video(init_video: Sequence[Picture] | None, num_frames: int, deno
 
 
 def named(what: str, name: str, choices: Mapping[str, T]) -> T:
-    """The choice of that name.
-
-    Raises:
-        ExVideoError: there is none.
-    """
+    """The choice of that name; raises ExVideoError if there is none."""
     if name not in choices:
         raise ExVideoError(f"{what} {name!r} is unknown; choose one of {', '.join(choices)}.")
     return choices[name]
-
-
-def check_finite(latents: Tensor) -> None:
-    """Raise NumberError if the last step, or the finish after it, gave NaN or Inf."""
-    if not is_finite(latents):
-        raise NumberError(
-            f"after the last step the latents hold {describe_nonfinite(latents)}. The guidance scale or the contrast "
-            f"is too large, or all cells of a frame are alike and cannot be normalised (turn that off). With a model "
-            f"that was not loaded by ExVideo, float16 may have overflowed: load it in bf16 or fp32."
-        )
 
 
 def attention_named(name: str) -> Attention:

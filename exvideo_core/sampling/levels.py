@@ -9,17 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Levels:
-    """Noise levels of a run. At each, x = signal * clean latents + noise * unit noise.
+    """Noise levels of a run, each [steps + 1]. At each, x = signal * clean latents + noise * unit noise."""
 
-    Attributes:
-        signal: [steps + 1], float64 on the CPU.
-        noise: [steps + 1], float64 on the CPU, decreasing. The last may be 0.
-        values: [steps + 1], sigmas or alphas, as the denoiser takes them, on its device.
-    """
-
-    signal: Tensor
-    noise: Tensor
-    values: Tensor
+    signal: Tensor  # float64 on the CPU
+    noise: Tensor  # float64 on the CPU, decreasing; the last may be 0
+    values: Tensor  # sigmas or alphas, as the denoiser takes them, on its device
 
     @classmethod
     def from_sigmas(cls, sigmas: Tensor) -> Levels:
@@ -38,11 +32,9 @@ class Levels:
         return len(self.values) - 1
 
     def start(self, noise: Tensor, clean: Tensor | None = None) -> Tensor:
-        """Latents at the first level.
+        """Latents at the first level, from unit noise.
 
-        Args:
-            noise: unit noise.
-            clean: latents to add it to; without them, noise with the spread that latents of unit variance have there.
+        Without `clean` latents to add it to, it gets the spread that latents of unit variance have there.
         """
         s, a = self.noise[0], self.signal[0]
         return float((s**2 + a**2).sqrt()) * noise if clean is None else float(a) * clean + float(s) * noise

@@ -15,18 +15,12 @@ from .samplers import Callback, NoiseSource, solve
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A way from noise to latents. A family has a table of them by name; the first one is its default.
+    """A way from noise to latents. A family has a table of them by name; the first one is its default."""
 
-    Attributes:
-        schedule: (steps, denoise) -> the run's levels in the family's terms: sigmas [steps + 1] with a last 0, or
-            timesteps [steps].
-        order: 1 is Euler's method, or DDIM; 2 is DPM-Solver++ 2M.
-        is_stochastic: each step replaces part of the noise with fresh noise (SDE).
-    """
-
+    # (steps, denoise) -> the run's levels in the family's terms: sigmas [steps + 1] with a last 0, or timesteps [steps]
     schedule: Callable[[int, float], Tensor]
-    order: int = 1
-    is_stochastic: bool = False
+    order: int = 1  # 1 is Euler's method, or DDIM; 2 is DPM-Solver++ 2M
+    is_stochastic: bool = False  # each step replaces part of the noise with fresh noise (SDE)
 
     def solve(
         self,

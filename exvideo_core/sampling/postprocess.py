@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .inputs import check_finite
+from ..errors import NumberError
+from ..nn.nan_check import describe_nonfinite, is_finite
 
 
 def finish(latents: Tensor, *, normalize: bool = False, contrast: float = 1.0) -> Tensor:
@@ -21,7 +22,12 @@ def finish(latents: Tensor, *, normalize: bool = False, contrast: float = 1.0) -
     if normalize:
         latents = normalize_frames(latents)
     latents = latents * contrast
-    check_finite(latents)
+    if not is_finite(latents):
+        raise NumberError(
+            f"after the last step the latents hold {describe_nonfinite(latents)}. The guidance scale or the contrast "
+            f"is too large, or all cells of a frame are alike and cannot be normalised (turn that off). With a model "
+            f"that was not loaded by ExVideo, float16 may have overflowed: load it in bf16 or fp32."
+        )
     return latents
 
 

@@ -40,15 +40,11 @@ def sample(  # noqa: PLR0913  each is a part of the run
 
     Args:
         network: the denoising network.
-        method: noise levels and solver.
         start: latents at the first level.
-        levels: of the run.
         denoiser_of: makes the denoiser from the network on its devices and the run's step cache.
         devices: one, or one for each branch of guidance.
         stream: where the network's weights come from, block by block; None if all are on the device.
         reuse: when a step may be predicted from those before; None computes all.
-        resume: where the state of the run is saved.
-        callback: called after each step.
         draw: fresh noise of start's shape.
         settings: everything else that the result depends on, to tell runs apart.
     """
@@ -74,7 +70,6 @@ def guided_velocity(
         predict: (network, branch of the cache, x, timestep, *inputs) -> v.
         cond, uncond: inputs of the two branches, each on its device.
         scale_at: guidance scale at a timestep; None computes the cond branch alone.
-        cache: for step reuse.
     """
 
     def velocity(x: Tensor, timestep: Tensor) -> Tensor:

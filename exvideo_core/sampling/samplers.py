@@ -1,7 +1,4 @@
-"""The solver that takes latents from noise to clean, and its well-known special cases.
-
-Without fresh noise all of them follow the probability flow ODE.
-"""
+"""The solver that takes latents from noise to clean. Without fresh noise it follows the probability flow ODE."""
 
 from __future__ import annotations
 
@@ -45,7 +42,6 @@ def solve(
         denoiser: (x, level) -> denoised.
         x: latents at the first level; float32, as half precision loses the picture at sigma 700.
         levels: a last one without noise ends at the denoised latents.
-        callback: called after each step.
         recording: a saved run to resume from, and to report progress to.
         order: 1, or 2 to extrapolate from the last two steps.
         draw: gives unit noise of x's shape, once a step; a resumed run needs its generator restored.
@@ -58,8 +54,11 @@ def solve(
     at = (recording and recording.start) or Point(0, x)
     for done in range(at.step + 1, levels.steps + 1):
         i = done - 1
-        with _recorded(recording, at, in_step=True), _located(f"step {done} of {levels.steps}"):
-            denoised = denoiser(at.x, levels.values[i])
+        with _recorded(recording, at, in_step=True):
+            try:
+                denoised = denoiser(at.x, levels.values[i])
+            except NumberError as error:
+                raise error.at(f"step {done} of {levels.steps}") from error
         target = denoised
         if at.earlier is not None and weights[i]:
             target = denoised + weights[i] * (denoised - at.earlier)
@@ -94,15 +93,6 @@ def _extrapolation(levels: Levels) -> list[float]:
 
 
 @contextmanager
-def _located(where: str) -> Iterator[None]:
-    """Say in a NumberError at which step NaN or Inf came up."""
-    try:
-        yield
-    except NumberError as error:
-        raise error.at(where) from error
-
-
-@contextmanager
 def _recorded(recording: Recording | None, at: Point, *, in_step: bool) -> Iterator[None]:
     """Save where the run stands if it is cancelled or runs out of memory."""
     try:
@@ -111,67 +101,3 @@ def _recorded(recording: Recording | None, at: Point, *, in_step: bool) -> Itera
         if recording:
             recording.stop(at, in_step=in_step)
         raise
-
-
-# The special cases by their names. `euler` and `dpmpp_2m_sigmas` take levels sigma [steps + 1], decreasing, the others
-# levels alpha [steps + 1], increasing: see `denoisers`.
-
-
-def euler(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    callback: Callback | None = None,
-    recording: Recording | None = None,
-) -> Tensor:
-    """Euler's method at levels sigma; see `solve`."""
-    return solve(denoiser, x, Levels.from_sigmas(sigmas), callback, recording)
-
-
-def dpmpp_2m_sigmas(
-    denoiser: Denoiser,
-    x: Tensor,
-    sigmas: Tensor,
-    callback: Callback | None = None,
-    recording: Recording | None = None,
-) -> Tensor:
-    """DPM-Solver++ 2M at levels sigma; see `solve`."""
-    return solve(denoiser, x, Levels.from_sigmas(sigmas), callback, recording, order=2)
-
-
-def ddim(
-    denoiser: Denoiser,
-    x: Tensor,
-    alphas: Tensor,
-    callback: Callback | None = None,
-    recording: Recording | None = None,
-) -> Tensor:
-    """DDIM without fresh noise at levels alpha, also from pure noise; see `solve`."""
-    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording)
-
-
-def dpmpp_2m(
-    denoiser: Denoiser,
-    x: Tensor,
-    alphas: Tensor,
-    callback: Callback | None = None,
-    recording: Recording | None = None,
-) -> Tensor:
-    """DPM-Solver++ 2M at levels alpha; see `solve`."""
-    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording, order=2)
-
-
-def dpmpp_2m_sde(
-    denoiser: Denoiser,
-    x: Tensor,
-    alphas: Tensor,
-    callback: Callback | None = None,
-    recording: Recording | None = None,
-    *,
-    draw: NoiseSource,
-) -> Tensor:
-    """SDE-DPM-Solver++ 2M at levels alpha, which CogVideoX's authors sample their 5B model with; see `solve`.
-
-    Each step replaces part of the noise with fresh noise, which evens out the errors of the steps before.
-    """
-    return solve(denoiser, x, Levels.from_alphas(alphas), callback, recording, order=2, draw=draw)

@@ -16,16 +16,15 @@ BETA_LAST = 0.012
 
 
 def karras_sigmas(
-    steps: int, denoise: float = 1.0, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
+    steps: int, denoise: float = 1.0, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX
 ) -> Tensor:
-    """Decreasing noise levels, evenly spaced in sigma^(1 / rho), and a final 0.
+    """Decreasing noise levels, evenly spaced in sigma^(1 / 7), and a final 0.
 
     Args:
         steps: model calls. `denoise` does not change their number, as in DiffSynth-Studio 1.1.9.
         denoise: 1 starts from pure noise; less starts at a lower level, to vary a given clip.
         sigma_min: last level before 0.
         sigma_max: first level at `denoise` 1.
-        rho: curvature; a higher one puts more steps near `sigma_min`.
 
     Returns:
         [steps + 1] float32.
@@ -38,8 +37,8 @@ def karras_sigmas(
     if not 0 < denoise <= 1:
         raise ValueError(f"denoise must be above 0 and at most 1, not {denoise}")
     ramp = torch.linspace(1 - denoise, 1, steps, dtype=torch.float64)
-    first, last = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigmas = (first + ramp * (last - first)) ** rho
+    first, last = sigma_max ** (1 / RHO), sigma_min ** (1 / RHO)
+    sigmas = (first + ramp * (last - first)) ** RHO
     return torch.cat([sigmas, sigmas.new_zeros(1)]).float()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import VideoError
-from ..sampling import SavedRun
+from ..runtime.resume import SavedRun
 from ..video import check_target, save_video
 from ..video.codecs import BIT_DEPTHS, CODECS, DEFAULT_QUALITY, QUALITIES
 from ..video.files import Frame

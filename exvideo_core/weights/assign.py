@@ -27,11 +27,7 @@ def check_finite(source: str, weights: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def sized_by(source: str) -> Iterator[None]:
-    """For building a network in the sizes that a file's tensors have: an error in this block is the file's fault.
-
-    Raises:
-        CheckpointError: no network has such sizes.
-    """
+    """For building a network in the sizes that a file's tensors have: an error in this block is a CheckpointError."""
     try:
         yield
     except (ValueError, LookupError, ArithmeticError, TypeError, RuntimeError) as error:

@@ -17,19 +17,13 @@ OTHER_LORA = Kind(
 UNKNOWN = Kind("unknown", "no part of this project reads it")
 
 _LORA = r".+\.(lora_[AB]|lora_up|lora_down|dora_scale|lokr_w\d|hada_w\d_[ab])(\.|$)"
-_rules: Callable[[], Iterable[DetectRule]] = tuple
-
-
-def ask(rules: Callable[[], Iterable[DetectRule]]) -> None:
-    """Set where `identify` gets its rules from; called at each use, first match wins."""
-    global _rules
-    _rules = rules
+rules: Callable[[], Iterable[DetectRule]] = tuple  # of all families, first match wins; `registry` sets it
 
 
 def identify(shapes: Shapes) -> FileKind:
     """Say what the file with these tensors is; an incomplete file is recognised as what it would be."""
     is_lora = bool(match(shapes, _LORA))
-    for rule in _rules():
+    for rule in rules():
         found = rule(shapes)
         if found and found.kind.is_lora == is_lora:
             return found
@@ -53,7 +47,7 @@ def require(source: str, found: FileKind, wanted: Kind | Collection[Kind], slot:
     """
     wanted = {wanted} if isinstance(wanted, Kind) else wanted
     if found.kind not in wanted:
-        raise CheckpointError(f"{source} is {found.what}, not {slot}; {found.where}.")
+        raise CheckpointError(f"{source} is {found.what}, not {slot}; {found.kind.where}.")
 
 
 # for the rules

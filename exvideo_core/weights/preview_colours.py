@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,16 +16,10 @@ FACTORS, BIAS = "latent_rgb_factors", "latent_rgb_factors_bias"
 _LONGEST = 10_000  # characters; 16 channels take 500
 
 
-@dataclass(frozen=True)
-class Colours:
-    """Latents times `factors` plus `bias` are red, green and blue in [-1, 1]."""
+def read_colours(notes: Mapping[str, str], source: str, channels: int) -> tuple[list[list[float]], list[float]] | None:
+    """Factors and bias from a file's metadata; None if it has none.
 
-    factors: list[list[float]]
-    bias: list[float]
-
-
-def read_colours(notes: Mapping[str, str], source: str, channels: int) -> Colours | None:
-    """Preview colours from a file's metadata; None if it has none.
+    Latents times the factors plus the bias are red, green and blue in [-1, 1].
 
     Raises:
         CheckpointError: they cannot be read.
@@ -44,7 +37,7 @@ def read_colours(notes: Mapping[str, str], source: str, channels: int) -> Colour
             f"{source} has notes for previews that cannot be read ({FACTORS} is a JSON list of {channels} rows of "
             f"3 numbers, {BIAS} one of 3). Save it again without them."
         )
-    return Colours(factors.tolist(), bias.tolist())
+    return factors.tolist(), bias.tolist()
 
 
 def _numbers(text: str) -> Tensor:

@@ -38,34 +38,22 @@ _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})(?P<variant>(?:\.\w+
 _INDEX = re.compile(r".+\.safetensors\.index(\.\w+)?\.json")
 
 
-_hint: Callable[[str], str] = "".format  # how to get the file of that name
-
-
-def ask(hint: Callable[[str], str]) -> None:
-    """Set what the error about a missing file says of its name, where it is a published one."""
-    global _hint
-    _hint = hint
+hint: Callable[[str], str] = "".format  # how to get the file of that name, if it is published; `registry` sets it
 
 
 class WeightFile(Mapping[str, Tensor]):
     """Tensors by name of one file, or of all shards of one model, memory-mapped and not yet read.
 
     Pass it on instead of its path, so that the header is parsed once.
-
-    Attributes:
-        path: the file or folder that the user chose.
-        shapes, dtypes: of every tensor, from the headers alone.
-        notes: metadata of the files.
-        num_bytes: size on disk.
     """
 
     def __init__(self, path: Path, parts: list[Path]) -> None:
-        """Open and check `parts`, in order; messages name `path`."""
-        self.path = path
-        self.shapes: dict[str, Shape] = {}
+        """Open and check `parts`, in order."""
+        self.path, self.name = path, path.name  # of the file or folder that the user chose
+        self.shapes: dict[str, Shape] = {}  # of every tensor, from the headers alone
         self.dtypes: dict[str, torch.dtype] = {}
-        self.notes: dict[str, str] = {}
-        self.num_bytes = 0
+        self.notes: dict[str, str] = {}  # metadata of the files
+        self.num_bytes = 0  # on disk
         self._where: dict[str, Any] = {}  # open file of each tensor
         for part in parts:
             self._add(part)
@@ -75,19 +63,14 @@ class WeightFile(Mapping[str, Tensor]):
         entries = _parse(part, text)
         opened = _open(part, entries, size - 8 - len(text))
         if repeated := self.shapes.keys() & entries.keys():
-            raise CheckpointError(f"{part.name} repeats {len(repeated)} tensors of its sister shards; {_AGAIN}")
-        shapes = {name: tuple(entry["shape"]) for name, entry in entries.items()}
-        _check_shapes(part, shapes)
-        self.shapes |= shapes
-        self.dtypes |= {name: SAFETENSORS[entry["dtype"]] for name, entry in entries.items()}
+            raise _fault(part, f"repeats {len(repeated)} tensors of its sister shards")
+        for name, entry in entries.items():
+            shape = tuple(entry["shape"])
+            if len(shape) > _MOST_AXES or (len(shape) > 1 and 0 in shape):
+                raise _fault(part, f"is damaged: no weight has the shape of {name}")
+            self.shapes[name], self.dtypes[name], self._where[name] = shape, SAFETENSORS[entry["dtype"]], opened
         self.notes |= opened.metadata() or {}  # type: ignore[no-untyped-call]
-        self._where |= dict.fromkeys(entries, opened)
         self.num_bytes += size
-
-    @property
-    def name(self) -> str:
-        """Name of this file, for messages."""
-        return self.path.name
 
     @cached_property
     def identity(self) -> FileKind:
@@ -98,7 +81,7 @@ class WeightFile(Mapping[str, Tensor]):
         try:
             tensor: Tensor = self._where[name].get_tensor(name)
         except SafetensorError as error:
-            raise CheckpointError(f"{self.name} is damaged: {error}; {_AGAIN}") from error
+            raise _fault(self.path, f"is damaged: {error}") from error
         return tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -150,9 +133,7 @@ def _parts(path: Path) -> list[Path]:
     elif shard := _SHARD.fullmatch(path.name):
         count = int(shard["count"])
         if count > _MOST_SHARDS:
-            raise CheckpointError(
-                f"{path.name} says that it is one of {count} shards, and no model has as many; {_AGAIN}"
-            )
+            raise _fault(path, f"says that it is one of {count} shards, and no model has as many")
         names = [f"{shard['stem']}-{i:05}-of-{count:05}{shard['variant']}.safetensors" for i in range(1, count + 1)]
     else:
         return [path]
@@ -169,9 +150,9 @@ def _names_in_index(path: Path) -> list[str]:
     try:
         names = sorted({str(name) for name in json.loads(read_small(path, _MAX_INDEX))["weight_map"].values()})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} is not an index of safetensors shards; {_AGAIN}") from error
+        raise _fault(path, "is not an index of safetensors shards") from error
     if not names:
-        raise CheckpointError(f"{path.name} names no shards; {_AGAIN}")
+        raise _fault(path, "names no shards")
     if outside := [name for name in names if not _is_shard_name(name)]:
         raise CheckpointError(
             f"{path.name} names a file outside its own folder, or none that can be a shard ({outside[0][:80]!a}); do "
@@ -188,29 +169,32 @@ def _is_shard_name(name: str) -> bool:
 # the header
 
 
-_AGAIN = "download it again."
 _PICKLE = (
-    "is a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
+    "a pickle (.ckpt, .pt, .bin), which can run code when it is opened and is never loaded here; "
     "get the .safetensors version of it."
 )
-# First bytes of files that end up in model folders instead of safetensors, and the sentence about them.
+# First bytes of files that end up in model folders instead of safetensors, and what they are.
 _IMPOSTORS = (
     (rb"PK\x03\x04|\x80[\x02-\x05]", _PICKLE),
-    (rb"version https://git-lfs", "is a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
-    (rb"GGUF", "is a GGUF file; this project reads .safetensors."),
-    (rb"(?i)\s*<(!doctype|html|head|\?xml)", "is a web page, perhaps a login or licence page; download it again."),
-    (
-        rb"[\s\x20-\x7e]{8}",
-        "is a text file, perhaps an error message saved in place of the weights; download it again.",
-    ),
+    (rb"version https://git-lfs", "a git-lfs pointer, not the weights; run `git lfs pull`, or download the file."),
+    (rb"GGUF", "a GGUF file; this project reads .safetensors."),
+    (rb"(?i)\s*<(!doctype|html|head|\?xml)", "a web page, perhaps a login or licence page; download it again."),
+    (rb"[\s\x20-\x7e]{8}", "a text file, perhaps an error message saved in place of the weights; download it again."),
 )
 
 
 # Errors of the safetensors package, as 0.8 and as 0.4 words them.
+_UNREADABLE = "is not a safetensors file: its header is not readable"
 _DAMAGE = (
-    (r"invalid shape|TensorInvalidInfo|overflow|Overflow", "the size of a tensor contradicts its shape"),
-    (r"invalid offset|InvalidOffset", "a tensor does not start where the one before ends"),
+    (r"invalid shape|TensorInvalidInfo|[oO]verflow", "is damaged: the size of a tensor contradicts its shape"),
+    (r"invalid offset|InvalidOffset", "is damaged: a tensor does not start where the one before ends"),
+    (r"", _UNREADABLE),
 )
+
+
+def _fault(path: Path, what: str) -> CheckpointError:
+    """The error for a file that is not as its program wrote it; `what` follows its name."""
+    return CheckpointError(f"{path.name} {what}; download it again.")
 
 
 def _header(path: Path) -> tuple[int, bytes]:
@@ -220,23 +204,20 @@ def _header(path: Path) -> tuple[int, bytes]:
         with path.open("rb") as file:
             start = file.read(64)
             length = int.from_bytes(start[:8], "little")
-            _check_start(path, start, size, length)
             file.seek(8)
-            return size, file.read(length)
+            text = file.read(min(length, _MAX_HEADER))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{_hint(path.name)}") from error
-
-
-def _check_start(path: Path, start: bytes, size: int, length: int) -> None:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.{hint(path.name)}") from error
     if not start:
-        raise CheckpointError(f"{path.name} is empty (0 bytes); {_AGAIN}")
-    for pattern, sentence in _IMPOSTORS:
+        raise _fault(path, "is empty (0 bytes)")
+    for pattern, what in _IMPOSTORS:
         if re.match(pattern, start):
-            raise CheckpointError(f"{path.name} {sentence}")
+            raise CheckpointError(f"{path.name} is {what}")
     if size < 8 or length > _MAX_HEADER:
         raise CheckpointError(f"{path.name} is not a safetensors file; choose a .safetensors file.")
     if length > size - 8:
-        raise CheckpointError(f"{path.name} is incomplete: it ends within its header after {size:,} bytes; {_AGAIN}")
+        raise _fault(path, f"is incomplete: it ends within its header after {size:,} bytes")
+    return size, text
 
 
 def _parse(path: Path, text: bytes) -> dict[str, Any]:
@@ -246,16 +227,12 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
         entries.pop("__metadata__", None)
         unknown = [name for name, entry in entries.items() if entry["dtype"] not in SAFETENSORS]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise _unreadable(path) from error
+        raise _fault(path, _UNREADABLE) from error
     if len(entries) > _MOST_TENSORS:
-        raise CheckpointError(
-            f"{path.name} names {len(entries):,} tensors, and no model has more than {_MOST_TENSORS:,}; {_AGAIN}"
-        )
+        raise _fault(path, f"names {len(entries):,} tensors, and no model has more than {_MOST_TENSORS:,}")
     if strange := [name for name in entries if len(name) > _LONGEST_NAME or not name.isprintable()]:
-        raise CheckpointError(
-            f"{path.name} is damaged: {len(strange)} of its tensors have names that no program writes "
-            f"(first: {strange[0][:40]!a}); {_AGAIN}"
-        )
+        first = f"(first: {strange[0][:40]!a})"
+        raise _fault(path, f"is damaged: {len(strange)} of its tensors have names that no program writes {first}")
     if unknown:
         raise CheckpointError(
             f"{path.name} stores {unknown[0]} as {quoted(str(entries[unknown[0]]['dtype']), 20)}, a dtype this project "
@@ -277,9 +254,9 @@ def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
     try:
         return safe_open(path, framework="pt", device="cpu")
     except SafetensorError as error:
-        raise _damage(path, str(error), entries, num_bytes) from error
+        raise _fault(path, _damage(str(error), entries, num_bytes)) from error
     except OSError as error:
-        raise CheckpointError(f"{path.name} is damaged: {error}; {_AGAIN}") from error
+        raise _fault(path, f"is damaged: {error}") from error
     except RuntimeError as error:  # PyTorch's, on systems that do not overcommit memory
         raise CheckpointError(
             f"{path.name} cannot be mapped into memory ({quoted(str(error))}). Close other programs, or let the system "
@@ -287,25 +264,11 @@ def _open(path: Path, entries: Mapping[str, Any], num_bytes: int) -> safe_open:
         ) from error
 
 
-def _damage(path: Path, said: str, entries: Mapping[str, Any], num_bytes: int) -> CheckpointError:
-    """The error for what the safetensors package said."""
-    if re.search("not fully covered|MetadataIncompleteBuffer", said):  # the rest is valid
-        end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
-        if num_bytes < end:
-            share = f"{num_bytes:,} of its {end:,} bytes of weights are there"
-            return CheckpointError(f"{path.name} is incomplete: {share}; {_AGAIN}")
-        return CheckpointError(f"{path.name} is damaged: {num_bytes - end:,} bytes follow its last tensor; {_AGAIN}")
-    found = (sentence for pattern, sentence in _DAMAGE if re.search(pattern, said))
-    sentence = next(found, None)
-    return CheckpointError(f"{path.name} is damaged: {sentence}; {_AGAIN}") if sentence else _unreadable(path)
-
-
-def _unreadable(path: Path) -> CheckpointError:
-    return CheckpointError(f"{path.name} is not a safetensors file: its header is not readable; {_AGAIN}")
-
-
-def _check_shapes(path: Path, shapes: Mapping[str, Shape]) -> None:
-    """Refuse shapes that no weight has: many axes, or empty with more than one axis."""
-    strange = [name for name, shape in shapes.items() if len(shape) > _MOST_AXES or (len(shape) > 1 and 0 in shape)]
-    if strange:
-        raise CheckpointError(f"{path.name} is damaged: no weight has the shape of {strange[0]}; {_AGAIN}")
+def _damage(said: str, entries: Mapping[str, Any], num_bytes: int) -> str:
+    """Translate what the safetensors package said."""
+    if not re.search("not fully covered|MetadataIncompleteBuffer", said):
+        return next(words for pattern, words in _DAMAGE if re.search(pattern, said))
+    end = max((entry["data_offsets"][1] for entry in entries.values()), default=0)  # the rest is valid
+    if num_bytes < end:
+        return f"is incomplete: {num_bytes:,} of its {end:,} bytes of weights are there"
+    return f"is damaged: {num_bytes - end:,} bytes follow its last tensor"

@@ -12,11 +12,11 @@ from comfy_api.latest import io
 
 from ...exvideo_core.errors import CheckpointError
 from ...exvideo_core.hub import catalog
-from ...exvideo_core.hub.missing import not_there, nothing_there
 from ...exvideo_core.weights.formats import STORED
 from .. import host
 
 WEIGHT_TYPES = {"default": None, **STORED}  # saved in workflows, so the names stay
+DOWNLOAD = "Download ExVideo Models"  # title of the node
 _DIFFUSERS_FOLDER = "diffusers"
 _LATER_SHARD = re.compile(r".+-(?!00001)\d{5}-of-\d{5}(\.\w+)?\.safetensors")
 
@@ -81,9 +81,14 @@ class FileList:
         return host.find_published(file) if file else None
 
     def missing(self, name: str) -> str:
-        """Where to get a missing file, and where to put it."""
-        where = str(host.main_folder(self.folder))
-        return not_there(name, self.folder, where) if name else nothing_there(self.folder, where)
+        """Where to get a missing file, and where to put it; without a name, the list is empty."""
+        where = host.main_folder(self.folder)
+        if not name:
+            file = next(file for file in catalog.files() if file.folder == self.folder)
+            return f"there is no file in {where}. What belongs there is {_how_to_get(file)}"
+        if published := catalog.find(name, self.folder):
+            return f"{name} is not in {where}. It is {_how_to_get(published)}"
+        return f"{name} is not in {where}. Put it there and press R in the page, or choose another file from the list."
 
     def _diffusers_parts(self) -> dict[str, Path]:
         """Folders of this part in `models/diffusers`, by their entries: diffusers/CogVideoX-5b/transformer."""
@@ -97,6 +102,14 @@ class FileList:
             for path in paths
             if (path.parent / "model_index.json").is_file()
         }
+
+
+def _how_to_get(file: catalog.PublishedFile) -> str:
+    key, choice = catalog.offered_as(file)
+    return (
+        f"{file.title} ({catalog.size(*catalog.choose(key))}). Get it with the node {DOWNLOAD} ({choice}), with "
+        f"`exvideo download {key}`, or by hand from {file.page()} into that folder; then press R in the page."
+    )
 
 
 def check(**chosen: tuple[FileList, str | None]) -> bool | str:

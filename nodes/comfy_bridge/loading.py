@@ -92,7 +92,7 @@ def preview_latents(
     """
     default = latents_class()
     colours = read_colours(notes, source, default.latent_channels)
-    return default if colours is None else latents_class(colours.factors, colours.bias)
+    return default if colours is None else latents_class(*colours)
 
 
 def log_estimate(patcher: ModelPatcher) -> None:

@@ -22,8 +22,7 @@ from torch import Tensor
 
 from ...exvideo_core.errors import CheckpointError
 from ...exvideo_core.runtime.fingerprint import code, environment, fingerprint, sampled
-from ...exvideo_core.runtime.resume import Point, Recording
-from ...exvideo_core.sampling import SavedRun
+from ...exvideo_core.runtime.resume import Point, Recording, SavedRun
 from ...exvideo_core.weights.safetensors_files import open_file
 from .. import host
 from . import step_reuse

@@ -15,7 +15,8 @@ from torch import Tensor
 from ...exvideo_core.errors import ClipError, ExVideoError
 from ...exvideo_core.families.svd import methods
 from ...exvideo_core.families.svd.defaults import PLAIN, SVDDefaults, extended_defaults
-from ...exvideo_core.sampling import frame_guidance, guide, karras_sigmas
+from ...exvideo_core.sampling.guidance import frame_guidance, guide
+from ...exvideo_core.sampling.schedules import karras_sigmas
 from ..comfy_bridge.sampling import AUTO, SOLVERS, Finish, Plan, Settings, method_named
 from .model import SVDModel
 

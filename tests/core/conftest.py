@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from exvideo_core.runtime import resume as saved_run
-from exvideo_core.sampling import SavedRun
+from exvideo_core.runtime.resume import SavedRun
 
 
 @pytest.fixture

@@ -38,6 +38,6 @@ class _Canned(HTTPHandler, HTTPSHandler):
 @contextmanager
 def answering(data):
     """Have the project's requests get these answers in turn, and then connections that end at once."""
-    opener = build_opener(web._NoRedirect, _Canned(data.replace(b"\r\n", b"\n").split(BETWEEN)))
+    opener = build_opener(web.PlainAnswers, _Canned(data.replace(b"\r\n", b"\n").split(BETWEEN)))
     with patch.object(web, "_opener", lambda: opener):
         yield

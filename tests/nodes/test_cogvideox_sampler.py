@@ -5,7 +5,7 @@ import torch
 from in_comfyui import PROMPTS, finished, relative
 
 from exvideo_core.families.cogvideox.pipeline import load_cogvideox
-from exvideo_core.sampling import linspace_timesteps, trailing_timesteps
+from exvideo_core.sampling.schedules import linspace_timesteps, trailing_timesteps
 
 
 @pytest.fixture(scope="module")

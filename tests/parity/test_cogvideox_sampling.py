@@ -5,18 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde
 
-from exvideo_core.sampling import (
-    add_noise,
-    alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    linspace_timesteps,
-    trailing_timesteps,
-    zero_snr_alphas,
-    zero_snr_v_prediction,
-)
+from exvideo_core.sampling.denoisers import add_noise, zero_snr_v_prediction
+from exvideo_core.sampling.schedules import alpha_levels, linspace_timesteps, trailing_timesteps, zero_snr_alphas
 from parity import references_cogvideox as references
 from parity.references import EXPECTED_WARNINGS
 

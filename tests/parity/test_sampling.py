@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import euler
 
-from exvideo_core.sampling import Levels, euler, karras_sigmas, v_prediction
+from exvideo_core.sampling.denoisers import v_prediction
+from exvideo_core.sampling.levels import Levels
+from exvideo_core.sampling.schedules import karras_sigmas
 from parity import references
 
 pytestmark = [pytest.mark.parity, references.EXPECTED_WARNINGS]

@@ -42,7 +42,6 @@ def _training() -> TrainingRecipe[Any]:
 
 TOY = Family(
     name="toy",
-    title="Toy",
     geometry=GEOMETRY,
     detect=RULES,
     methods=METHODS,

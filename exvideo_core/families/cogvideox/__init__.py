@@ -42,7 +42,6 @@ def _inspection() -> Inspection:
 
 COGVIDEOX = Family(
     name="cogvideox",
-    title="CogVideoX",
     methods=METHODS,
     lora=LORA_KEYS,
     geometry=GEOMETRY,

@@ -19,7 +19,8 @@ from ...family import Command, Demo
 from ...lora import LoRA, apply_lora, merge, read_lora
 from ...progress import Progress
 from ...runtime.distributed import init_world
-from ...sampling import SavedRun, rising_guidance
+from ...runtime.resume import SavedRun
+from ...sampling.guidance import rising_guidance
 from ...sampling.inputs import check_init_video
 from ...sampling.samplers import Callback
 from ...terminal.estimate_option import place_of

@@ -78,7 +78,7 @@ def to_diffsynth_name(parameter: str) -> str:
 
 def _hint(model: FileKind) -> str:
     if model.kind is detect.TRANSFORMER_2B:
-        return model.where
+        return model.kind.where
     if model.kind is detect.TRANSFORMER:
         return "choose the transformer this LoRA was made for; ExVideo's is THUDM/CogVideoX-5b"
     return "choose a LoRA that was made for this model, or the transformer of THUDM/CogVideoX-5b"

@@ -26,20 +26,14 @@ from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import Levels, alpha_levels, finish, zero_snr_v_prediction
-from ...sampling.denoisers import Denoiser
-from ...sampling.inputs import (
-    Devices,
-    Picture,
-    SeededNoise,
-    attention_named,
-    check_init_video,
-    chosen_devices,
-    given_or_drawn,
-    named,
-)
+from ...sampling import inputs
+from ...sampling.denoisers import Denoiser, zero_snr_v_prediction
+from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.levels import Levels
+from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
+from ...sampling.schedules import alpha_levels
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
 from . import detect
@@ -54,23 +48,16 @@ from .vae import SCALING_FACTOR, CogVideoXVAE
 
 @dataclass(frozen=True, kw_only=True)
 class CogVideoXResult:
-    """A finished clip.
+    """A finished clip, in float32 on the CPU."""
 
-    Attributes:
-        frames: float32 [F, H, W, 3] in [0, 1], on the CPU.
-        latents: float32 [1, 16, T, h, w], what was decoded, in the transformer's scale.
-    """
-
-    frames: Tensor
-    latents: Tensor
+    frames: Tensor  # [F, H, W, 3] in [0, 1]
+    latents: Tensor  # [1, 16, T, h, w], what was decoded, in the transformer's scale
 
 
 class CogVideoXPipeline:
     """The transformer, the autoencoder and the text encoder; a call makes a clip.
 
-    Attributes:
-        transformer: predicts v.
-        vae: `encode` and `decode` between pixels in [-1, 1] and raw latents.
+    Args:
         text_encoder: prompts to [B, L, D]; on the CPU, and temporarily on the device while it computes. None if prompts
             come as embeddings.
         devices: one for both branches of guidance, or one for each; if empty, the transformer's.
@@ -128,8 +115,7 @@ class CogVideoXPipeline:
             prompt: what to show; not needed with `prompt_embeds`.
             negative_prompt: what to avoid.
             num_frames: F, 8 k + 1.
-            height: in pixels, a multiple of 16.
-            width: in pixels, a multiple of 16.
+            height, width: in pixels, multiples of 16.
             guidance_scale: how closely to follow the prompt, one for all steps or one for each; 1 ignores the negative
                 prompt and takes half the time. See `sampling.rising_guidance`.
             num_inference_steps: model calls (pairs of them, with guidance); `denoise` does not change their number.
@@ -137,8 +123,7 @@ class CogVideoXPipeline:
             init_video: F pictures to start from; at `denoise` 1 they are not used.
             seed: of the noise.
             latents: unit noise [1, 16, T, h, w] to start from instead of the seed's.
-            prompt_embeds: [1, L, D] instead of the prompt.
-            negative_prompt_embeds: [1, L, D] instead of the negative prompt.
+            prompt_embeds, negative_prompt_embeds: [1, L, D] instead of the prompts.
             method: a name in `METHODS`.
             reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
@@ -152,13 +137,20 @@ class CogVideoXPipeline:
             NumberError: NaN or Inf came up; says in which step and layer, and what to do.
             ExVideoError: a prompt or its encoder is missing, or the transformer is the image-to-video one.
         """
-        self._check(num_frames, width, height, num_inference_steps, denoise, init_video)
-        way = named("method", method, METHODS)
+        config = self.transformer.config
+        if config.in_channels != config.out_channels:
+            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {detect.IMAGE_TO_VIDEO.where}.")
+        GEOMETRY.check_size(width, height)
+        GEOMETRY.check_frames(num_frames)
+        check_steps(num_inference_steps, denoise)
+        inputs.check_init_video(init_video, num_frames, denoise)
+        way = inputs.named("method", method, METHODS)
         timesteps = way.schedule(num_inference_steps, denoise)
         scales = _scale_of_each(timesteps, guidance_scale)
         is_guided = any(scale != 1 for scale in scales.values())
-        draw = SeededNoise(self._latent_shape(num_frames, width, height), seed)
-        noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
+        shape = 1, self.vae.config.latent_channels, *GEOMETRY.latent_shape(num_frames, height, width)
+        draw = SeededNoise(shape, seed)
+        noise = inputs.given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
         texts = [(prompt, prompt_embeds), *([(negative_prompt, negative_prompt_embeds)] if is_guided else [])]
         contexts = self._contexts(texts)
         levels = Levels.from_alphas(alpha_levels(timesteps))
@@ -178,9 +170,6 @@ class CogVideoXPipeline:
             settings={"contexts": contexts, "guidance": scales, "seed": seed},
         )
         return self._decode(finish(result), decode_progress, decode_tile)
-
-    def _latent_shape(self, num_frames: int, width: int, height: int) -> tuple[int, ...]:
-        return 1, self.vae.config.latent_channels, *GEOMETRY.latent_shape(num_frames, height, width)
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
         """Embeddings [1, L, D] of (prompt, embedding): the embedding if it is given."""
@@ -244,23 +233,6 @@ class CogVideoXPipeline:
             latents=latents_BCTHW.float().cpu(),
         )
 
-    def _check(
-        self,
-        num_frames: int,
-        width: int,
-        height: int,
-        steps: int,
-        denoise: float,
-        init_video: Sequence[Picture] | None,
-    ) -> None:
-        config = self.transformer.config
-        if config.in_channels != config.out_channels:
-            raise ExVideoError(f"this transformer is CogVideoX's image-to-video one; {detect.IMAGE_TO_VIDEO.where}.")
-        GEOMETRY.check_size(width, height)
-        GEOMETRY.check_frames(num_frames)
-        check_steps(steps, denoise)
-        check_init_video(init_video, num_frames, denoise)
-
 
 def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[int, float]:
     """Guidance scale by timestep."""
@@ -285,7 +257,6 @@ def load_cogvideox(
 
     Args:
         transformer: a file, shards, the part's folder, or diffusers' folder of the whole model. So are the others.
-        vae: the autoencoder.
         text_encoder: T5 v1.1 XXL; None if prompts come as embeddings. It stays on the CPU.
         dtype: of the networks; bfloat16 on CUDA, else float32.
         device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its
@@ -297,7 +268,7 @@ def load_cogvideox(
         CheckpointError: a file is damaged or of another kind.
         ExVideoError: a device or the attention cannot be used.
     """
-    backend, devices = attention_named(attention), chosen_devices(device)
+    backend, devices = inputs.attention_named(attention), inputs.chosen_devices(device)
     dtype = dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
     parts = read_transformer(Path(transformer)), read_vae(Path(vae))
     encoder = build_text_encoder(read_text_encoder(Path(text_encoder))).to(dtype) if text_encoder else None

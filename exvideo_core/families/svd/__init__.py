@@ -41,7 +41,6 @@ def _inspection() -> Inspection:
 
 SVD = Family(
     name="svd",
-    title="Stable Video Diffusion",
     methods=METHODS,
     geometry=GEOMETRY,
     detect=RULES,

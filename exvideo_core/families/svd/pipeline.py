@@ -25,18 +25,12 @@ from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
 from ...runtime.pipeline_resume import Resume
 from ...runtime.weight_streaming import WeightStream
-from ...sampling import Levels, finish, frame_guidance, pin_frames, v_prediction
-from ...sampling.denoisers import Denoiser
-from ...sampling.inputs import (
-    Devices,
-    Picture,
-    SeededNoise,
-    attention_named,
-    check_init_video,
-    chosen_devices,
-    given_or_drawn,
-    named,
-)
+from ...sampling import inputs
+from ...sampling.denoisers import Denoiser, pin_frames, v_prediction
+from ...sampling.guidance import frame_guidance
+from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.levels import Levels
+from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...video.frames import cover_crop, pixels_to_frames, to_pixels
@@ -150,7 +144,7 @@ class SVDPipeline:
             resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
                 step that was saved. Delete the file when the video is saved.
         """
-        way = named("method", method, METHODS)
+        way = inputs.named("method", method, METHODS)
         given: dict[str, Any] = {
             "num_frames": num_frames,
             "fps": fps,
@@ -162,13 +156,13 @@ class SVDPipeline:
         chosen = replace(self.defaults, **{name: value for name, value in given.items() if value is not None})
         GEOMETRY.check_size(width, height)
         GEOMETRY.check_frames(chosen.num_frames, self.extension_frames)
-        check_init_video(init_video, chosen.num_frames, denoise)
+        inputs.check_init_video(init_video, chosen.num_frames, denoise)
         if outside := [index for index in keyframes or {} if not 0 <= index < chosen.num_frames]:
             last = chosen.num_frames - 1
             raise ClipError(f"keyframe {outside[0]} is outside of the clip: its frames are 0 to {last}.")
         frames, *cells = GEOMETRY.latent_shape(chosen.num_frames, height, width)
         draw = SeededNoise((frames, self.vae.config.latent_channels, *cells), seed)
-        noise = given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
+        noise = inputs.given_or_drawn("latents", latents, draw).to(self.device, torch.float32)
         with temporarily_on(self.image_encoder, self.device, free_bytes(self.device)):
             conditioning = condition(
                 self._pixels(image, width, height),
@@ -177,7 +171,7 @@ class SVDPipeline:
                 fps=chosen.fps,
                 motion_bucket_id=motion_bucket_id,
                 noise_aug_strength=noise_aug_strength,
-                image_noise=given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
+                image_noise=inputs.given_or_drawn("image_noise", image_noise, SeededNoise((1, 3, height, width), seed)),
             )
         clean = self._encode(init_video, width, height) * encode_scale if init_video else None
         held = keyframes or {}
@@ -263,7 +257,7 @@ def load_svd(
         attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
         stream: offload the UNet to main memory, and its skips while sampling, for a small GPU.
     """
-    backend, devices = attention_named(attention), chosen_devices(device)
+    backend, devices = inputs.attention_named(attention), inputs.chosen_devices(device)
     dtype = dtype or (torch.float16 if devices[0].type == "cuda" else torch.float32)
     weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
     unet, vae, image_encoder = build_svd(weights, backend)

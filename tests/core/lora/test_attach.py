@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 from exvideo_core.errors import CheckpointError
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.lora import LoRA, LoRAPair, attach, merge, new_lora, read_lora, save_lora
+from exvideo_core.lora import AttachedLoRA, LoRA, LoRAPair, attach, merge, new_lora, read_lora, save_lora
 
 EVERY_LAYER = (
     "to_q", "to_k", "to_v", "to_out.0", "net.0.proj", "net.2", "norm1.linear", "norm2.linear", "norm_out.linear",
     "patch_embed.proj", "text_proj", "linear_1", "linear_2", "proj_out",
 )  # fmt: skip
+
+
+def parameters(attached: AttachedLoRA) -> list[nn.Parameter]:
+    return [factor for factors in attached.factors.values() for factor in factors.parameters()]
 
 
 @pytest.fixture
@@ -97,7 +101,7 @@ def test_factors_are_float32_beside_half_precision_weights(module: CogVideoXTran
     attached.detach()
     merge(module, lora)
 
-    assert {factor.dtype for factor in attached.parameters()} == {torch.float32}
+    assert {factor.dtype for factor in parameters(attached)} == {torch.float32}
     assert beside.dtype == torch.bfloat16
     assert relative(beside.float(), predict(module, torch.bfloat16).float()) < 5e-2
 
@@ -120,8 +124,8 @@ def test_gradients_flow_into_the_factors_only(module: CogVideoXTransformer) -> N
     predict(module).square().mean().backward()
 
     assert all(weight.grad is None for weight in module.parameters())
-    assert len(attached.parameters()) == 2 * len(attached.factors)
-    assert all(factor.grad is not None and factor.grad.abs().max() > 0 for factor in attached.parameters())
+    assert len(parameters(attached)) == 2 * len(attached.factors)
+    assert all(factor.grad is not None and factor.grad.abs().max() > 0 for factor in parameters(attached))
 
 
 def test_detaching_leaves_no_trace(module: CogVideoXTransformer) -> None:
@@ -164,7 +168,7 @@ def test_a_new_lora_of_unknown_layers_is_a_mistake(module: CogVideoXTransformer)
 def test_what_was_trained_can_be_saved_read_and_merged(module: CogVideoXTransformer, tmp_path: Path) -> None:
     attached = attach(module, new_lora(module, rank=4, alpha=8.0))
     plain = predict(module).detach()
-    optimizer = torch.optim.SGD(attached.parameters(), lr=1.0)
+    optimizer = torch.optim.SGD(parameters(attached), lr=1.0)
     for _ in range(3):
         optimizer.zero_grad()
         (predict(module) - 2 * plain).square().mean().backward()
@@ -185,7 +189,7 @@ def test_later_training_does_not_change_what_was_taken_out(module: CogVideoXTran
     taken = attached.lora()
     kept = {name: (pair.down.clone(), pair.up.clone()) for name, pair in given.pairs.items()}
     with torch.no_grad():
-        for factor in attached.parameters():
+        for factor in parameters(attached):
             factor.add_(1)
 
     for lora in (given, taken):

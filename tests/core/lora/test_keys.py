@@ -52,7 +52,7 @@ TOY = LoRAKeys(
 
 @pytest.fixture(autouse=True)
 def _toy(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = replace(registry.FAMILIES[0], name="toy", title="Toy", lora=TOY)
+    toy = replace(registry.FAMILIES[0], name="toy", lora=TOY)
     monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, toy))
 
 

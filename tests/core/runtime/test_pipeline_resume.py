@@ -12,7 +12,7 @@ import torch
 from saved_runs import STEPS, Cut, cut_after
 
 from exvideo_core.nn.step_cache import Reuse, StepCache
-from exvideo_core.sampling import SavedRun
+from exvideo_core.runtime.resume import SavedRun
 
 SVD = narrow_svd.build_pipeline(extension_frames=8)
 COGVIDEOX = narrow_cogvideox.build_pipeline()

@@ -16,23 +16,14 @@ import pytest
 import torch
 from narrow_svd import noise
 from saved_runs import STEPS, Cut, cut_after
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
 from torch import Tensor
 
 from exvideo_core.nn.step_cache import Reuse, StepCache
 from exvideo_core.runtime import resume as saved_run
-from exvideo_core.runtime.resume import Recording
-from exvideo_core.sampling import (
-    SavedRun,
-    alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    dpmpp_2m_sigmas,
-    euler,
-    karras_sigmas,
-    trailing_timesteps,
-)
+from exvideo_core.runtime.resume import Recording, SavedRun
 from exvideo_core.sampling.inputs import SeededNoise
+from exvideo_core.sampling.schedules import alpha_levels, karras_sigmas, trailing_timesteps
 from exvideo_core.weights.write import write_weights
 
 X = noise(2, 4, 3, 3)

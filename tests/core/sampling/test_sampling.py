@@ -5,20 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import dpmpp_2m, dpmpp_2m_sigmas, euler
 from torch import Tensor
 
-from exvideo_core.sampling import (
-    Levels,
-    dpmpp_2m,
-    dpmpp_2m_sigmas,
-    euler,
-    frame_guidance,
-    guide,
-    karras_sigmas,
-    normalize_frames,
-    pin_frames,
-    v_prediction,
-)
+from exvideo_core.sampling.denoisers import pin_frames, v_prediction
+from exvideo_core.sampling.guidance import frame_guidance, guide
+from exvideo_core.sampling.levels import Levels
+from exvideo_core.sampling.postprocess import normalize_frames
+from exvideo_core.sampling.schedules import karras_sigmas
 
 CLEAN = noise(3, 4, 2, 2, seed=1)
 

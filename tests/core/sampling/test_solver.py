@@ -8,11 +8,14 @@ from itertools import pairwise
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler
 from torch import Tensor
 
 from exvideo_core.errors import NumberError
-from exvideo_core.sampling import Levels, Method, alpha_levels, karras_sigmas, linspace_timesteps, trailing_timesteps
-from exvideo_core.sampling.samplers import ddim, dpmpp_2m, dpmpp_2m_sde, dpmpp_2m_sigmas, euler, solve
+from exvideo_core.sampling.levels import Levels
+from exvideo_core.sampling.methods import Method
+from exvideo_core.sampling.samplers import solve
+from exvideo_core.sampling.schedules import alpha_levels, karras_sigmas, linspace_timesteps, trailing_timesteps
 
 STEPS = 12
 X = noise(2, 4, 3, 3).double()

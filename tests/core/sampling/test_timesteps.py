@@ -9,21 +9,17 @@ from itertools import repeat
 import pytest
 import torch
 from narrow_svd import noise
+from solvers import ddim, dpmpp_2m, dpmpp_2m_sde, euler
 from torch import Tensor
 
-from exvideo_core.sampling import (
-    add_noise,
+from exvideo_core.sampling.denoisers import add_noise, zero_snr_v_prediction
+from exvideo_core.sampling.guidance import rising_guidance
+from exvideo_core.sampling.schedules import (
     alpha_levels,
-    ddim,
-    dpmpp_2m,
-    dpmpp_2m_sde,
-    euler,
     linspace_timesteps,
     num_timesteps,
-    rising_guidance,
     trailing_timesteps,
     zero_snr_alphas,
-    zero_snr_v_prediction,
 )
 
 CLEAN = noise(1, 4, 3, 2, 2, seed=1)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from exvideo_core import CogVideoXPipeline
 from exvideo_core.families.cogvideox.vae import SCALING_FACTOR
-from exvideo_core.sampling import linspace_timesteps, trailing_timesteps, zero_snr_alphas
+from exvideo_core.sampling.schedules import linspace_timesteps, trailing_timesteps, zero_snr_alphas
 
 Agrees = Callable[[str, Tensor], bool]
 

@@ -19,8 +19,8 @@ from exvideo_core import CheckpointError, ClipError, CogVideoXPipeline, CogVideo
 from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.cogvideox.methods import METHODS
 from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
-from exvideo_core.sampling import alpha_levels, linspace_timesteps, trailing_timesteps
 from exvideo_core.sampling.inputs import SeededNoise, draw_noise
+from exvideo_core.sampling.schedules import alpha_levels, linspace_timesteps, trailing_timesteps
 
 FRAMES, HEIGHT, WIDTH = 9, 32, 48
 LATENTS = (1, 16, 3, 4, 6)

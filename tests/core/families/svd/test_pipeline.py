@@ -30,8 +30,8 @@ from torch import Tensor
 from exvideo_core import ClipError, ExVideoError, SVDPipeline, SVDResult, load_svd
 from exvideo_core.families.svd.checkpoint import DECODER, ENCODER, UNET
 from exvideo_core.families.svd.pipeline import PLAIN, extended_defaults
-from exvideo_core.sampling import karras_sigmas
 from exvideo_core.sampling.inputs import draw_noise
+from exvideo_core.sampling.schedules import karras_sigmas
 
 FRAMES = 3
 
