@@ -150,7 +150,7 @@ def _sentence(bad: BadFile) -> str:
 
 
 def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[tuple[Listed, _Key | None, _Found]]:
-    """What is known of the files, in listed order; what is new is written to the index as it comes."""
+    """Results of the files, in listed order; new ones are written to the index as they come."""
     path = folder / INDEX_NAME
     known = _read_index(path)
     looked: dict[Path, tuple[_Key | None, _Found]] = {}  # a file listed twice, with two captions, is examined once
@@ -168,7 +168,7 @@ def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[t
 
 
 def _look(path: Path, known: Mapping[_Key, _Found]) -> tuple[_Key | None, _Found]:
-    """What a file is, with its key; without a key it is not to be remembered."""
+    """The result of a file and its key; without a key it is not to be remembered."""
     try:
         status = path.stat()
     except OSError as error:
