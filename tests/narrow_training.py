@@ -24,8 +24,8 @@ from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import VAE
 from exvideo_core.registry import training_recipes
 from exvideo_core.training.config import parse_config
+from exvideo_core.training.recipe import Target
 from exvideo_core.training.settings import Training
-from exvideo_core.training.target import Target
 from exvideo_core.weights.assign import assign_weights, shapes_of
 
 NO_TEXT_LD = noise(5, 8, seed=5)  # stands for the embedding of the empty sentence
@@ -103,6 +103,6 @@ def build_cogvideox_target(
     return cogvideox.CogVideoXTarget(config, network, lora, source, NO_TEXT_LD, _CPU)
 
 
-def trained(target: Target) -> dict[str, Tensor]:
+def trained(target: Target[Any, Any]) -> dict[str, Tensor]:
     """What is trained, by the names that exports are given."""
     return {f"{unit}.{name}": p for unit, module in target.units.items() for name, p in module.named_parameters()}

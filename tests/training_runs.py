@@ -111,10 +111,10 @@ def run(config: Path, world: int = 1, timeout: float = 240) -> list[int | None]:
 
 def _train(config: str, rank: int, world: int, port: int) -> None:
     _place(rank, world, port)
-    from exvideo_core.cli.train import main
+    from exvideo_core.cli import main
 
     with open(said(Path(config)), "a") as sys.stderr:  # what it says can be read, and does not fill the screen
-        status = main([config, "--device", "cpu"])
+        status = main(["train", config, "--device", "cpu"])
     raise SystemExit(status)
 
 

@@ -1,4 +1,4 @@
-"""`exvideo train`, and `python -m exvideo_core.training`, which torchrun starts once for each GPU."""
+"""`exvideo train`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..training.recipe import TrainingRecipe
     from ..training.settings import Training
 
+log = logging.getLogger(__name__)
 _USAGE = """
   exvideo train --init svd > my_extension.yaml    a configuration with every default and description
   exvideo train my_extension.yaml --dry-run       check it; report what would be trained and how much memory it takes
@@ -31,15 +32,13 @@ _USAGE = """
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb to the command line."""
-    parser = subparsers.add_parser("train", help="extend a model to longer clips")
-    add_arguments(parser)
+    parser = subparsers.add_parser(
+        "train",
+        help="extend a model to longer clips",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=_USAGE,
+    )
     parser.set_defaults(run=run)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's arguments."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _USAGE
     parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG.yaml", help="what to train, and how")
     parser.add_argument("--init", choices=registry.training_recipes(), help="print a configuration with every default")
     parser.add_argument("--dry-run", action="store_true", help="check everything that can be checked without training")
@@ -79,50 +78,31 @@ def _train(recipe: TrainingRecipe[Any], config: Training, path: Path, world: Wor
     output = Path(config.run.output)
     if world.is_first:
         output.mkdir(parents=True, exist_ok=True)
-    with _Bars(world.is_first) as bars:
-        target = recipe.build(config, world, bars.prepare)
+    with _Bars() as bars:
+        target = recipe.build(config, world, bars.prepare if world.is_first else None)
         run = Run(config, target, world)
         if world.is_first:  # not before: another run's folder keeps its own
             with whole_file(output / "config.yaml", ExVideoError) as copy:
                 copy.write_bytes(path.read_bytes())
-        is_finished = run.train(bars.step)
+        is_finished = run.train(bars.step if world.is_first else None)
     if world.is_first:
         exported = output / f"{config.run.name}.safetensors"
-        logging.getLogger(__name__).info(
-            "%s", f"done: {exported}" if is_finished else f"stopped; saved at step {run.step}"
-        )
+        log.info("%s", f"done: {exported}" if is_finished else f"stopped; saved at step {run.step}")
     return is_finished
 
 
 class _Bars(ExitStack):
-    """Progress bars with time left: one for each preparation, and one for the steps."""
+    """Progress bars with time left, one at a time: for each preparation, and for the steps."""
 
-    def __init__(self, is_shown: bool) -> None:
-        super().__init__()
-        self._is_shown = is_shown
-        self._bars: dict[str, Bar] = {}
+    bar: Bar | None = None
 
     def prepare(self, what: str, done: int, total: int) -> None:
-        """Show the progress of a preparation."""
-        if self._is_shown:
-            if what not in self._bars:
-                self.close()  # the bar before
-                self._bars[what] = self.enter_context(Bar(what, "step"))
-            self._bars[what](done, total)
+        if self.bar is None or self.bar.label != what:
+            self.close()  # the bar before
+            self.bar = self.enter_context(Bar(what, "step"))
+        self.bar(done, total)
 
     def step(self, step: int, steps: int, loss: float) -> None:
-        """Show a finished step."""
         self.prepare("training", step, steps)
-        if self._is_shown and (bar := self._bars["training"].bar):
-            bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run `python -m exvideo_core.training`; errors that the user can act on are one sentence and status 2."""
-    parser = argparse.ArgumentParser(prog="python -m exvideo_core.training", description="Post-tune a model.")
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except ExVideoError as error:
-        sys.stderr.write(f"exvideo train: {error}\n")
-        return 2
+        if self.bar and self.bar.bar:
+            self.bar.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)

@@ -1,7 +1,7 @@
-"""`torchrun ... -m exvideo_core.training CONFIG.yaml`."""
+"""`torchrun ... -m exvideo_core.training CONFIG.yaml` is `exvideo train CONFIG.yaml` in each process."""
 
 import sys
 
-from ..cli.train import main
+from ..cli import main
 
-sys.exit(main())
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -21,13 +21,7 @@ _MOST_BYTES = 1_000_000  # of a note, which holds a configuration
 
 
 class Checkpoints:
-    """The newest few checkpoints of a run.
-
-    Args:
-        folder: holds a folder for each.
-        keep: number of them.
-        world: the processes, which save together.
-    """
+    """The newest `keep` checkpoints of a run, each in a folder; the processes save together."""
 
     def __init__(self, folder: Path, keep: int, world: World) -> None:
         self.folder, self.keep, self.world = folder, keep, world
@@ -44,33 +38,28 @@ class Checkpoints:
     def save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
         """Have all processes `write` their part into a folder, then give it its name, and delete the oldest.
 
-        Raises:
-            ExVideoError: it cannot be written; earlier checkpoints are intact.
+        ExVideoError if it cannot be written; earlier checkpoints are intact.
         """
+        final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
         try:
-            return self._save(step, write, note)
+            if not final.exists():  # else a run that was stopped at this step has saved it
+                if self.world.is_first:
+                    shutil.rmtree(partial, ignore_errors=True)  # of a save that failed on a full disk
+                    partial.mkdir()
+                self.world.wait()
+                write(partial)
+                self.world.wait()
+                if self.world.is_first:
+                    (partial / _NOTE).write_text(json.dumps({"step": step, **note}), encoding="utf-8")
+                    _sync(partial)
+                    partial.rename(final)
+                    _sync(self.folder)
+            if self.world.is_first:
+                self._prune()
         except OSError as error:
             raise ExVideoError(
-                f"{cannot_write(self.folder / f'step_{step:08}', error)} Then run the same command again: it resumes "
-                f"from the checkpoint before."
+                f"{cannot_write(final, error)} Then run the same command again: it resumes from the checkpoint before."
             ) from error
-
-    def _save(self, step: int, write: Callable[[Path], None], note: Mapping[str, Any]) -> Path:
-        final, partial = self.folder / f"step_{step:08}", self.folder / _PARTIAL
-        if not final.exists():  # else a run that was stopped at this step has saved it
-            if self.world.is_first:
-                shutil.rmtree(partial, ignore_errors=True)  # of a save that failed on a full disk
-                partial.mkdir()
-            self.world.wait()
-            write(partial)
-            self.world.wait()
-            if self.world.is_first:
-                (partial / _NOTE).write_text(json.dumps({"step": step, **note}), encoding="utf-8")
-                _sync(partial)
-                partial.rename(final)
-                _sync(self.folder)
-        if self.world.is_first:
-            self._prune()
         self.world.wait()
         return final
 

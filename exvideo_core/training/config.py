@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
 
 from ..errors import ExVideoError
 from ..files import quoted, read_small
@@ -37,11 +36,7 @@ Recipes = Mapping[str, Callable[[], TrainingRecipe[Any]]]  # by target, imported
 
 
 def read_config(path: Path, recipes: Recipes) -> Training:
-    """Read and check a YAML file.
-
-    Raises:
-        ExVideoError: with every wrong or unknown key and what would be right.
-    """
+    """Read and check a YAML file; ExVideoError with every wrong or unknown key and what would be right."""
     try:
         text = read_small(path, _MOST_BYTES)
     except (OSError, UnicodeDecodeError) as error:
@@ -53,8 +48,7 @@ def read_config(path: Path, recipes: Recipes) -> Training:
             f"{path.name} needs a line {' or '.join(lines)}. "
             f"`exvideo train --init {next(iter(recipes))}` writes a configuration with every default."
         )
-    config: Training = parse_config(given, recipes[given["target"]]().config, path.name)
-    return config
+    return parse_config(given, recipes[given["target"]]().config, path.name)
 
 
 def _parsed_yaml(text: str, source: str) -> object:
@@ -78,13 +72,7 @@ def _parsed_yaml(text: str, source: str) -> object:
 
 
 def parse_config(given: Mapping[str, Any], kind: type[Config], source: str = "the configuration") -> Config:
-    """Check what was read from a file.
-
-    Args:
-        given: sections and their values; what is missing has its default.
-        kind: the family's configuration class.
-        source: name of the file in messages.
-    """
+    """Check sections and their values, as a file has them; ExVideoError as from `read_config`."""
     try:
         filled = _filled(kind, json.loads(json.dumps(given)))
     except TypeError as error:  # YAML knows dates and bytes, JSON does not
@@ -93,7 +81,7 @@ def parse_config(given: Mapping[str, Any], kind: type[Config], source: str = "th
         shown = [quoted(problem) for problem in problems[:_MOST_PROBLEMS]]
         more = [f"and {len(problems) - len(shown)} more"] if len(problems) > len(shown) else []
         raise ExVideoError(f"{source}: {'; '.join([*shown, *more])}.")
-    return _validated(kind, filled)
+    return kind.model_validate_json(json.dumps(filled))
 
 
 def _filled(kind: type[Training], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,15 +93,11 @@ def _filled(kind: type[Training], given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _validated(kind: type[Config], filled: Mapping[str, Any]) -> Config:
-    # JSON's rules, which are not strict: YAML takes 1e-5 for text
-    return kind.model_validate_json(json.dumps(filled))
-
-
 def _problems(kind: type[Training], filled: dict[str, Any]) -> Iterator[str]:
     """Every problem of every field, then what is wrong with the others together."""
     try:
-        _validated(kind, filled)
+        # JSON's rules, which are not strict: YAML takes 1e-5 for text
+        kind.model_validate_json(json.dumps(filled))
     except ValidationError as error:
         wrong = error.errors()
         for each in wrong:
@@ -133,24 +117,21 @@ def _without(filled: dict[str, Any], wrong: Sequence[ErrorDetails]) -> dict[str,
     return rest if rest != filled else None
 
 
-def _sentences(kind: type[Section], error: ErrorDetails) -> Iterator[str]:
+def _sentences(kind: type[Training], error: ErrorDetails) -> Iterator[str]:
     name, context = ".".join(map(str, error["loc"])), error.get("ctx", {})
     value = json.dumps(error["input"])
     shown = value if len(value) < 60 else f"{value[:60]}..."
     if error["type"] == "value_error":  # our own validators'
         yield from (f"{name} {problem}".strip() for problem in context["error"].args)
     elif error["type"] == "extra_forbidden":
-        yield f"{name} is unknown; known are {', '.join(_fields(kind, error['loc'][:-1]))}"
+        known = kind().model_dump()  # type: ignore[call-arg]  # likewise
+        for section in error["loc"][:-1]:
+            known = known[str(section)]
+        yield f"{name} is unknown; known are {', '.join(known)}"
     elif limit := _LIMITS.get(error["type"]):
         yield f"{name} must be {limit.format(**context)}, not {shown}"
     else:
         yield f"{name}: {error['msg']}, not {shown}"
-
-
-def _fields(kind: type[Section], sections: Sequence[int | str]) -> dict[str, FieldInfo]:
-    for section in sections:
-        kind = kind.model_fields[str(section)].annotation  # type: ignore[assignment]  # a Section
-    return kind.model_fields
 
 
 def free_keys(config: Training) -> set[str]:

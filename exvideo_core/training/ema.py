@@ -10,12 +10,7 @@ from torch import Tensor
 
 
 class EMA:
-    """Exponential moving average of weights, in float32; the first steps count evenly.
-
-    Args:
-        weights: by name; sharded ones have a sharded average.
-        decay: share of the old average at each update.
-    """
+    """Average of weights, in float32, sharded like them; each update keeps `decay` of it, the first ones less."""
 
     def __init__(self, weights: Mapping[str, Tensor], decay: float = 0.99) -> None:
         self.decay = decay

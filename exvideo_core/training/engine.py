@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from ..runtime.distributed import World
@@ -29,18 +31,14 @@ State = dict[str, Any]
 
 
 class TorchEngine:
-    """Optimizer and EMA of the trained modules, sharded over all processes.
-
-    Args:
-        units: the modules that are trained.
-        config: of the optimizer.
-        average: decay of the EMA; 0 is none.
-        world: the processes.
-    """
+    """Optimizer and EMA (of the decay `average`; 0 is none) of the trained modules, sharded over all processes."""
 
     def __init__(self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World) -> None:
         self.config, self.world = config, world
-        self._sharded = _shard(units.values(), world) if world.size > 1 else []
+        self._sharded: list[Any] = []
+        if world.size > 1:
+            mesh = init_device_mesh(world.device.type, (world.size,))
+            self._sharded = [fully_shard(unit, mesh=mesh, reshard_after_forward=False) for unit in units.values()]
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
         self.optimizers = make_optimizers(list(self.weights.values()), config)
         self.ema = EMA(self.weights, average) if average else None
@@ -56,14 +54,17 @@ class TorchEngine:
 
     def step(self, rate: float) -> float:
         """Update at `rate` times the full learning rate; returns the norm of the gradient before clipping."""
-        for p in self.weights.values():
-            if p.grad is None:  # queries of attention to one token: a saved state without all cannot be read
-                p.grad = torch.zeros_like(p)
+        self._fill_gradients()
         norm = self._clip()
         self.optimizers.step(rate)
         if self.ema:
             self.ema.update(self.weights)
         return norm
+
+    def _fill_gradients(self) -> None:
+        for p in self.weights.values():
+            if p.grad is None:  # queries of attention to one token: a saved state without all cannot be read
+                p.grad = torch.zeros_like(p)
 
     def _clip(self) -> float:
         gradients = [local(p.grad) for p in self.weights.values() if p.grad is not None]
@@ -101,25 +102,36 @@ class TorchEngine:
 
     def bytes_held(self) -> dict[str, int]:
         """Bytes that this process keeps between steps, by kind."""
-        moments = (t for state in self._moments().values() for t in state.values() if isinstance(t, Tensor))
+        weights, moments = self._held()
         averages = self.ema.weights.values() if self.ema else ()
-        kinds = {"weights": self.weights.values(), "moments": moments, "average": averages}
+        kinds = {"weights": weights, "moments": moments, "average": averages}
         return {kind: sum(local(t).numel() * t.element_size() for t in held) for kind, held in kinds.items()}
+
+    def _held(self) -> tuple[list[Tensor], list[Tensor]]:
+        moments = [t for state in self._moments().values() for t in state.values() if isinstance(t, Tensor)]
+        return list(self.weights.values()), moments
 
     def save(self, folder: Path) -> None:
         """Write everything that resuming needs, each process its shard."""
-        with _quiet_if_alone(self.world):
-            save(self._state(), checkpoint_id=folder, no_dist=self.world.size == 1)
+        self._call(save, self._state(), folder)
 
     def load(self, folder: Path) -> None:
         """Load what `save` wrote, also on another number of GPUs."""
         check_metadata(folder)
-        self.optimizers.create_state()
+        self._fill_gradients()
+        self.optimizers.step(0)  # has them allocate the state
         state = self._state()
-        with _quiet_if_alone(self.world), safe_load(folder):
-            load(state, checkpoint_id=folder, no_dist=self.world.size == 1)
+        with safe_load(folder):
+            self._call(load, state, folder)
         if self.ema:
             self.ema.updates = int(state["average"]["updates"])
+
+    def _call(self, save_or_load: Callable[..., object], state: State, folder: Path) -> None:
+        is_alone = self.world.size == 1
+        with warnings.catch_warnings():
+            if is_alone:  # a single process needs no torch.distributed
+                warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            save_or_load(state, checkpoint_id=folder, no_dist=is_alone)
 
     def _state(self) -> State:
         state: State = {"weights": {name: p.detach() for name, p in self.weights.items()}, "moments": self._moments()}
@@ -128,27 +140,10 @@ class TorchEngine:
         return state
 
     def _moments(self) -> dict[str, dict[str, Tensor]]:
-        names = {id(p): name for name, p in self.weights.items()}
-        return {names[id(p)]: state for p, state in self.optimizers.state().items()}
+        names: dict[Tensor, str] = {p: name for name, p in self.weights.items()}
+        return {names[p]: state for optimizer, _ in self.optimizers.parts for p, state in optimizer.state.items()}
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's shard of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def _quiet_if_alone(world: World) -> Iterator[None]:
-    """Without the warning of a single process that saves without torch.distributed."""
-    with warnings.catch_warnings():
-        if world.size == 1:
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _shard(units: Any, world: World) -> list[Any]:  # noqa: ANN401  modules that become FSDP's
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    mesh = init_device_mesh(world.device.type, (world.size,))
-    return [fully_shard(unit, mesh=mesh, reshard_after_forward=False) for unit in units]

@@ -25,23 +25,38 @@ _TAG = "state"
 
 
 class DeepSpeedEngine(TorchEngine):
-    """ZeRO stage 2.
-
-    Args:
-        units: the modules that are trained.
-        config: of the optimizer, AdamW.
-        average: decay of the EMA; 0 is none.
-        world: the processes.
-        count: losses of this process in a step.
-    """
+    """ZeRO stage 2 with AdamW; `count` is the losses of this process in a step."""
 
     def __init__(
         self, units: Mapping[str, nn.Module], config: OptimizerConfig, average: float, world: World, count: int
     ) -> None:
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise ExVideoError(
+                "run.engine deepspeed needs the package deepspeed, which is not installed: pip install deepspeed; "
+                "or choose fsdp, which needs nothing more."
+            ) from error
         self.config, self.world = config, world
         self._sharded = []
         self.weights = {f"{unit}.{name}": p for unit, module in units.items() for name, p in module.named_parameters()}
-        self._engine = _initialised(_Caller(units.values()), list(self.weights.values()), config, world, count)
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+        betas = config.beta1, config.beta2
+        self._engine, *_ = deepspeed.initialize(
+            model=_Caller(units.values()),
+            optimizer=torch.optim.AdamW(
+                self.weights.values(), lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay
+            ),
+            config={
+                "train_micro_batch_size_per_gpu": 1,
+                "gradient_accumulation_steps": count,
+                "gradient_clipping": config.clip_norm,
+                "zero_optimization": {"stage": 2},
+                "zero_allow_untested_optimizer": True,
+                "steps_per_print": 1_000_000_000,
+            },
+        )
         self.ema = EMA(self.weights, average) if average else None
 
     def backward(self, losses: Iterator[Callable[[], Tensor]], count: int) -> list[float]:
@@ -56,7 +71,6 @@ class DeepSpeedEngine(TorchEngine):
         return values
 
     def step(self, rate: float) -> float:
-        """See `TorchEngine`."""
         for group in self._engine.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * rate
         self._engine.step()
@@ -64,20 +78,13 @@ class DeepSpeedEngine(TorchEngine):
             self.ema.update(self.weights)
         return float(self._engine.get_global_grad_norm() or 0.0)
 
-    def bytes_held(self) -> dict[str, int]:
-        """See `TorchEngine`; DeepSpeed has weights twice: whole, and its shard to step from."""
-        moments = [t for state in self._engine.optimizer.optimizer.state.values() for t in state.values()]
-        parts = self._engine.optimizer.single_partition_of_fp32_groups
-        averages = self.ema.weights.values() if self.ema else ()
-        kinds = {
-            "weights": [*self.weights.values(), *parts],
-            "moments": [t for t in moments if isinstance(t, Tensor)],
-            "average": averages,
-        }
-        return {kind: sum(t.numel() * t.element_size() for t in held) for kind, held in kinds.items()}
+    def _held(self) -> tuple[list[Tensor], list[Tensor]]:
+        zero = self._engine.optimizer
+        moments = [t for state in zero.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+        # the weights are there twice: whole, and the shard to step from
+        return [*self.weights.values(), *zero.single_partition_of_fp32_groups], moments
 
     def save(self, folder: Path) -> None:
-        """See `TorchEngine`."""
         self._engine.save_checkpoint(str(folder), tag=_TAG)
         if self.world.is_first:
             (folder / "world.json").write_text(json.dumps(self.world.size), encoding="utf-8")
@@ -85,22 +92,23 @@ class DeepSpeedEngine(TorchEngine):
                 torch.save(self.ema.state_dict(), folder / "average.pt")
 
     def load(self, folder: Path) -> None:
-        """See `TorchEngine`.
-
-        Raises:
-            ExVideoError: the checkpoint is of another number of processes.
-        """
+        """See `TorchEngine`; ExVideoError if the checkpoint is of another number of processes."""
         saved = json.loads((folder / "world.json").read_text(encoding="utf-8"))
         if saved != self.world.size:
             raise ExVideoError(
                 f"{folder} was written by {saved} processes, and DeepSpeed resumes only with the same number, not with "
                 f"{self.world.size}. Start {saved}, or use run.engine fsdp, which has no such limit, from the start."
             )
-        with safe_load(folder, *_saved_classes()):
+        # what its checkpoints have besides tensors and plain values
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        with safe_load(folder, LossScaler, ZeroStageEnum, fragment_address):
             self._engine.load_checkpoint(str(folder), tag=_TAG)
             if self.ema:
-                saved_ema = torch.load(folder / "average.pt", weights_only=True, map_location=self.world.device)
-                self.ema.load_state_dict(saved_ema)
+                average = torch.load(folder / "average.pt", weights_only=True, map_location=self.world.device)
+                self.ema.load_state_dict(average)
 
 
 class _Caller(nn.Module):
@@ -112,43 +120,3 @@ class _Caller(nn.Module):
 
     def forward(self, loss_of: Callable[[], Tensor]) -> Tensor:
         return loss_of()
-
-
-def _saved_classes() -> tuple[type, ...]:
-    """Classes in DeepSpeed's checkpoints besides tensors and plain values."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return LossScaler, ZeroStageEnum, fragment_address
-
-
-def _initialised(
-    module: nn.Module, params: list[nn.Parameter], config: OptimizerConfig, world: World, count: int
-) -> Any:  # noqa: ANN401  DeepSpeed carries no types
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ExVideoError(
-            "run.engine deepspeed needs the package deepspeed, which is not installed: pip install deepspeed; "
-            "or choose fsdp, which needs nothing more."
-        ) from error
-    deepspeed.init_distributed(
-        "nccl" if world.device.type == "cuda" else "gloo", auto_mpi_discovery=False, verbose=False
-    )
-    adamw = torch.optim.AdamW(
-        params, lr=config.learning_rate, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
-    )
-    engine, *_ = deepspeed.initialize(
-        model=module,
-        optimizer=adamw,
-        config={
-            "train_micro_batch_size_per_gpu": 1,
-            "gradient_accumulation_steps": count,
-            "gradient_clipping": config.clip_norm,
-            "zero_optimization": {"stage": 2},
-            "zero_allow_untested_optimizer": True,
-            "steps_per_print": 1_000_000_000,
-        },
-    )
-    return engine

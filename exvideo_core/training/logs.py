@@ -16,13 +16,7 @@ _MOST_BYTES = 500_000_000  # of a table: some million steps
 
 
 class Table:
-    """A CSV file with a row for each step. Opened at a step, it drops the rows after that.
-
-    Args:
-        path: the file.
-        columns: its header, the first being step.
-        step: the last step whose row is kept.
-    """
+    """A CSV file with a row for each step, the first of its columns. Opened at a step, it drops the rows after that."""
 
     def __init__(self, path: Path, columns: Sequence[str], step: int) -> None:
         self.path, self.columns = path, columns
@@ -33,15 +27,11 @@ class Table:
     def add(self, values: Sequence[float]) -> None:
         """Append a row and close the file, so that a kill does not lose it."""
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerow([_exact(value) for value in values])
+            csv.writer(file).writerow(values)
 
 
 def _rows(path: Path, columns: int) -> list[list[str]]:
-    """Whole rows; a kill may have cut the last.
-
-    Raises:
-        ExVideoError: it is not the table of a run.
-    """
+    """Whole rows, a kill may have cut the last; ExVideoError if it is not the table of a run."""
     if not path.exists():
         return []
     try:
@@ -52,11 +42,6 @@ def _rows(path: Path, columns: int) -> list[list[str]]:
     if strange := [row for row in rows if not row or len(row) > columns or not re.fullmatch(r"[0-9]{1,18}", row[0])]:
         raise ExVideoError(f"{path} is not the table of a run ({quoted(str(strange[0]))}): move it away to resume.")
     return rows
-
-
-def _exact(value: float) -> str:
-    """Shortest text that reads as the same number."""
-    return str(value) if isinstance(value, int) else repr(float(value))
 
 
 class TensorBoard:
@@ -73,7 +58,6 @@ class TensorBoard:
         self._writer: Any = SummaryWriter(str(folder))
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of a step."""
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()

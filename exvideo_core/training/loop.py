@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..errors import ExVideoError
@@ -27,31 +28,19 @@ from .checkpoints import Checkpoints, read_note
 from .config import fingerprint, free_keys
 from .engine import TorchEngine
 from .engine_deepspeed import DeepSpeedEngine
-from .held_out import held_out_loss
 from .logs import Table, TensorBoard
 from .optimizers import learning_rate
+from .recipe import Target
 from .settings import RunConfig, Training
-from .target import Target
 
 log = logging.getLogger(__name__)
-
-
-class OnStep(Protocol):
-    """Called after each step."""
-
-    def __call__(self, step: int, steps: int, loss: float) -> None: ...
+OnStep = Callable[[int, int, float], None]  # the finished step, their number, and its loss
 
 
 class Run:
-    """A run in its folder.
+    """A run in its folder; all processes make the same calls."""
 
-    Args:
-        config: of the run.
-        target: network, clips and loss.
-        world: the processes; all make the same calls.
-    """
-
-    def __init__(self, config: Training, target: Target, world: World) -> None:
+    def __init__(self, config: Training, target: Target[Any, Any], world: World) -> None:
         self.config, self.target, self.world = config, target, world
         self.folder = Path(config.run.output)
         self.step = 0
@@ -97,8 +86,8 @@ class Run:
         rate = learning_rate(self.step, run.steps, optimizer.warmup_steps, optimizer.hold)
         first = self.step * run.batch_size
         # round-robin, so that one process sums in the order of the clips
-        positions = [first + i * self.world.size + self.world.rank for i in range(self._per_rank)]
-        losses = self.engine.backward(map(self._loss_of, positions), self._per_rank)
+        positions = range(first + self.world.rank, first + run.batch_size, self.world.size)
+        losses = self.engine.backward((partial(self.target.loss, i, self.step) for i in positions), self._per_rank)
         norm = self.engine.step(rate)
         loss = self.world.total([sum(losses)])[0] / run.batch_size
         if not loss < float("inf"):
@@ -113,9 +102,6 @@ class Run:
             if self._board:
                 self._board.add(self.step, {"loss": loss, "gradient norm": norm, "seconds": seconds})
         return loss
-
-    def _loss_of(self, position: int) -> Callable[[], Tensor]:
-        return partial(self.target.loss, position, self.step)
 
     def _after_step(self) -> None:
         run = self.config.run
@@ -133,18 +119,15 @@ class Run:
         if not self.config.run.held_out_every or not self.target.num_held_out:
             return
         with self.engine.averaged():
-            result = held_out_loss(self.target, self.world)
-        log.info(
-            "step %d: held-out loss %.4f; %.4f within the base's frames, %.4f beyond",
-            *(self.step, result.all, result.within, result.beyond),
-        )
+            by_frame = held_out_loss(self.target, self.world)
+        means = summary(by_frame, self.target.base_frames)
+        log.info("step %d: held-out loss %.4f; %.4f within the base's frames, %.4f beyond", self.step, *means.values())
         if self.world.is_first:
-            held_out = {"all": result.all, "within": result.within, "beyond": result.beyond}
-            self._held_out.add([self.step, *held_out.values()])
-            columns = ["step", *map(str, range(len(result.by_frame)))]
-            Table(self.folder / "held_out_frames.csv", columns, self.step - 1).add([self.step, *result.by_frame])
+            self._held_out.add([self.step, *means.values()])
+            columns = ["step", *map(str, range(len(by_frame)))]
+            Table(self.folder / "held_out_frames.csv", columns, self.step - 1).add([self.step, *by_frame])
             if self._board:
-                self._board.add(self.step, {f"held out/{name}": value for name, value in held_out.items()})
+                self._board.add(self.step, {f"held out/{name}": value for name, value in means.items()})
 
     def _plot(self) -> None:
         if self.world.is_first:
@@ -157,23 +140,23 @@ class Run:
         note = {"fingerprint": fingerprint(self.config), "config": self.config.model_dump()}
         self.checkpoints.save(self.step, self.engine.save, note)
 
+    def _averaged_weights(self) -> dict[str, Tensor]:
+        with self.engine.averaged():
+            return self.engine.gathered()
+
     def _export(self) -> None:
         """Write the published file format, for this step and as the newest; delete exports of deleted checkpoints."""
-        with self.engine.averaged():
-            weights = self.engine.gathered()
-        if not self.world.is_first:
-            return
-        run = self.config.run
-        folder = self.folder / "exports"
-        for path in (folder / f"{run.name}_{self.step:08}.safetensors", self.folder / f"{run.name}.safetensors"):
-            self.target.export(weights, path)
-        for old in sorted(folder.glob(f"{run.name}_*.safetensors"))[: -run.keep_last]:
-            old.unlink()
+        weights = self._averaged_weights()
+        if self.world.is_first:
+            run, folder = self.config.run, self.folder / "exports"
+            for path in (folder / f"{run.name}_{self.step:08}.safetensors", self.folder / f"{run.name}.safetensors"):
+                self.target.export(weights, path)
+            for old in sorted(folder.glob(f"{run.name}_*.safetensors"))[: -run.keep_last]:
+                old.unlink()
 
     def _sample(self) -> None:
         """Make a validation video with an exported file, on the first process's GPU."""
-        with self.engine.averaged():
-            weights = self.engine.gathered()
+        weights = self._averaged_weights()
         if self.world.is_first:
             folder = self.folder / "validation"
             folder.mkdir(exist_ok=True)
@@ -192,17 +175,36 @@ class Run:
         self._board = TensorBoard(self.folder / "tensorboard") if self.config.run.tensorboard else None
 
 
-def make_engine(config: Training, target: Target, world: World) -> TorchEngine:
-    """The engine that the configuration names.
+def held_out_loss(target: Target[Any, Any], world: World) -> list[float]:
+    """Mean error of v for each frame (or latent frame) of held-out clips; a collective call, which shares the work.
 
-    Raises:
-        ExVideoError: the processes cannot share the clips of a step evenly.
+    It is taken at fixed noise levels and with fixed noise, needs no sampling, and is comparable between steps.
     """
+    count = target.num_held_out
+    rounds = -(-count // world.size)
+    # every process takes part in every round, because gathering sharded weights is collective
+    mine = [min(i * world.size + world.rank, count - 1) for i in range(rounds)]
+    errors = {item: target.held_out_errors(item).tolist() for item in mine}
+    measured: dict[int, list[float]] = {}
+    for part in world.gather(errors):
+        measured |= part
+    by_item = torch.tensor([measured[item] for item in sorted(measured)], dtype=torch.float64)
+    return by_item.mean(dim=0).tolist()
+
+
+def summary(by_frame: list[float], base_frames: int) -> dict[str, float]:
+    """Means over all frames, those that the base was trained on, and those beyond (over all, if there are none)."""
+    parts = {"all": by_frame, "within": by_frame[:base_frames], "beyond": by_frame[base_frames:] or by_frame}
+    return {name: sum(errors) / len(errors) for name, errors in parts.items()}
+
+
+def make_engine(config: Training, target: Target[Any, Any], world: World) -> TorchEngine:
+    """The engine that the configuration names; ExVideoError as in `check_batch`."""
     check_batch(config.run, world.size)
+    parts = target.units, config.optimizer, config.run.average, world
     if config.run.engine == "deepspeed":
-        count = config.run.batch_size // world.size
-        return DeepSpeedEngine(target.units, config.optimizer, config.run.average, world, count)
-    return TorchEngine(target.units, config.optimizer, config.run.average, world)
+        return DeepSpeedEngine(*parts, config.run.batch_size // world.size)
+    return TorchEngine(*parts)
 
 
 def check_batch(run: RunConfig, world: int) -> None:
@@ -215,11 +217,7 @@ def check_batch(run: RunConfig, world: int) -> None:
 
 
 def check_resumable(config: Training, checkpoint: Path) -> int:
-    """The step of a checkpoint, if it is of this configuration.
-
-    Raises:
-        ExVideoError: it is of another one; with what differs.
-    """
+    """The step of a checkpoint; ExVideoError with what differs if it is of another configuration."""
     note = read_note(checkpoint)
     if note.get("fingerprint") == fingerprint(config):
         return int(note["step"])

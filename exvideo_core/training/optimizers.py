@@ -30,37 +30,30 @@ class Muon(Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is offered
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None]
             by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for p in params:
-                by_shape.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_shape.setdefault((p.shape[0], p.numel() // p.shape[0]), []).append(p)
             for (rows, columns), same in by_shape.items():
-                directions = [_whole(self._momentum(p, group["momentum"])).view(rows, columns) for p in same]
+                directions = [self._direction(p, group["momentum"]).view(rows, columns) for p in same]
                 # one batch per shape: hundreds of small matrices would cost more in calls than in arithmetic;
                 # in bfloat16, as its author does: approximately orthogonal is enough
                 updates = orthogonal(torch.stack(directions).bfloat16()) * math.sqrt(max(1.0, rows / columns))
-                for p, update in zip(same, updates, strict=True):
-                    p.add_(_like(update.view(p.shape), p), alpha=-group["lr"])
+                for p, whole in zip(same, updates, strict=True):
+                    update = whole.view(p.shape)
+                    if isinstance(p, DTensor):  # every process has computed all of it, so nothing is sent
+                        update = distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
+                    p.add_(update, alpha=-group["lr"])
 
-    def _momentum(self, p: Tensor, momentum: float) -> Tensor:
+    def _direction(self, p: Tensor, momentum: float) -> Tensor:
         state = self.state[p]
         if "velocity" not in state:
             state["velocity"] = torch.zeros_like(p)
         assert p.grad is not None
         state["velocity"].lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(state["velocity"], momentum)  # Nesterov momentum
-
-
-def _whole(direction: Tensor) -> Tensor:
-    """A sharded tensor, gathered: shards of a matrix cannot be orthogonalised alone."""
-    return direction.full_tensor() if isinstance(direction, DTensor) else direction
-
-
-def _like(update: Tensor, p: Tensor) -> Tensor:
-    """The update, sharded like the parameter; every process has computed all of it, so nothing is sent."""
-    if not isinstance(p, DTensor):
-        return update
-    return distribute_tensor(update, p.device_mesh, p.placements, src_data_rank=None)
+        direction = p.grad.lerp(state["velocity"], momentum)  # Nesterov momentum
+        # gathered: shards of a matrix cannot be orthogonalised alone
+        return direction.full_tensor() if isinstance(direction, DTensor) else direction
 
 
 def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
@@ -77,18 +70,14 @@ def orthogonal(x_NRC: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizers:
-    """One or several optimizers, each for some of the parameters, on one learning rate schedule.
-
-    Args:
-        parts: optimizers and their full rates.
-    """
+    """Optimizers, each for some of the parameters and with its full rate, on one learning rate schedule."""
 
     def __init__(self, parts: Sequence[tuple[Optimizer, float]]) -> None:
-        self._parts = parts
+        self.parts = parts
 
     def step(self, rate: float) -> None:
         """Update at `rate` times the full learning rates, and clear gradients."""
-        for optimizer, full_rate in self._parts:
+        for optimizer, full_rate in self.parts:
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):  # torchao's
                     group["lr"].fill_(full_rate * rate)
@@ -97,52 +86,24 @@ class Optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
-    def state(self) -> dict[Tensor, dict[str, Tensor]]:
-        """Optimizer state of each parameter; empty before the first step."""
-        return {p: state for optimizer, _ in self._parts for p, state in optimizer.state.items()}
-
-    def create_state(self) -> None:
-        """Allocate the state, by a step with zero gradients and rate, so that a checkpoint can be loaded into it."""
-        for optimizer, _ in self._parts:
-            for group in optimizer.param_groups:
-                for p in group["params"]:
-                    p.grad = torch.zeros_like(p)
-        self.step(0)
-
-    def state_dict(self) -> list[dict[str, object]]:
-        """State of the optimizers."""
-        return [optimizer.state_dict() for optimizer, _ in self._parts]
-
-    def load_state_dict(self, states: list[dict[str, object]]) -> None:
-        """Load a saved state."""
-        for (optimizer, _), state in zip(self._parts, states, strict=True):
-            optimizer.load_state_dict(state)
-
 
 def make_optimizers(params: Sequence[nn.Parameter], config: OptimizerConfig) -> Optimizers:
-    """The optimizers that a configuration names.
-
-    Raises:
-        ExVideoError: its package is missing.
-    """
+    """The optimizers that a configuration names; ExVideoError if a package is missing."""
     betas = config.beta1, config.beta2
     if config.kind == "muon":
         return muon_and_adamw(params, config.muon_rate, config.learning_rate, betas, config.weight_decay)
-    make = _adamw8bit() if config.kind == "adamw8bit" else torch.optim.AdamW
+    make: Callable[..., Optimizer] = torch.optim.AdamW
+    if config.kind == "adamw8bit":
+        try:
+            from torchao.optim import AdamW8bit
+        except ImportError as error:
+            raise ExVideoError(
+                "optimizer.kind adamw8bit needs the package torchao, which is not installed: pip install torchao; "
+                "or choose adamw."
+            ) from error
+        make = AdamW8bit
     adamw = make(params, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
     return Optimizers([(adamw, config.learning_rate)])
-
-
-def _adamw8bit() -> Callable[..., Optimizer]:
-    try:
-        from torchao.optim import AdamW8bit
-    except ImportError as error:
-        raise ExVideoError(
-            "optimizer.kind adamw8bit needs the package torchao, which is not installed: pip install torchao; "
-            "or choose adamw."
-        ) from error
-    make: Callable[..., Optimizer] = AdamW8bit
-    return make
 
 
 def muon_and_adamw(
@@ -153,15 +114,16 @@ def muon_and_adamw(
     weight_decay: float = 0.0,
 ) -> Optimizers:
     """Muon for large matrices and convolutions, AdamW for the rest."""
-    large = [p for p in params if p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= _MIN_SIDE]
-    chosen = set(map(id, large))
-    rest = [p for p in params if id(p) not in chosen]
     parts: list[tuple[Optimizer, float]] = []
-    if large:
+    if large := [p for p in params if _is_large(p)]:
         parts.append((Muon(large, muon_rate), muon_rate))
-    if rest:
+    if rest := [p for p in params if not _is_large(p)]:
         parts.append((torch.optim.AdamW(rest, adam_rate, betas=betas, weight_decay=weight_decay), adam_rate))
     return Optimizers(parts)
+
+
+def _is_large(p: Tensor) -> bool:
+    return p.ndim >= 2 and min(p.shape[0], p.numel() // p.shape[0]) >= _MIN_SIDE
 
 
 def learning_rate(step: float, steps: float, warmup: float = 20, hold: float = 0.3) -> float:

@@ -19,12 +19,6 @@ def shuffled(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(torch.randperm(count, generator=generator_of(seed, 2**40 + epoch)).tolist())
 
 
-def chance(share: float, generator: torch.Generator) -> bool:
-    """True with this probability; always draws one number."""
-    return float(torch.rand((), generator=generator)) < share
-
-
-def window(length: int, size: int, generator: torch.Generator) -> range:
-    """A random range of `size` neighbouring numbers below `length`."""
-    start = int(torch.randint(0, length - size + 1, (), generator=generator))
-    return range(start, start + size)
+def uniform(generator: torch.Generator) -> float:
+    """A number from 0 to 1, evenly drawn."""
+    return float(torch.rand((), generator=generator))

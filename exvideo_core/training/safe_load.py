@@ -40,8 +40,7 @@ _NAMES = {
 def safe_load(folder: Path, *classes: type) -> Iterator[None]:
     """Within it, torch.load accepts tensors, plain values and these classes only, whatever its callers ask for.
 
-    Raises:
-        ExVideoError: something else is in the files of this folder, or they are damaged.
+    ExVideoError if something else is in the files of this folder, or they are damaged.
     """
     before = os.environ.get(_FORCE)
     os.environ[_FORCE] = "1"
@@ -61,11 +60,7 @@ def safe_load(folder: Path, *classes: type) -> Iterator[None]:
 
 
 def check_metadata(folder: Path) -> None:
-    """Check the metadata in a folder of torch.distributed.checkpoint.
-
-    Raises:
-        ExVideoError: it names other classes than such metadata has, or is damaged.
-    """
+    """Raise ExVideoError if torch.distributed.checkpoint's metadata names other classes than its own, or is damaged."""
     try:
         with (folder / ".metadata").open("rb") as stream:
             _Reader(stream).load()
@@ -74,8 +69,7 @@ def check_metadata(folder: Path) -> None:
 
 
 def _sentence(folder: Path, error: BaseException) -> ExVideoError:
-    name = _BLOCKED.search(str(error))
-    if name:
+    if name := _BLOCKED.search(str(error)):
         return ExVideoError(
             f"{folder} was not loaded: it asks for {name[1][:100]}, and a checkpoint of exvideo train has nothing but "
             f"tensors. Delete the folder unless you know where it comes from."

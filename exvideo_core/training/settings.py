@@ -121,11 +121,11 @@ class Training(Section):
 
     @model_validator(mode="after")
     def _check_together(self) -> Training:
-        if problems := [*self._conflicts(), *self._impossible_clips()]:
+        if problems := list(self._problems()):
             raise ValueError(*problems)
         return self
 
-    def _conflicts(self) -> Iterator[str]:
+    def _problems(self) -> Iterator[str]:
         run, data, kind = self.run, self.data, self.optimizer.kind
         if run.engine == "deepspeed" and kind != "adamw":
             yield f"optimizer.kind {kind} does not work with engine deepspeed; choose adamw, or engine fsdp"
@@ -136,9 +136,7 @@ class Training(Section):
                 "data.held_out is 0, so there is nothing for run.held_out_every and run.validate_every; set them to 0 "
                 "too"
             )
-
-    def _impossible_clips(self) -> Iterator[str]:
-        data, frames, geometry = self.data, self.model.num_frames, self.geometry
+        frames, geometry = self.model.num_frames, self.geometry
         try:
             geometry.check_size(data.width, data.height)
         except ClipError as error:

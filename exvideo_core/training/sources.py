@@ -1,4 +1,4 @@
-"""Clips cut from videos, encoded once and cached; and the limits of sources that draw their clips.
+"""Sources of clips: cut from videos, encoded once and cached, in a new order each epoch; and limits of drawn ones.
 
 Shapes: C channels, H and W pixels.
 """
@@ -9,21 +9,20 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import ExVideoError
 from ..runtime.distributed import World
-from .clips import CachedClips
 from .data.cache import CachedClip, Encode, cache_clips, plan_clips, read_cached, usable_clips
 from .data.index import BAD_FILES_NAME, Index, index_videos
 from .data.listing import list_videos
 from .data.videos import Sampling
 from .randomness import shuffled
-from .recipe import OnPrepare
 from .settings import DataConfig, Training
 
 log = logging.getLogger(__name__)
@@ -31,6 +30,45 @@ log = logging.getLogger(__name__)
 PROCEDURAL = "procedural"
 _VERSION = "1"  # of what `Encode` makes; another one makes all caches invalid
 Clip = TypeVar("Clip")
+ClipOut = TypeVar("ClipOut", covariant=True)
+OnPrepare = Callable[[str, int, int], None]  # what is being prepared, how much of how much
+
+
+class Source(Protocol[ClipOut]):
+    """Clips to train on, and held-out clips for evaluation."""
+
+    num_held_out: int
+
+    def training(self, position: int, generator: torch.Generator) -> ClipOut:
+        """The clip at a place of the endless order; what else is random about it comes from the generator."""
+
+    def held_out(self, index: int) -> ClipOut:
+        """A clip that is never trained on; always the same."""
+
+
+class EncodedClips(Generic[Clip]):
+    """Clips in files, in a new order each epoch; see `Source`. `clip_of` makes one of the tensors of these `names`."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        config: Training,
+        clip_of: Callable[[Mapping[str, Tensor]], Clip],
+        names: Sequence[str],
+    ) -> None:
+        self._files, self._clip_of, self._names, self._seed = files, clip_of, names, config.run.seed
+        self.num_held_out = config.data.held_out
+
+    def training(self, position: int, _generator: torch.Generator) -> Clip:
+        count = len(self._files) - self.num_held_out
+        epoch, place = divmod(position, count)
+        return self._read(shuffled(count, self._seed, epoch)[place])
+
+    def held_out(self, index: int) -> Clip:
+        return self._read(len(self._files) - self.num_held_out + index)
+
+    def _read(self, number: int) -> Clip:
+        return self._clip_of(read_cached(self._files[number], self._names))
 
 
 def encoding_format(device: torch.device) -> torch.dtype:
@@ -59,53 +97,28 @@ def content_mark(parts: Iterable[Mapping[str, Tensor]]) -> str:
     return mark.hexdigest()
 
 
-def encoded_clips(
-    config: Training,
-    world: World,
-    mark: str,
-    build_encode: Callable[[], Encode],
-    clip_of: Callable[[Mapping[str, Tensor]], Clip],
-    names: Sequence[str],
-    on_prepare: OnPrepare | None,
-) -> CachedClips[Clip]:
-    """Clips of the videos that `config.data` names.
+def encode_videos(
+    config: Training, world: World, mark: str, build_encode: Callable[[], Encode], on_prepare: OnPrepare | None
+) -> list[Path]:
+    """Files of all usable clips of the videos that `config.data` names, held-out ones last; the same in every process.
 
     Args:
-        config: of the run.
         world: the processes, which share the encoding.
         mark: stands for the encoders; clips that others encoded are not used.
         build_encode: called where a clip is not cached yet.
-        clip_of: a clip from its tensors.
-        names: of those tensors.
-        on_prepare: called with the progress.
     """
-    files = _encoded(config, world, mark, build_encode, on_prepare)
-    return CachedClips(
-        len(files), config.data.held_out, lambda i: clip_of(read_cached(files[i], names)), config.run.seed
-    )
-
-
-def _encoded(
-    config: Training, world: World, mark: str, build_encode: Callable[[], Encode], on_prepare: OnPrepare | None
-) -> list[Path]:
-    """Files of all usable clips, held-out ones last; the same in every process."""
-    data, folder = config.data, cache_folder(config)
+    data, folder, seed = config.data, cache_folder(config), config.run.seed
     sampling = Sampling(num_frames=config.model.num_frames, fps=data.fps, stride=data.stride)
 
-    def report(what: str) -> Callable[[int, int], None]:
-        return lambda done, total: on_prepare(what, done, total) if on_prepare else None
+    def report(what: str) -> Callable[[int, int], None] | None:
+        return partial(on_prepare, what) if on_prepare else None
 
-    def index() -> Index:
-        listed = list_videos(Path(data.source))
-        return index_videos(
-            listed, folder, sampling, data.max_bad_share, report("looking at videos"), workers=os.cpu_count() or 1
-        )
-
-    # the first process looks, and all others take what it found
-    known = world.gather(index() if world.is_first else None)[0]
-    clips = plan_clips(
-        known.videos, folder, sampling, data.width, data.height, data.clips_per_video, config.run.seed, mark
-    )
+    found: Index | None = None
+    if world.is_first:  # all others take what it finds
+        listed, workers = list_videos(Path(data.source)), os.cpu_count() or 1
+        found = index_videos(listed, folder, sampling, data.max_bad_share, report("looking at videos"), workers)
+    known: Index = world.gather(found)[0]
+    clips = plan_clips(known.videos, folder, sampling, data.width, data.height, data.clips_per_video, seed, mark)
     encoding = report("encoding clips")
     cache_clips(clips, build_encode, known, folder, data.max_bad_share, world.rank, world.size, encoding)
     world.wait()
@@ -113,7 +126,7 @@ def _encoded(
     lost = len(known.bad) + len({video.path for video in known.videos} - {clip.video for clip in usable})
     if lost and world.is_first:
         log.warning("%d of %d videos are not used; see %s", lost, known.num_listed, folder / BAD_FILES_NAME)
-    return _held_out_last(usable, data.held_out, config.run.seed)
+    return _held_out_last(usable, data.held_out, seed)
 
 
 def _held_out_last(clips: Sequence[CachedClip], held_out: int, seed: int) -> list[Path]:
@@ -124,11 +137,9 @@ def _held_out_last(clips: Sequence[CachedClip], held_out: int, seed: int) -> lis
             f"data.held_out is {held_out}, and there are {len(videos)} usable videos: at least one must be left to "
             f"train on. Give more videos, or set data.held_out to {len(videos) - 1} or less."
         )
-    order = shuffled(len(videos), seed, -1)
-    kept = {videos[place] for place in order[:held_out]}
-    training = [clip.file for clip in clips if clip.video not in kept]
+    kept = dict.fromkeys(videos[place] for place in shuffled(len(videos), seed, -1)[:held_out])
     first = {clip.video: clip.file for clip in reversed(clips)}
-    return [*training, *(first[videos[place]] for place in order[:held_out])]
+    return [*(clip.file for clip in clips if clip.video not in kept), *(first[video] for video in kept)]
 
 
 def check_procedural(data: DataConfig, side: int, held_out: int) -> None:

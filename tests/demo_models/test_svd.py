@@ -30,7 +30,7 @@ NARROW = UNetConfig(widths=(8, 8, 8, 8), context_dim=4, time_dim=16, id_dim=8)
 
 @pytest.fixture(scope="module")
 def pictures():
-    return Pictures(leaves=3, photos=())
+    return Pictures(leaves=3, photos=False)
 
 
 def encoders():

@@ -8,7 +8,7 @@ import pytest
 from in_comfyui import COGVIDEOX_WORKFLOW, SMALL, SVD_WORKFLOW, WORKFLOWS, change, place_files
 from training_runs import cogvideox_config, svd_config
 
-from exvideo_core.cli.train import main
+from exvideo_core.cli import main
 from exvideo_core.video import read_video
 from host.graph import nodes_of, read_graph, to_prompt
 
@@ -34,7 +34,7 @@ def exported(config_of, folder, rate):
         optimizer__weight_decay=0.0,
         data__windows=[],
     )
-    assert main([str(config), "--device", "cpu"]) == 0
+    assert main(["train", str(config), "--device", "cpu"]) == 0
     return folder / f"rate_{rate}" / "extension.safetensors"
 
 

@@ -33,7 +33,7 @@ from exvideo_core.families.svd.objective import svd_loss
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.lora import LoRA, attach, new_lora
-from exvideo_core.training.freezing import checkpoint_blocks, freeze
+from exvideo_core.training.recipe import checkpoint_blocks, freeze
 from parity import references, references_cogvideox
 from parity.references import EXPECTED_WARNINGS, diffsynth
 

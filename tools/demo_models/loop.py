@@ -71,7 +71,7 @@ class Run:
             {
                 "step": self.step,
                 "module": self.module.state_dict(),
-                "optimizers": self.optimizers.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer, _ in self.optimizers.parts],
                 "average": self.ema.state_dict(),
             },
             partial,
@@ -82,6 +82,7 @@ class Run:
         state = torch.load(self.file, weights_only=True)
         self.step = state["step"]
         self.module.load_state_dict(state["module"])
-        self.optimizers.load_state_dict(state["optimizers"])
+        for (optimizer, _), saved in zip(self.optimizers.parts, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.ema.load_state_dict(state["average"])
         log.info("%s: resuming at step %d", self.file.stem, self.step)

@@ -16,10 +16,17 @@ from torch import Tensor
 
 from ...runtime.distributed import World
 from ...runtime.memory import free_bytes, num_bytes
-from ...training.clips import Source
 from ...training.data.cache import Encode, read_cached
-from ...training.recipe import OnPrepare
-from ...training.sources import cache_folder, content_mark, encoded_clips, encoding_format, to_pixels
+from ...training.sources import (
+    EncodedClips,
+    OnPrepare,
+    Source,
+    cache_folder,
+    content_mark,
+    encode_videos,
+    encoding_format,
+    to_pixels,
+)
 from ...weights.write import write_weights
 from .checkpoint import read_text_encoder, read_vae
 from .pipeline import build_text_encoder, build_vae
@@ -42,14 +49,7 @@ class CogVideoXClip:
 def clips_of_videos(
     config: CogVideoXTraining, vae_path: Path, text_path: Path, world: World, on_prepare: OnPrepare | None = None
 ) -> tuple[Source[CogVideoXClip], Tensor]:
-    """Clips cut from videos and encoded, and the embedding of the empty prompt, [L, D].
-
-    Args:
-        config: of the run.
-        vae_path, text_path: of the encoders.
-        world: the processes, which share the encoding.
-        on_prepare: called with the progress.
-    """
+    """Clips cut from videos and encoded, which the processes share, and the embedding of the empty prompt, [L, D]."""
     vae_part, text_part = read_vae(vae_path), read_text_encoder(text_path)
     mark = content_mark((vae_part.weights, text_part.weights))
 
@@ -74,13 +74,14 @@ def clips_of_videos(
 
         return encode
 
-    source = encoded_clips(config, world, mark, build_encode, _clip, _TENSORS, on_prepare)
+    files = encode_videos(config, world, mark, build_encode, on_prepare)
     no_text = cache_folder(config) / f"no_text_{mark[:16]}.safetensors"
     if world.is_first and not no_text.exists():
         write_weights(no_text, {"context": embedded(text_encoder_on_device(), "").half()})
     world.wait()
     text_encoder_on_device.cache_clear()  # training needs its many GB
-    return source, read_cached(no_text, ("context",))["context"].float()
+    no_text_LD = read_cached(no_text, ("context",))["context"].float()
+    return EncodedClips(files, config, _clip, _TENSORS), no_text_LD
 
 
 @torch.no_grad()

@@ -22,7 +22,6 @@ def cogvideox_loss(
     """Mean squared error of v, which equals diffusers' error of x0 times 1 / (1 - alpha).
 
     Args:
-        transformer: the network.
         latents_BCTHW: clean, of unit variance.
         context: the text's embedding, [B, L, D].
         timestep: 0 to 999, a scalar, [1] or [B].

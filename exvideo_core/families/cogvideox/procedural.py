@@ -5,7 +5,7 @@ Shapes: B scenes, T latent frames, C channels, H and W pixels or latent cells, L
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -13,45 +13,40 @@ from einops import rearrange
 from torch import Tensor
 
 from ...training.procedural import shapes
-from ...training.randomness import chance
-from .clips import CogVideoXClip
+from ...training.randomness import uniform
+from .clips import CogVideoXClip, embedded
 from .geometry import GEOMETRY
 from .text_encoder import TextEncoder
 from .vae import SCALING_FACTOR
 
 
 class MovingShapes:
-    """Flat shapes that move on flat grounds, and their prompts; see `training.clips.Source`.
+    """Flat shapes that move on flat grounds, and their prompts; see `training.sources.Source`.
 
     Latents are the small pictures that the demo's encoder makes. Held out are combinations that are never trained.
     """
 
     def __init__(self, text_encoder: TextEncoder, num_frames: int, held_out: int) -> None:
-        self.text_encoder, self.num_held_out = text_encoder, held_out
+        self.num_held_out = held_out
         self.num_latent_frames = GEOMETRY.latent_frames(num_frames)
-        self._held_out = [words for words in shapes.all_words() if words.is_held_out]
-        self._embedded = cache(self._embed)
+        self._embedded = cache(partial(embedded, text_encoder))
 
     def training(self, _position: int, generator: torch.Generator) -> CogVideoXClip:
         """A random trained combination; half of the time with the demo's own sentence."""
         words = shapes.TRAINED[int(torch.randint(0, len(shapes.TRAINED), (), generator=generator))]
         kind = int(torch.randint(0, len(shapes.SENTENCES), (), generator=generator))
-        sentence = shapes.SENTENCES[0 if chance(0.5, generator) else kind]
+        sentence = shapes.SENTENCES[0 if uniform(generator) < 0.5 else kind]
         return self._clip(shapes.Scenes.draw((words,), generator), words.prompt(sentence))
 
     def held_out(self, index: int) -> CogVideoXClip:
         """A held-out combination of mean size and place."""
-        words = self._held_out[index]
+        words = shapes.HELD_OUT[index]
         return self._clip(shapes.Scenes.typical((words,)), words.prompt())
 
     def _clip(self, scene: shapes.Scenes, caption: str) -> CogVideoXClip:
         newest_1T = GEOMETRY.temporal_factor * torch.arange(self.num_latent_frames)[None]
         latents = cells(scene.frames(newest_1T), scene.frames((newest_1T - 2).clamp(min=0)))[0]
         return CogVideoXClip(latents_CTHW=latents / SCALING_FACTOR, context_LD=self._embedded(caption), fps=8)
-
-    @torch.no_grad()
-    def _embed(self, caption: str) -> Tensor:
-        return self.text_encoder([caption])[0]
 
 
 def cells(newest_BCTHW: Tensor, before_BCTHW: Tensor) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ...lora.attach import ATTENTION
 from ...training.settings import DataConfig, ModelConfig, OptimizerConfig, RunConfig, Section, Training
-from ...video.geometry import Geometry
 from .geometry import GEOMETRY
 
 
@@ -38,7 +37,7 @@ class CogVideoXObjective(Section):
 class CogVideoXTraining(Training):
     """Post-tune CogVideoX-5B to longer clips by a LoRA."""
 
-    geometry: ClassVar[Geometry] = GEOMETRY
+    geometry = GEOMETRY
 
     target: Literal["cogvideox"] = Field(default="cogvideox", description="cogvideox: text to video")
     run: RunConfig = RunConfig(name="exvideo_cogvideox")

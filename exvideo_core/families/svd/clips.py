@@ -13,9 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ...runtime.distributed import World
-from ...training.clips import Source
-from ...training.recipe import OnPrepare
-from ...training.sources import content_mark, encoded_clips, to_pixels
+from ...training.sources import EncodedClips, OnPrepare, Source, content_mark, encode_videos, to_pixels
 from .checkpoint import SVDWeights
 from .image_encoder import ImageEncoder
 from .motion_buckets import motion_bucket
@@ -59,7 +57,8 @@ def clips_of_videos(
         }
 
     mark = content_mark((weights.vae, weights.image_encoder))
-    return encoded_clips(config, world, mark, lambda: encode, _clip, _TENSORS, on_prepare)
+    files = encode_videos(config, world, mark, lambda: encode, on_prepare)
+    return EncodedClips(files, config, _clip, _TENSORS)
 
 
 def _clip(tensors: Mapping[str, Tensor]) -> SVDClip:

@@ -2,8 +2,8 @@
 
 With a = sqrt(1 + sigma^2), the network sees (x0 + sigma n) / a and predicts v, from which
 x0 = input / a - (sigma / a) v. The published script (DiffSynth-Studio 1.1.9, ExVideo_svd_train.py) compares that x0
-with the latents made a little stronger, and weights by a / sigma. In v this is sigma / a times the squared error to the
-target of `velocity_target`.
+with the latents made a little stronger, s x0, and weights by a / sigma. In v this is sigma / a times the squared error
+to the target n / a - (sigma / a) x0 - (s - 1) (a / sigma) x0.
 
 Shapes: T frames, C latent channels, H and W latent cells, D channels of the picture's embedding.
 """
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from ...sampling.schedules import RHO, SIGMA_MAX, SIGMA_MIN
 
-CONTRAST = 1.01  # the published script trains towards latents this much stronger
-
 Network = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # SVDUNet's call: x, timestep, context, ids
 
 
@@ -30,7 +28,7 @@ def svd_loss(
     add_time_ids: Tensor,
     sigma: Tensor,
     noise: Tensor,
-    target_scale: float = CONTRAST,
+    target_scale: float = 1.01,
 ) -> tuple[Tensor, Tensor]:
     """Mean squared error of a clip's denoised latents, and that times sqrt(1 + sigma^2) / sigma, the script's weight.
 
@@ -39,7 +37,7 @@ def svd_loss(
         image_latents_CHW: of the conditioning picture, unscaled.
         context: the picture's embedding, [1, D].
         add_time_ids: [1, 3], as the network takes them.
-        target_scale: 1 trains towards the latents as they are.
+        target_scale: 1 trains towards the latents as they are; the published script's is 1.01.
     """
     denoised_TCHW, total = svd_denoised(unet, latents_TCHW, image_latents_CHW, context, add_time_ids, sigma, noise)
     loss = (denoised_TCHW - target_scale * latents_TCHW.float()).square().mean()
@@ -70,12 +68,6 @@ def noised(latents: Tensor, noise: Tensor, sigma: Tensor) -> tuple[Tensor, Tenso
     """Latents at a noise level, of unit variance, and the root of 1 + sigma^2 they were divided by."""
     total = torch.sqrt(sigma**2 + 1)
     return (latents + sigma * noise) / total, total
-
-
-def velocity_target(latents: Tensor, noise: Tensor, sigma: Tensor, target_scale: float = 1.0) -> Tensor:
-    """The v whose denoised latents are `target_scale` times the given ones."""
-    total = torch.sqrt(sigma**2 + 1)
-    return noise / total - (sigma / total) * latents - (target_scale - 1) * (total / sigma) * latents
 
 
 def script_sigmas(levels: int = 1000) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...training.procedural.pictures import Pictures
 from ...training.procedural.push_in import FULL_BUCKET, FULL_RATE, LAST_FRAME, progress, push_in
-from ...training.randomness import chance, generator_of
+from ...training.randomness import generator_of, uniform
 from .clips import SVDClip
 from .image_encoder import ImageEncoder
 from .vae import SCALING_FACTOR, VAE
@@ -42,7 +42,7 @@ class Gallery:
 
 
 class PushIns:
-    """A camera that pushes into a picture; see `training.clips.Source`.
+    """A camera that pushes into a picture; see `training.sources.Source`.
 
     Later latent frames are the picture's latents, resampled: the demo's decoder is trained to decode those.
     """
@@ -54,11 +54,11 @@ class PushIns:
         """A random picture at a random speed within the full motion."""
         slot = int(torch.randint(0, self.gallery.size - self.num_held_out, (), generator=generator))
         fps = float(FULL_RATE)
-        if chance(0.3, generator):
-            fps = float(round(SLOWEST * (FULL_RATE / SLOWEST) ** float(torch.rand((), generator=generator))))
+        if uniform(generator) < 0.3:
+            fps = float(round(SLOWEST * (FULL_RATE / SLOWEST) ** uniform(generator)))
         bucket = min(FULL_BUCKET, math.floor(FULL_BUCKET * fps * LAST_FRAME / (FULL_RATE * (self.num_frames - 1))))
-        if chance(0.25, generator):
-            bucket = math.floor(float(torch.rand((), generator=generator)) * (bucket + 1))
+        if uniform(generator) < 0.25:
+            bucket = math.floor(uniform(generator) * (bucket + 1))
         return self._clip(slot, fps, bucket)
 
     def held_out(self, index: int) -> SVDClip:

@@ -5,7 +5,7 @@ Shapes: T frames, C channels, H and W latent cells, D channels of the picture's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from ...errors import ExVideoError
 from ...runtime.distributed import World
 from ...sampling.inputs import attention_named
-from ...training.clips import Source
-from ...training.freezing import HELD_OUT_SEED, SAMPLING_STEPS, checkpoint_blocks, freeze
-from ...training.procedural.pictures import PHOTOGRAPHS, Pictures
-from ...training.randomness import chance, generator_of, window
-from ...training.recipe import OnPrepare, Sizes, TrainingRecipe
-from ...training.sources import PROCEDURAL, check_procedural, encoding_format
+from ...training.procedural.pictures import Pictures
+from ...training.randomness import generator_of, uniform
+from ...training.recipe import HELD_OUT_SEED, SAMPLING_STEPS, Target, TrainingRecipe
+from ...training.sources import PROCEDURAL, OnPrepare, Source, check_procedural, encoding_format
 from ...video import save_video
 from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS, converted
@@ -43,8 +41,10 @@ from .vae import VAE
 HELD_OUT_SIGMAS = (0.2, 1.0, 5.0, 50.0)
 
 
-class SVDTarget:
+class SVDTarget(Target[SVDTraining, SVDClip]):
     """See `Target`; `unet` is built over the extended `weights`, and `vae` encodes pictures with noise on them."""
+
+    held_out_levels = HELD_OUT_SIGMAS
 
     def __init__(
         self,
@@ -55,69 +55,67 @@ class SVDTarget:
         source: Source[SVDClip],
         device: torch.device,
     ) -> None:
-        self.config, self.source, self.device = config, source, device
+        units = trained_units(unet, config.model.trainable)
+        super().__init__(config, unet, units, (ResBlock, SpatioTemporalTransformer), source, device)
         self.unet, self.vae = unet, vae
         # exported as they were read, also where the frozen network computes in fewer bits
         self._originals = {name: weight for name, weight in weights.unet.items() if extension_site(name)}
-        self.units = trained_units(self.unet, config.model.trainable)
-        self.dtype = FORMATS[config.run.precision]
-        freeze(self.unet, self.units.values(), self.dtype, device)
-        self.num_frozen = sum(p.numel() for p in self.unet.parameters() if not p.requires_grad)
-        self.base_frames = config.model.base_frames
-        if config.run.checkpointing:
-            checkpoint_blocks(m for m in self.unet.modules() if isinstance(m, ResBlock | SpatioTemporalTransformer))
         self._levels = script_sigmas()
 
-    @property
-    def num_held_out(self) -> int:
-        return self.source.num_held_out * len(HELD_OUT_SIGMAS)
-
     def loss(self, position: int, step: int) -> Tensor:
-        """See `Target`."""
-        objective, windows = self.config.objective, self.config.data.windows
+        objective = self.config.objective
         generator = generator_of(self.config.run.seed, position)
         clip = self.source.training(position, generator)
-        length = len(clip.latents_TCHW)
-        frames = window(length, windows[step % len(windows)] if windows else length, generator)
+        frames = self.window(len(clip.latents_TCHW), step, generator)
         sigma = self._draw_sigma(generator)
         image_latents, noise_aug = self._condition(clip, generator)
-        has_picture = float(not chance(objective.condition_dropout, generator))
-        latents_TCHW = clip.latents_TCHW[frames.start : frames.stop] * objective.latent_scale
-        noise = torch.randn(latents_TCHW.shape, generator=generator)
-        ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]])
-        latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
-            latents_TCHW, has_picture * image_latents, has_picture * clip.context_1D, ids, sigma, noise
+        has_picture = float(uniform(generator) >= objective.condition_dropout)
+        inputs = self._inputs(
+            clip, frames, has_picture * image_latents, has_picture * clip.context_1D, noise_aug, sigma, generator
         )
-        _, loss = svd_loss(
-            self._network(frames), latents_TCHW, image_latents, context, ids, sigma, noise, objective.target_scale
-        )
+        _, loss = svd_loss(*inputs, target_scale=objective.target_scale)
+        sigma = sigma.to(self.device)
         # the error of v has the same factor twice
         return loss if objective.weighting == "script" else loss * torch.sqrt(1 + sigma**2) / sigma
 
     @torch.no_grad()
     def held_out_errors(self, item: int) -> Tensor:
-        """See `Target`."""
         index, level = divmod(item, len(HELD_OUT_SIGMAS))
-        clip = self.source.held_out(index)
-        latents_TCHW = clip.latents_TCHW * self.config.objective.latent_scale
-        noise = torch.randn(latents_TCHW.shape, generator=generator_of(HELD_OUT_SEED, index))
-        ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, self.config.objective.image_noise]])
-        latents_TCHW, image_latents, context, ids, sigma, noise = self._placed(
-            latents_TCHW, clip.latents_TCHW[0], clip.context_1D, ids, torch.tensor(HELD_OUT_SIGMAS[level]), noise
-        )
-        network = self._network(range(len(latents_TCHW)))
-        denoised_TCHW, total = svd_denoised(network, latents_TCHW, image_latents, context, ids, sigma, noise)
-        error_T = (denoised_TCHW - latents_TCHW).square().mean(dim=(1, 2, 3))
-        return (error_T * (total / sigma) ** 2).cpu()
+        clip, sigma = self.source.held_out(index), torch.tensor(HELD_OUT_SIGMAS[level])
+        frames, noise_aug = range(len(clip.latents_TCHW)), self.config.objective.image_noise
+        generator = generator_of(HELD_OUT_SEED, index)
+        inputs = self._inputs(clip, frames, clip.latents_TCHW[0], clip.context_1D, noise_aug, sigma, generator)
+        denoised_TCHW, total = svd_denoised(*inputs)
+        error_T = (denoised_TCHW - inputs[1]).square().mean(dim=(1, 2, 3))
+        return (error_T * (total / sigma.to(self.device)) ** 2).cpu()
+
+    def _inputs(
+        self,
+        clip: SVDClip,
+        frames: range,
+        image_latents_CHW: Tensor,
+        context_1D: Tensor,
+        noise_aug: float,
+        sigma: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Callable[..., Tensor], Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Arguments of `svd_loss`: the network on these places of the clip, and what it is given."""
+        latents_TCHW = clip.latents_TCHW[frames.start : frames.stop] * self.config.objective.latent_scale
+        noise = torch.randn(latents_TCHW.shape, generator=generator)
+        ids = torch.tensor([[clip.fps - 1, clip.motion_bucket_id, noise_aug]])
+        given = (latents_TCHW, image_latents_CHW, context_1D, ids, sigma, noise)
+        latents_TCHW, image, context, ids, sigma, noise = (x.to(self.device, torch.float32) for x in given)
+
+        def network(x_TCHW: Tensor, *conditions: Tensor) -> Tensor:
+            return self.unet(x_TCHW.to(self.dtype), *conditions, len(frames), frames)
+
+        return network, latents_TCHW, image, context, ids, sigma, noise
 
     def export(self, weights: Mapping[str, Tensor], path: Path) -> None:
-        """See `Target`."""
         save_extension(path, converted(self._originals | dict(weights), FORMATS[self.config.run.export_format]))
 
     def sample(self, exported: Path, video: Path) -> None:
-        """See `Target`."""
-        clip = self.source.held_out(0)
-        data = self.config.data
+        clip, data = self.source.held_out(0), self.config.data
         plain = 1.0 if self.config.model.checkpoint == "demo" else None  # it was trained without guidance
         pipeline = load_svd(checkpoint_of(self.config.model), exported, device=self.device)
         result = pipeline(
@@ -150,13 +148,6 @@ class SVDTarget:
         with torch.no_grad():
             return self.vae.encode((clip.picture_3HW + strength * noise)[None])[0].float().cpu(), strength
 
-    def _placed(self, *tensors: Tensor) -> Sequence[Tensor]:
-        return [tensor.to(self.device, torch.float32) for tensor in tensors]
-
-    def _network(self, frames: range) -> Callable[..., Tensor]:
-        """The network on these places of the clip."""
-        return lambda x, *conditions: self.unet(x.to(self.dtype), *conditions, len(frames), frames)
-
 
 def trained_units(unet: SVDUNet, scope: str) -> dict[str, nn.Module]:
     """The trained modules by their names in the UNet: with 'temporal', those of the published file."""
@@ -172,7 +163,6 @@ def trained_units(unet: SVDUNet, scope: str) -> dict[str, nn.Module]:
 
 
 def checkpoint_of(model: SVDModel) -> Path:
-    """The base's file."""
     return DEMO_CHECKPOINT if model.checkpoint == "demo" else Path(model.checkpoint)
 
 
@@ -212,7 +202,7 @@ def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None
     if config.data.source == PROCEDURAL:
         data, seed = config.data, config.run.seed
         check_procedural(data, SIDE, data.pictures - 1)
-        pictures = Pictures(photos=PHOTOGRAPHS if data.photographs else (), seed=seed)
+        pictures = Pictures(photos=data.photographs, seed=seed)
         gallery = Gallery(pictures, vae, image_encoder, data.pictures, seed)
         source: Source[SVDClip] = PushIns(gallery, config.model.num_frames, data.held_out)
     else:
@@ -223,15 +213,10 @@ def build_target(config: SVDTraining, world: World, on_prepare: OnPrepare | None
     return SVDTarget(config, weights, unet, vae, source, world.device)
 
 
-def count(config: SVDTraining) -> Sizes:
-    """Trained and frozen parameters of the UNet."""
+def parts(config: SVDTraining) -> tuple[SVDUNet, dict[str, nn.Module]]:
+    """The UNet with its extension, and what is trained of it."""
     unet, *_ = build_svd(read_weights(config.model), attention_named(config.run.attention))
-    trained = {
-        f"{unit}.{name}": p.numel()
-        for unit, module in trained_units(unet, config.model.trainable).items()
-        for name, p in module.named_parameters()
-    }
-    return Sizes(trained=trained, frozen=sum(p.numel() for p in unet.parameters()) - sum(trained.values()))
+    return unet, trained_units(unet, config.model.trainable)
 
 
-RECIPE = TrainingRecipe(config=SVDTraining, build=build_target, count=count)
+RECIPE = TrainingRecipe(config=SVDTraining, build=build_target, parts=parts)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from ...training.settings import ModelConfig, RunConfig, Section, Training
-from ...video.geometry import Geometry
 from .geometry import GEOMETRY
 from .vae import SCALING_FACTOR
 
@@ -57,7 +56,7 @@ class SVDObjective(Section):
 class SVDTraining(Training):
     """Post-tune Stable Video Diffusion to longer clips."""
 
-    geometry: ClassVar[Geometry] = GEOMETRY
+    geometry = GEOMETRY
 
     target: Literal["svd"] = Field(default="svd", description="svd: image to video")
     run: RunConfig = RunConfig(name="exvideo_svd")

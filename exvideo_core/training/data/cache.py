@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from torch import Tensor
 from ...errors import CheckpointError, ExVideoError, VideoError
 from ...weights.safetensors_files import open_file
 from ...weights.write import write_weights
-from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, bad_file_line, check_share
+from .index import BAD_FILES_NAME, BadFile, Index, IndexedVideo, append_line, bad_file_line, check_share
 from .videos import Sampling, clip_fps, last_start, read_clip
 
 # uint8 [T, H, W, 3], the caption and the frames per second to the tensors that are kept of a clip
@@ -43,7 +42,6 @@ class CachedClip:
 
     @property
     def video(self) -> Path:
-        """The file it is cut from."""
         return self.source.path
 
 
@@ -63,18 +61,17 @@ def plan_clips(
     the others. More clips per video leave the earlier ones as they were.
 
     Args:
-        videos: of the index.
-        folder: of the cache.
         sampling: the one that the index was made with.
         width, height: of the clips, in pixels.
-        clips_per_video: at least 1.
         seed: another one moves the clips.
         fingerprint: stands for all that `Encode` does; another one whenever its weights or its code change.
     """
     clips = []
     for video in videos:
         for start in _starts(video, last_start(video.facts, sampling), clips_per_video, seed):
-            name = _content_hash(video, start, sampling, (width, height), fingerprint)
+            frames = [start, sampling.num_frames, sampling.fps, sampling.stride, width, height]
+            contents = json.dumps([video.identity, video.caption, *frames, fingerprint])
+            name = hashlib.sha256(contents.encode()).hexdigest()[:40]
             file = folder / name[:2] / f"{name}.safetensors"
             clips.append(
                 CachedClip(file=file, source=video, start=start, sampling=sampling, width=width, height=height)
@@ -91,7 +88,7 @@ def cache_clips(
     rank: int = 0,
     world: int = 1,
     progress: Callable[[int, int], None] | None = None,
-) -> list[BadFile]:
+) -> None:
     """Make the files that are missing or damaged, of every `world`-th video from the `rank`-th on.
 
     With several processes, wait for all of them, and then let each take `usable_clips`.
@@ -99,21 +96,13 @@ def cache_clips(
     Args:
         clips: all of `plan_clips`.
         build_encode: called only if something is to be made.
-        index: whose bad videos count too.
         folder: of the cache; videos that fail are appended to its bad_files.jsonl.
-        max_bad_share: as in `index_videos`.
-        rank: number of this process, from 0.
-        world: number of processes.
+        max_bad_share: ExVideoError if more are bad, those of the index among them.
         progress: called after each clip with the number that this process has made, and its total.
-
-    Returns:
-        Videos that the index found undamaged and that could not be read.
-
-    Raises:
-        ExVideoError: too many videos are bad, or a file cannot be written.
     """
-    share = [clip for group in islice(_by_video(clips).values(), rank, None, world) for clip in group]
-    missing = [clip for clip in share if not _is_whole(clip.file)]
+    share = set(islice(dict.fromkeys(clip.source for clip in clips), rank, None, world))
+    different = {clip.file: clip for clip in clips if clip.source in share}
+    missing = [clip for file, clip in different.items() if not _is_whole(file)]
     encode = build_encode() if missing else None
     bad: dict[Path, BadFile] = {}
     for number, clip in enumerate(missing, start=1):
@@ -122,35 +111,28 @@ def cache_clips(
                 frames = read_clip(clip.video, clip.source.facts, clip.start, clip.sampling, clip.width, clip.height)
             except VideoError as error:
                 bad[clip.video] = BadFile(path=clip.video, reason=str(error))
-                _quarantine(folder / BAD_FILES_NAME, bad[clip.video])
+                append_line(folder / BAD_FILES_NAME, bad_file_line(bad[clip.video]))
                 check_share([*index.bad, *bad.values()], index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
             else:
                 _write(clip, encode, frames)
         if progress:
             progress(number, len(missing))
-    return list(bad.values())
 
 
 def usable_clips(clips: Sequence[CachedClip], index: Index, folder: Path, max_bad_share: float) -> list[CachedClip]:
-    """The clips of all videos whose every clip is in the cache; the same in every process once all have finished.
+    """The clips of all videos whose every clip is in the cache; ExVideoError if too many videos are bad.
 
-    Raises:
-        ExVideoError: too many videos are bad.
+    They are the same in every process once all have finished.
     """
-    groups = _by_video(clips)
-    whole = {source for source, group in groups.items() if all(_is_whole(clip.file) for clip in group)}
-    lost = [BadFile(path=source.path, reason="could not be read for the cache") for source in groups.keys() - whole]
+    broken = {clip.source for clip in clips if not _is_whole(clip.file)}
+    lost = [BadFile(path=source.path, reason="could not be read for the cache") for source in broken]
     bad = [*index.bad, *sorted(lost, key=lambda file: file.path)]
     check_share(bad, index.num_listed, max_bad_share, folder / BAD_FILES_NAME)
-    return [clip for clip in clips if clip.source in whole]
+    return [clip for clip in clips if clip.source not in broken]
 
 
 def read_cached(file: Path, names: Collection[str] = ()) -> dict[str, Tensor]:
-    """The tensors of one clip, read into memory; `names` are those it must have.
-
-    Raises:
-        ExVideoError: the file is missing or damaged.
-    """
+    """The tensors of one clip, read into memory; ExVideoError if it is missing or damaged, or lacks one of `names`."""
     try:
         if missing := set(names) - open_file(file).keys():
             raise CheckpointError(f"it has no {' and no '.join(sorted(missing))}")
@@ -176,20 +158,6 @@ def _starts(video: IndexedVideo, last: int, count: int, seed: int) -> list[int]:
     return list(islice(cycle(drawn), count))
 
 
-def _content_hash(video: IndexedVideo, start: int, sampling: Sampling, size: tuple[int, int], fingerprint: str) -> str:
-    frames = [start, sampling.num_frames, sampling.fps, sampling.stride, *size]
-    contents = [video.identity, video.caption, *frames, fingerprint]
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:40]
-
-
-def _by_video(clips: Sequence[CachedClip]) -> dict[IndexedVideo, list[CachedClip]]:
-    """Every different clip once, in order."""
-    groups: dict[IndexedVideo, dict[Path, CachedClip]] = {}
-    for clip in clips:
-        groups.setdefault(clip.source, {})[clip.file] = clip
-    return {source: list(group.values()) for source, group in groups.items()}
-
-
 def _is_whole(file: Path) -> bool:
     if not file.exists():
         return False
@@ -204,15 +172,3 @@ def _write(clip: CachedClip, encode: Encode, frames: Tensor) -> None:
     fps = clip_fps(clip.source.facts, clip.sampling)
     about = {"video": clip.video.name, "start": str(clip.start), "fps": f"{fps:.6g}", "caption": clip.source.caption}
     write_weights(clip.file, encode(frames, clip.source.caption, fps), about)
-
-
-def _quarantine(report: Path, bad: BadFile) -> None:
-    """Append a line with a single write, since other processes append theirs."""
-    try:
-        file = os.open(report, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(file, bad_file_line(bad).encode())
-        finally:
-            os.close(file)
-    except OSError as error:
-        raise ExVideoError(f"{report} cannot be written: {error.strerror}; check the folder.") from error

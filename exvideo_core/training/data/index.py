@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import groupby, pairwise
@@ -30,7 +31,7 @@ _MOST_BYTES = 2_000_000_000  # of an index: some million videos
 _MOST_FRAMES = 10_000_000  # of a video: four days
 
 _Key = tuple[str, int, int]  # path, bytes, and time of the last change in nanoseconds: another key, another file
-_Known = dict[_Key, VideoFacts | str]  # what was found, or the reason why the file is bad
+_Found = VideoFacts | str  # facts, or the reason why the file is bad
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,9 @@ def index_videos(
     One process at a time may write to the folder; with nothing new to examine, any number may run.
 
     Args:
-        listed: from `list_videos`.
         folder: where the index is kept; made if it is missing.
         sampling: decides which videos are too short. What is remembered does not depend on it.
         max_bad_share: stop as soon as more than this share of all files is bad, 0 to 1.
-        progress: called after each file with the number done and the total.
         workers: threads that decode, each its own file.
 
     Raises:
@@ -97,13 +96,16 @@ def index_videos(
     bad: list[BadFile] = []
     report = folder / BAD_FILES_NAME
     try:
-        for number, (entry, found) in enumerate(_results(listed, folder, workers), start=1):
-            usable = _sorted_in(entry, found, sampling)
-            if isinstance(usable, BadFile):
-                bad.append(usable)
-                check_share(bad, len(listed), max_bad_share, report)
+        for number, (entry, key, found) in enumerate(_results(listed, folder, workers), start=1):
+            reason = found if isinstance(found, str) else shortcoming(found, sampling)
+            if key and isinstance(found, VideoFacts) and not reason:
+                _, size, mtime_ns = key
+                videos.append(
+                    IndexedVideo(path=entry.path, caption=entry.caption, facts=found, size=size, mtime_ns=mtime_ns)
+                )
             else:
-                videos.append(usable)
+                bad.append(BadFile(path=entry.path, reason=str(reason)))
+                check_share(bad, len(listed), max_bad_share, report)
             if progress:
                 progress(number, len(listed))
     finally:
@@ -128,81 +130,74 @@ def bad_file_line(bad: BadFile) -> str:
     return json.dumps({"path": str(bad.path), "reason": bad.reason}, ensure_ascii=False) + "\n"
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line with a single write, since other processes append theirs; ExVideoError if the disk refuses."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            if file.seek(0, os.SEEK_END):
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # after a half-written line
+                    line = "\n" + line
+            file.write(line.encode())
+    except OSError as error:
+        raise ExVideoError(cannot_write(path, error)) from error
+
+
 def _sentence(bad: BadFile) -> str:
     reason = bad.reason.rstrip(".")
     return reason if reason.startswith(bad.path.name) else f"{bad.path.name} {reason}"
 
 
-_Found = tuple[_Key, VideoFacts | str] | str  # what is known of a file; a reason alone: it cannot even be looked at
-
-
-def _sorted_in(entry: Listed, found: _Found, sampling: Sampling) -> IndexedVideo | BadFile:
-    if isinstance(found, str):
-        return BadFile(path=entry.path, reason=found)
-    (_, size, mtime_ns), facts = found
-    reason = facts if isinstance(facts, str) else shortcoming(facts, sampling)
-    if isinstance(facts, str) or reason:
-        return BadFile(path=entry.path, reason=str(reason))
-    return IndexedVideo(path=entry.path, caption=entry.caption, facts=facts, size=size, mtime_ns=mtime_ns)
-
-
-# examining
-
-
-def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[tuple[Listed, _Found]]:
+def _results(listed: Sequence[Listed], folder: Path, workers: int) -> Iterator[tuple[Listed, _Key | None, _Found]]:
     """Results of the files, in listed order; new ones are written to the index as they come."""
     path = folder / INDEX_NAME
     known = _read_index(path)
-    found: dict[Path, _Found] = {}  # a file listed twice, with two captions, is examined once
+    looked: dict[Path, tuple[_Key | None, _Found]] = {}  # a file listed twice, with two captions, is examined once
     pool = ThreadPoolExecutor(workers)
     try:
         results = pool.map(lambda file: _look(file, known), dict.fromkeys(entry.path for entry in listed))
         for entry in listed:
-            if entry.path not in found:
-                found[entry.path] = result = next(results)
-                if not isinstance(result, str) and result[0] not in known:
-                    _append(path, _record(*result))
-            yield entry, found[entry.path]
+            if entry.path not in looked:
+                looked[entry.path] = key, found = next(results)
+                if key and key not in known:
+                    append_line(path, _record(key, found))
+            yield entry, *looked[entry.path]
     finally:
         pool.shutdown(cancel_futures=True)  # else a pass that stops early would examine all the rest
 
 
-def _look(path: Path, known: _Known) -> _Found:
+def _look(path: Path, known: Mapping[_Key, _Found]) -> tuple[_Key | None, _Found]:
+    """The result of a file and its key; without a key it is not to be remembered."""
     try:
         status = path.stat()
     except OSError as error:
-        return f"cannot be read: {error.strerror}"
+        return None, f"cannot be read: {error.strerror}"
     key = (str(path), status.st_size, status.st_mtime_ns)
     if key in known:
         return key, known[key]
     try:
         return key, examine(path)
     except VideoError as error:
-        if isinstance(error.__cause__, OSError):  # of the disk or the network, and perhaps gone tomorrow
-            return str(error)
-        return key, str(error)
+        is_passing = isinstance(error.__cause__, OSError)  # of the disk or the network, and perhaps gone tomorrow
+        return None if is_passing else key, str(error)
 
 
-# files
-
-
-def _read_index(path: Path) -> _Known:
+def _read_index(path: Path) -> dict[_Key, _Found]:
     try:
         lines = read_small(path, _MOST_BYTES).split("\n") if path.exists() else []
     except (OSError, UnicodeDecodeError) as error:
         raise ExVideoError(f"{path} cannot be read ({error}): delete it, and all videos are examined again.") from error
-    known: _Known = {}
+    known: dict[_Key, _Found] = {}
     for line in lines:
-        try:
+        # not a line that an interrupted pass left half-written, or one that nobody here wrote
+        with suppress(ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
             key, found = _from_record(json.loads(line))
-        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
-            # a line that an interrupted pass left half-written, or one that nobody here wrote
-            continue
-        known[key] = found
+            known[key] = found
     return known
 
 
-def _record(key: _Key, found: VideoFacts | str) -> str:
+def _record(key: _Key, found: _Found) -> str:
     record: dict[str, Any] = dict(zip(("path", "size", "mtime_ns"), key, strict=True))
     if isinstance(found, str):
         record["reason"] = found
@@ -213,7 +208,7 @@ def _record(key: _Key, found: VideoFacts | str) -> str:
     return json.dumps(record) + "\n"
 
 
-def _from_record(record: dict[str, Any]) -> tuple[_Key, VideoFacts | str]:
+def _from_record(record: dict[str, Any]) -> tuple[_Key, _Found]:
     key = (str(record["path"]), _whole(record["size"]), _whole(record["mtime_ns"], -(2**63)))
     if "reason" in record:
         return key, quoted(str(record["reason"]), 500)
@@ -225,27 +220,14 @@ def _from_record(record: dict[str, Any]) -> tuple[_Key, VideoFacts | str]:
         pts += range(pts[-1] + step, last + 1, step)
     numerator, _, denominator = str(record["time_base"]).partition("/")
     time_base = Fraction(_whole(int(numerator), 1), _whole(int(denominator or 1), 1))
-    sides = _whole(record["width"], 1), _whole(record["height"], 1)
-    return key, VideoFacts(width=sides[0], height=sides[1], pts=tuple(pts), time_base=time_base)
+    width, height = _whole(record["width"], 1), _whole(record["height"], 1)
+    return key, VideoFacts(width=width, height=height, pts=tuple(pts), time_base=time_base)
 
 
 def _whole(number: object, least: int = 0) -> int:
     if type(number) is not int or not least <= number < 2**63:
         raise ValueError(f"{number!r} is no whole number from {least} on")
     return number
-
-
-def _append(path: Path, line: str) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b") as file:
-            if file.seek(0, os.SEEK_END):
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # after a half-written line
-                    line = "\n" + line
-            file.write(line.encode())
-    except OSError as error:
-        raise ExVideoError(cannot_write(path, error)) from error
 
 
 def _write_report(path: Path, bad: Sequence[BadFile]) -> None:

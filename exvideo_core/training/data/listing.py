@@ -23,7 +23,7 @@ _LONGEST_PATH = 4000  # characters; the longest that Linux opens has 4095 bytes
 PATH_NAMES = ("path", "video", "file_name")
 CAPTION_NAMES = ("caption", "text", "prompt")
 
-_Entry = tuple[str, Mapping[str, object]]  # where it stands, for messages; its values by name
+_Entry = tuple[str, object]  # where it stands, for messages; its values by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,7 @@ def list_videos(source: Path) -> list[Listed]:
 
     A folder is searched with all its subfolders, in the order of the names, without what is hidden; `clip.txt` is the
     caption of the `clip.mp4` beside it. If it holds a metadata.json, .jsonl or .csv, that list is used instead.
-
-    Raises:
-        ExVideoError: there is no such source, it cannot be read, or it names no videos.
+    ExVideoError if there is no such source, it cannot be read, or it names no videos.
     """
     source = Path(os.path.abspath(source.expanduser()))
     if source.is_dir():
@@ -73,9 +71,6 @@ def _check_names(videos: Iterable[Listed]) -> None:
             raise ExVideoError(f"{name[:200]!a} cannot be the path of a video: it is too long, or not text.")
 
 
-# folders
-
-
 def _from_folder(folder: Path) -> list[Listed]:
     found = []
     for parent, folders, names in os.walk(folder, onerror=_refuse):
@@ -94,17 +89,14 @@ def _with_sidecar(video: Path) -> Listed:
     return Listed(path=video, caption=" ".join(_text(sidecar).split()) if sidecar.is_file() else "")
 
 
-# lists
-
-
 def _from_list(file: Path) -> list[Listed]:
-    if file.suffix.lower() not in _READERS:
+    read = _READERS.get(file.suffix.lower())
+    if read is None:
         raise ExVideoError(
             f"{file} is neither a folder, nor a video ({', '.join(VIDEO_SUFFIXES)}), nor a list of videos "
             f"({', '.join(_READERS)})."
         )
-    entries = _READERS[file.suffix.lower()](file, _text(file))
-    return [_listed(file, where, entry) for where, entry in entries]
+    return [_listed(file, where, entry) for where, entry in read(file, _text(file))]
 
 
 def _json(file: Path, text: str) -> Iterator[_Entry]:
@@ -112,14 +104,14 @@ def _json(file: Path, text: str) -> Iterator[_Entry]:
     if not isinstance(entries, list):
         raise ExVideoError(f'{file} must hold a list, [{{"path": "clip.mp4"}}, ...], not {_kind(entries)}.')
     for number, entry in enumerate(entries, start=1):
-        yield f"entry {number}", _checked_entry(file, f"entry {number}", entry)
+        yield f"entry {number}", entry
 
 
 def _json_lines(file: Path, text: str) -> Iterator[_Entry]:
     # not splitlines(): that also splits at characters which JSON allows within a caption
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            yield f"line {number}", _checked_entry(file, f"line {number}", _parsed(file, line, first_line=number))
+            yield f"line {number}", _parsed(file, line, first_line=number)
 
 
 def _csv(file: Path, text: str) -> Iterator[_Entry]:
@@ -145,7 +137,9 @@ def _csv(file: Path, text: str) -> Iterator[_Entry]:
 _READERS: dict[str, Callable[[Path, str], Iterable[_Entry]]] = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}
 
 
-def _listed(file: Path, where: str, entry: Mapping[str, object]) -> Listed:
+def _listed(file: Path, where: str, entry: object) -> Listed:
+    if not isinstance(entry, dict):
+        raise ExVideoError(f'{file}, {where}: expected {{"path": "clip.mp4"}}, not {_kind(entry)}.')
     path = _value(file, where, entry, PATH_NAMES)
     if not path:
         names = quoted(", ".join(map(str, entry)))
@@ -173,12 +167,6 @@ def _parsed(file: Path, text: str, first_line: int) -> object:
         raise ExVideoError(f"{file}, line {line}: not readable as JSON ({error.msg}, column {error.colno}).") from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
         raise ExVideoError(f"{file}, from line {first_line} on: not a list of videos ({error}).") from error
-
-
-def _checked_entry(file: Path, where: str, entry: object) -> Mapping[str, object]:
-    if not isinstance(entry, dict):
-        raise ExVideoError(f'{file}, {where}: expected {{"path": "clip.mp4"}}, not {_kind(entry)}.')
-    return entry
 
 
 def _kind(value: object) -> str:

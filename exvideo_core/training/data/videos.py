@@ -72,21 +72,12 @@ class Sampling:
     fps: float | None = None  # frames at this rate, by their time stamps; None: every stride-th frame
     stride: int = 1
 
-    def __post_init__(self) -> None:
-        if self.num_frames < 1 or self.stride < 1:
-            raise ValueError(f"{self.num_frames=} and {self.stride=} must be at least 1")
-        if self.fps is not None and (self.fps <= 0 or self.stride != 1):
-            raise ValueError(f"{self.fps=} must be positive, and excludes {self.stride=}")
-
-
-# clips that a video has
-
 
 def last_start(facts: VideoFacts, sampling: Sampling) -> int:
     """The last frame that a clip can begin with; -1 if the video has too few frames, or too few per second."""
     if sampling.fps is None:
         return max(-1, facts.num_frames - 1 - (sampling.num_frames - 1) * sampling.stride)
-    if _is_too_slow(facts, sampling.fps):
+    if facts.fps < _SLOWEST * sampling.fps:
         return -1
     duration = (sampling.num_frames - 1) / sampling.fps
     return bisect_right(facts.pts, facts.pts[-1] + (_tolerance(facts) - duration) / facts.time_base) - 1
@@ -98,7 +89,7 @@ def shortcoming(facts: VideoFacts, sampling: Sampling) -> str | None:
         return None
     if sampling.fps is None:
         return f"has {facts.num_frames} frames; a clip needs {(sampling.num_frames - 1) * sampling.stride + 1}"
-    if _is_too_slow(facts, sampling.fps):
+    if facts.fps < _SLOWEST * sampling.fps:
         return f"has {facts.fps:.4g} frames per second; clips are to have {sampling.fps:g}"
     duration = facts.num_frames / facts.fps
     return f"has {duration:.3g} seconds; a clip needs {sampling.num_frames / sampling.fps:.3g}"
@@ -124,30 +115,22 @@ def frame_numbers(facts: VideoFacts, start: int, sampling: Sampling) -> list[int
     return [bisect_right(facts.pts, facts.pts[start] + time / facts.time_base) - 1 for time in times]
 
 
-def _is_too_slow(facts: VideoFacts, fps: float) -> bool:
-    return facts.fps < _SLOWEST * fps
-
-
 def _tolerance(facts: VideoFacts) -> float:
     return _NEAREST / facts.fps  # in seconds
-
-
-# decoding
 
 
 def examine(path: Path) -> VideoFacts:
     """Decode a whole video once, so that damage anywhere in it is found, as far as the format shows it.
 
-    Raises:
-        VideoError: it is missing, no video, cut short or damaged, or its frames carry no rising time stamps.
+    VideoError if it is missing, no video, cut short or damaged, or its frames carry no rising time stamps.
     """
     pts: list[int] = []
-    promised: set[int] = set()  # time stamps of the packets
+    promised: set[int] = set()
     width, height = 0, 0
     _pyav()
     _check_structure(path)
     with _opened(path) as (container, stream):
-        for frame in _decoded(path, _noted(container.demux(stream), promised)):
+        for frame in _decoded(path, container.demux(stream), promised):
             if frame.pts is None or (pts and frame.pts <= pts[-1]):
                 raise VideoError(f"{path.name} has no rising time stamps at frame {len(pts)}: convert it to mp4.")
             width, height = (width, height) if pts else _upright_size(frame)
@@ -163,11 +146,7 @@ def examine(path: Path) -> VideoFacts:
 
 
 def read_clip(path: Path, facts: VideoFacts, start: int, sampling: Sampling, width: int, height: int) -> Tensor:
-    """The clip that begins with frame `start`, every frame resized to cover width x height and cut around its centre.
-
-    Args:
-        facts: what `examine` found in this file.
-        start: from 0 to `last_start`.
+    """The clip from frame `start` on, every frame resized to cover width x height and cut around its centre.
 
     Returns:
         uint8 [T, H, W, 3].
@@ -194,7 +173,7 @@ def _pictures(
     with _opened(path) as (container, stream):
         if seek:
             container.seek(facts.pts[number], stream=stream)  # to the keyframe before it
-        for frame in _decoded(path, container.demux(stream)):
+        for frame in _decoded(path, container.demux(stream), set()):
             if not pictures and frame.pts is not None and frame.pts < facts.pts[number]:
                 continue  # between the keyframe and the clip
             if frame.pts != facts.pts[number]:
@@ -245,8 +224,11 @@ def _opened(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
         raise VideoError(f"{path.name} cannot be decoded: {error.strerror}.") from error
 
 
-def _decoded(path: Path, packets: Iterable[Packet[VideoStream]]) -> Iterator[VideoFrame]:
+def _decoded(path: Path, packets: Iterable[Packet[VideoStream]], promised: set[int]) -> Iterator[VideoFrame]:
+    """Frames; the time stamps of the packets are added to `promised`."""
     for packet in packets:
+        if packet.size and packet.pts is not None and not packet.is_discard:
+            promised.add(packet.pts)
         if packet.is_corrupt:
             raise VideoError(f"{path.name} is cut short or damaged.")
         for frame in packet.decode():
@@ -255,13 +237,6 @@ def _decoded(path: Path, packets: Iterable[Packet[VideoStream]]) -> Iterator[Vid
             if frame.width < 1 or frame.height < 1:
                 raise VideoError(f"{path.name} has frames of {frame.width}x{frame.height} pixels.")
             yield frame
-
-
-def _noted(packets: Iterable[Packet[VideoStream]], promised: set[int]) -> Iterator[Packet[VideoStream]]:
-    for packet in packets:
-        if packet.size and packet.pts is not None and not packet.is_discard:
-            promised.add(packet.pts)
-        yield packet
 
 
 def _check_end(path: Path, container: InputContainer, stream: VideoStream, end: float) -> None:

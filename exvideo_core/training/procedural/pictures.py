@@ -7,8 +7,6 @@ the demo's input. Shapes: N pictures, H and W pixels.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,47 +15,37 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
+from ..randomness import uniform
 
-@dataclass(frozen=True)
-class Photograph:
-    """A file inside an installed package, and why we may use it."""
-
-    package: str
-    path: str
-    licence: str
-
-
-PHOTOGRAPHS = (
-    Photograph("skimage", "data/camera.png", "CC0"),
-    Photograph("skimage", "data/chelsea.png", "CC0"),
-    Photograph("skimage", "data/coffee.png", "CC0"),
-    Photograph("skimage", "data/brick.png", "CC0"),
-    Photograph("skimage", "data/grass.png", "CC0"),
-    Photograph("skimage", "data/gravel.png", "CC0"),
-    Photograph("skimage", "data/retina.jpg", "CC0"),
-    Photograph("skimage", "data/hubble_deep_field.jpg", "public domain (NASA)"),
-    Photograph("skimage", "data/rocket.jpg", "public domain (SpaceX)"),
-    Photograph("skimage", "data/clock_motion.png", "public domain"),
-    Photograph("skimage", "data/coins.png", "no known copyright restrictions (Brooklyn Museum)"),
-    Photograph("skimage", "data/ihc.png", "no known copyright restrictions"),
-    Photograph("matplotlib", "mpl-data/sample_data/grace_hopper.jpg", "public domain (US Navy)"),
-)
+# files inside installed packages, and why we may use them
+_PHOTOGRAPHS = {
+    "skimage": [
+        *("data/camera.png", "data/chelsea.png", "data/coffee.png", "data/brick.png"),  # CC0
+        *("data/grass.png", "data/gravel.png", "data/retina.jpg"),  # CC0
+        "data/hubble_deep_field.jpg",  # public domain (NASA)
+        "data/rocket.jpg",  # public domain (SpaceX)
+        "data/clock_motion.png",  # public domain
+        "data/coins.png",  # no known copyright restrictions (Brooklyn Museum)
+        "data/ihc.png",  # no known copyright restrictions
+    ],
+    "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],  # public domain (US Navy)
+}
 # the ones with faces, animals and things, which look most like what people try first
 _FAVOURED = {"camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "grace_hopper.jpg"}
 
 
-def photographs(names: Sequence[Photograph] = PHOTOGRAPHS) -> list[Image.Image]:
+def photographs() -> list[Image.Image]:
     """The photographs in RGB, the favoured ones three times."""
     pictures: list[Image.Image] = []
-    for photograph in names:
-        spec = importlib.util.find_spec(photograph.package)
+    for package, paths in _PHOTOGRAPHS.items():
+        spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError(
-                f"training the demo model needs the package {photograph.package} for its pictures: install it with pip"
+                f"training the demo model needs the package {package} for its pictures: install it with pip"
             )
-        file = Path(spec.origin).parent / photograph.path
-        picture = Image.open(file).convert("RGB")
-        pictures += [picture] * (3 if file.name in _FAVOURED else 1)
+        for path in paths:
+            file = Path(spec.origin).parent / path
+            pictures += [Image.open(file).convert("RGB")] * (3 if file.name in _FAVOURED else 1)
     return pictures
 
 
@@ -65,7 +53,10 @@ def dead_leaves(seed: int, side: int = 256) -> Image.Image:
     """Overlapping shapes whose sizes follow a power law, as objects in photographs do."""
     draw = np.random.default_rng(seed)
     base = draw.integers(0, 256, 3)
-    picture = Image.fromarray(_shading(draw, side, base))
+    slope_x, slope_y = draw.uniform(-60, 60, 2)
+    ramp = np.linspace(-1, 1, side)
+    shading = slope_x * ramp[None, :] + slope_y * ramp[:, None]
+    picture = Image.fromarray((base + shading[..., None]).clip(0, 255).astype(np.uint8))
     canvas = ImageDraw.Draw(picture)
     exponent = draw.uniform(1.3, 3.0)
     for _ in range(int(np.exp(draw.uniform(np.log(8), np.log(200))))):
@@ -78,14 +69,6 @@ def dead_leaves(seed: int, side: int = 256) -> Image.Image:
     # shapes in random colours are far more colourful than the world
     pixels = grey + (pixels - grey) * draw.uniform(0.1, 0.5)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-
-
-def _shading(draw: np.random.Generator, side: int, base: np.ndarray) -> np.ndarray:
-    ramp = np.linspace(-1, 1, side)
-    slope_x, slope_y = draw.uniform(-60, 60, 2)
-    light = slope_x * ramp[None, :] + slope_y * ramp[:, None]
-    shaded: np.ndarray = (base + light[..., None]).clip(0, 255).astype(np.uint8)
-    return shaded
 
 
 def _leaf(canvas: ImageDraw.ImageDraw, draw: np.random.Generator, side: int, radius: float) -> None:
@@ -114,12 +97,10 @@ def _texture(draw: np.random.Generator, side: int) -> np.ndarray:
 class Pictures:
     """Random crops of leaves and photographs, with their colours and sides varied."""
 
-    def __init__(
-        self, leaves: int = 120, leaf_share: float = 0.35, seed: int = 0, photos: Sequence[Photograph] = PHOTOGRAPHS
-    ) -> None:
-        self.leaf_share = leaf_share if photos else 1.0
+    def __init__(self, leaves: int = 120, seed: int = 0, *, photos: bool = True) -> None:
+        self.leaf_share = 0.35 if photos else 1.0
         self.leaves = [_pixels(dead_leaves(seed * 100_003 + i)) for i in range(leaves)]
-        self.photographs = [_pixels(picture) for picture in photographs(photos)]
+        self.photographs = [_pixels(picture) for picture in photographs()] if photos else []
 
     def crops(self, count: int, side: int, generator: torch.Generator) -> Tensor:
         """Different pictures: [N, 3, side, side] in [-1, 1]."""
@@ -127,15 +108,15 @@ class Pictures:
         return _recoloured(crops, generator)
 
     def _crop(self, side: int, generator: torch.Generator) -> Tensor:
-        kind = self.leaves if _uniform(generator) < self.leaf_share else self.photographs
-        picture = kind[int(_uniform(generator) * len(kind))]
+        kind = self.leaves if uniform(generator) < self.leaf_share else self.photographs
+        picture = kind[int(uniform(generator) * len(kind))]
         shortest = min(picture.shape[1:])
         # side to the whole picture, evenly in the logarithm
-        size = int(side * (shortest / side) ** _uniform(generator)) if shortest > side else shortest
-        top, left = (int(_uniform(generator) * (length - size + 1)) for length in picture.shape[1:])
+        size = int(side * (shortest / side) ** uniform(generator)) if shortest > side else shortest
+        top, left = (int(uniform(generator) * (length - size + 1)) for length in picture.shape[1:])
         part = picture[None, :, top : top + size, left : left + size].float() / 127.5 - 1
         part = F.interpolate(part, size=(side, side), mode="bilinear", antialias=size > side)[0]
-        return part.flip(-1) if _uniform(generator) < 0.5 else part
+        return part.flip(-1) if uniform(generator) < 0.5 else part
 
 
 def _recoloured(x_N3HW: Tensor, generator: torch.Generator) -> Tensor:
@@ -149,14 +130,10 @@ def _recoloured(x_N3HW: Tensor, generator: torch.Generator) -> Tensor:
     unit = mean + (unit - mean) * each(0.75, 1.3) + each(-0.08, 0.08)
     grey = unit.mean(dim=1, keepdim=True)
     unit = grey + (unit - grey) * each(0.4, 1.1)
-    if _uniform(generator) < 0.1:
+    if uniform(generator) < 0.1:
         unit = unit[:, torch.randperm(3, generator=generator)]
     return (unit * 2 - 1).clamp(-1, 1)
 
 
 def _pixels(picture: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-
-
-def _uniform(generator: torch.Generator) -> float:
-    return float(torch.rand((), generator=generator))
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)

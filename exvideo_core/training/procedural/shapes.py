@@ -6,8 +6,9 @@ Shapes: B scenes, F frames, H W height and width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product, starmap
 
 import torch
 from torch import Tensor
@@ -54,16 +55,10 @@ class Words:
         )
 
 
-def all_words() -> Iterator[Words]:
-    """Every combination."""
-    for colour in range(len(COLOURS)):
-        for shape in range(len(SHAPES)):
-            for motion in range(len(MOTIONS)):
-                for ground in range(len(GROUNDS)):
-                    yield Words(colour, shape, motion, ground)
-
-
-TRAINED = tuple(words for words in all_words() if not words.is_held_out)
+# every combination
+ALL_WORDS = tuple(starmap(Words, product(*(range(len(kinds)) for kinds in (COLOURS, SHAPES, MOTIONS, GROUNDS)))))
+TRAINED = tuple(words for words in ALL_WORDS if not words.is_held_out)
+HELD_OUT = tuple(words for words in ALL_WORDS if words.is_held_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,30 +86,27 @@ class Scenes:
     def frames(self, numbers_BF: Tensor) -> Tensor:
         """Frames of these numbers, [B, 3, F, 96, 96] in [-1, 1]."""
         mask_BFHW = self.masks(numbers_BF)[:, None]
-        colour, ground = (
-            torch.tensor([list(table.values())[index] for index in chosen], dtype=torch.float32) / 127.5 - 1
-            for table, chosen in (
-                (COLOURS, [w.colour for w in self.words]),
-                (GROUNDS, [w.ground for w in self.words]),
-            )
-        )
-        return torch.lerp(ground.view(-1, 3, 1, 1, 1), colour.view(-1, 3, 1, 1, 1), mask_BFHW)
+        colour_B3 = _rgb(COLOURS)[[w.colour for w in self.words]]
+        ground_B3 = _rgb(GROUNDS)[[w.ground for w in self.words]]
+        return torch.lerp(ground_B3.view(-1, 3, 1, 1, 1), colour_B3.view(-1, 3, 1, 1, 1), mask_BFHW)
 
     def masks(self, numbers_BF: Tensor) -> Tensor:
         """Where the shape is, [B, F, 96, 96], with soft edges one pixel wide."""
-        centre_BF2 = SIDE / 2 + self.offset_B2[:, None] + self.path(numbers_BF)
+        paths = [motion_path(w.motion, numbers) for w, numbers in zip(self.words, numbers_BF, strict=True)]
+        centre_BF2 = SIDE / 2 + self.offset_B2[:, None] + torch.stack(paths)
         axis = torch.arange(SIDE) + 0.5
         x_BFHW = axis - centre_BF2[..., 0, None, None]
         y_BFHW = axis[:, None] - centre_BF2[..., 1, None, None]
         distances = [
-            _DISTANCES[w.shape](x, y, radius)
+            _distance(w.shape, x, y, radius)
             for w, x, y, radius in zip(self.words, x_BFHW, y_BFHW, self.radius_B, strict=True)
         ]
         return (0.5 - torch.stack(distances)).clamp(0, 1)
 
-    def path(self, numbers_BF: Tensor) -> Tensor:
-        """Where the shape is relative to the middle of its motion, [B, F, 2] in pixels."""
-        return torch.stack([motion_path(w.motion, numbers) for w, numbers in zip(self.words, numbers_BF, strict=True)])
+
+def _rgb(table: Mapping[str, tuple[int, int, int]]) -> Tensor:
+    """The colours of a table, in [-1, 1]."""
+    return torch.tensor(list(table.values())) / 127.5 - 1
 
 
 def motion_path(motion: int, numbers_F: Tensor) -> Tensor:
@@ -132,21 +124,12 @@ def motion_path(motion: int, numbers_F: Tensor) -> Tensor:
     return _REACH * torch.stack([x, y], dim=-1)
 
 
-# signed distances in pixels from the outline, inside negative
-def _circle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    return torch.sqrt(x**2 + y**2) - radius
-
-
-def _square(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    return torch.maximum(x.abs(), y.abs()) - 0.85 * radius
-
-
-def _triangle(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """Equilateral, on its side, its middle in the middle of its height."""
-    height = 2 * radius
-    slope = math.sqrt(3)
-    sides = (slope * x.abs() - (y + radius)) / 2  # from the apex at (0, -radius)
-    return torch.maximum(sides, y + radius - height)
-
-
-_DISTANCES = (_circle, _square, _triangle)
+def _distance(shape: int, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance in pixels from the outline, inside negative."""
+    if SHAPES[shape] == "circle":
+        return torch.sqrt(x**2 + y**2) - radius
+    if SHAPES[shape] == "square":
+        return torch.maximum(x.abs(), y.abs()) - 0.85 * radius
+    # equilateral, on its side, its middle in the middle of its height
+    sides = (math.sqrt(3) * x.abs() - (y + radius)) / 2  # from the apex at (0, -radius)
+    return torch.maximum(sides, y + radius - 2 * radius)

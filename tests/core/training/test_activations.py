@@ -15,7 +15,7 @@ from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.lora import attach, new_lora
-from exvideo_core.training.freezing import checkpoint_blocks
+from exvideo_core.training.recipe import checkpoint_blocks
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
 

@@ -7,7 +7,7 @@ import pytest
 from training_runs import cogvideox_config, column, svd_config
 from training_videos import cut, flip_bits, write_video
 
-from exvideo_core.cli.train import main
+from exvideo_core.cli import main
 
 BAD = {"cut.mp4", "empty.mp4", "text.mp4", "flipped.mp4", "short.mp4"}
 
@@ -39,7 +39,7 @@ def test_bad_files_are_left_out_and_each_is_reported(config_of, size, folder, tm
     data = {"data__source": str(folder), "data__width": size, "data__height": size, "data__fps": None}
     config = config_of(tmp_path, run__steps=2, **data)
     with caplog.at_level("WARNING"):
-        assert main([str(config), "--device", "cpu"]) == 0
+        assert main(["train", str(config), "--device", "cpu"]) == 0
 
     report = tmp_path / "run" / "cache" / "bad_files.jsonl"
     found = {
@@ -59,7 +59,7 @@ def test_a_folder_of_only_bad_files_stops_the_run_within_seconds(tmp_path, capsy
     config = svd_config(tmp_path, data__source=str(videos))
     began = time.monotonic()
 
-    assert main([str(config), "--device", "cpu"]) == 2
+    assert main(["train", str(config), "--device", "cpu"]) == 2
     assert time.monotonic() - began < 10
     message = capsys.readouterr().err.splitlines()[-1]
     assert "of 5 videos cannot be used" in message
@@ -69,12 +69,12 @@ def test_a_folder_of_only_bad_files_stops_the_run_within_seconds(tmp_path, capsy
 def test_more_bad_files_than_allowed_stop_the_run(folder, tmp_path, capsys):
     config = svd_config(tmp_path, data__source=str(folder), data__max_bad_share=0.2)
 
-    assert main([str(config), "--device", "cpu"]) == 2
+    assert main(["train", str(config), "--device", "cpu"]) == 2
     assert "more than the share of 0.2 that data.max_bad_share allows" in capsys.readouterr().err
 
 
 def test_held_out_clips_are_of_other_videos(folder, tmp_path, capsys):
     config = svd_config(tmp_path, data__source=str(folder), data__held_out=5)
 
-    assert main([str(config), "--device", "cpu"]) == 2
+    assert main(["train", str(config), "--device", "cpu"]) == 2
     assert "data.held_out is 5, and there are 5 usable videos" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.training_config import SVDTraining
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.lora import new_lora
-from exvideo_core.training.footprint import footprint_table
+from exvideo_core.training.dry_run import footprint_table
 
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from training_runs import cogvideox_config, column
 
-from exvideo_core.cli.train import main
+from exvideo_core.cli import main
 from exvideo_core.families.cogvideox.training import build_target
 from exvideo_core.registry import training_recipes
 from exvideo_core.runtime.distributed import World
@@ -23,7 +23,7 @@ OLD_RUN = Path(__file__).parents[2] / "golden" / "training_run_0.2.0.tar.xz"
 
 
 def train(config):
-    return main([str(config), "--device", "cpu"])
+    return main(["train", str(config), "--device", "cpu"])
 
 
 def files(folder, pattern):

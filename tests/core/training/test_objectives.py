@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core.families.svd.objective import lognormal_sigmas, noised, script_sigmas, svd_loss, velocity_target
+from exvideo_core.families.svd.objective import lognormal_sigmas, noised, script_sigmas, svd_loss
 from exvideo_core.training.randomness import generator_of
+from tools.demo_models.svd.unet import velocity_target
 
 SIGMAS = [0.002, 0.05, 0.7, 15.5, 700.0]
 

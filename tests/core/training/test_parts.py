@@ -2,7 +2,6 @@
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from threading import Barrier
 
@@ -19,10 +18,10 @@ from exvideo_core.families.svd.motion_buckets import THRESHOLDS, motion_bucket
 from exvideo_core.families.svd.training import trained_units
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.runtime.distributed import World
+from exvideo_core.training.dry_run import footprint, footprint_table
 from exvideo_core.training.ema import EMA
 from exvideo_core.training.engine import TorchEngine
-from exvideo_core.training.footprint import footprint, footprint_table
-from exvideo_core.training.held_out import held_out_loss
+from exvideo_core.training.loop import held_out_loss, summary
 from exvideo_core.training.optimizers import learning_rate, make_optimizers
 from exvideo_core.training.randomness import generator_of, shuffled
 from exvideo_core.training.settings import OptimizerConfig, RunConfig
@@ -52,11 +51,11 @@ def test_so_many_numbers_of_the_published_size_are_trained(full_size, scope, mil
 def test_two_gpus_share_gradients_moments_and_average():
     alone, shared = (footprint(500, 1000, gpus, RunConfig(), OptimizerConfig()) for gpus in (1, 2))
 
-    assert (shared.gradients, shared.moments, shared.average) == (2000, 4000, 2000)
-    assert (alone.gradients, alone.moments, alone.average) == (4000, 8000, 4000)
-    assert alone.frozen == shared.frozen == 1000  # bf16, whole
-    assert alone.weights == 4000
-    assert shared.weights == 4000 + 2000  # gathered, and the own part
+    assert (shared["gradients"], shared["moments"], shared["average"]) == (2000, 4000, 2000)
+    assert (alone["gradients"], alone["moments"], alone["average"]) == (4000, 8000, 4000)
+    assert alone["frozen"] == shared["frozen"] == 1000  # bf16, whole
+    assert alone["weights"] == 4000
+    assert shared["weights"] == 4000 + 2000  # gathered, and the own part
 
 
 def test_the_table_of_memory_adds_up():
@@ -79,9 +78,9 @@ def test_the_footprint_is_what_the_engine_holds(checkpoint, average):
     expected = footprint(target.num_frozen, sum(p.numel() for p in engine.weights.values()), 1, run, optimizer)
 
     held = engine.bytes_held()
-    assert held["weights"] == expected.weights
-    assert held["average"] == expected.average
-    assert held["moments"] == expected.moments + 4 * len(engine.weights)  # AdamW's count of steps
+    assert held["weights"] == expected["weights"]
+    assert held["average"] == expected["average"]
+    assert held["moments"] == expected["moments"] + 4 * len(engine.weights)  # AdamW's count of steps
 
 
 # weights and numbers
@@ -211,7 +210,7 @@ def test_several_processes_measure_what_one_does(items, world):
 
 
 def test_held_out_loss_is_told_apart_at_the_bases_length():
-    result = held_out_loss(Errors(3), World())
+    by_frame = held_out_loss(Errors(3), World())
 
-    assert (result.within, result.beyond, result.all) == (11.0, 200.0, 74.0)
-    assert replace(result, base_frames=5).beyond == result.all
+    assert summary(by_frame, Errors.base_frames) == {"all": 74.0, "within": 11.0, "beyond": 200.0}
+    assert summary(by_frame, 5)["beyond"] == 74.0

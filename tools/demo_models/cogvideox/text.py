@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.training.procedural.shapes import (
+    ALL_WORDS,
     COLOURS,
     GROUNDS,
     MOTIONS,
@@ -23,7 +24,6 @@ from exvideo_core.training.procedural.shapes import (
     SHAPES,
     TRAINED,
     Words,
-    all_words,
 )
 
 DEMO_TEXT_ENCODER = TextEncoderConfig(width=64, layers=2, heads=2, head_dim=32, hidden=128)
@@ -32,7 +32,7 @@ _ANSWERS = (len(COLOURS), len(SHAPES), len(MOTIONS), len(GROUNDS))
 
 def sentences() -> list[str]:
     """All that the demo's text encoder is taught, and the empty prompt."""
-    return ["", *(words.prompt(sentence) for words in all_words() for sentence in SENTENCES)]
+    return ["", *(words.prompt(sentence) for words in ALL_WORDS for sentence in SENTENCES)]
 
 
 class TextLesson(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from exvideo_core.families.svd.blocks import ResBlock
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig
-from exvideo_core.families.svd.objective import lognormal_sigmas, noised, velocity_target
+from exvideo_core.families.svd.objective import lognormal_sigmas, noised
 from exvideo_core.families.svd.procedural import SLOWEST
 from exvideo_core.families.svd.transformer import SelfOrCrossAttention, TemporalTransformerBlock
 from exvideo_core.families.svd.unet import SVDUNet
@@ -97,6 +97,12 @@ def velocity_error(unet: SVDUNet, batch: Batch, sigma_B: Tensor, noise_BCHW: Ten
         )
     target_BCHW = velocity_target(batch.latents_BCHW, noise_BCHW, sigma)
     return (v_BCHW.float() - target_BCHW).square().mean(dim=(1, 2, 3))
+
+
+def velocity_target(latents: Tensor, noise: Tensor, sigma: Tensor, target_scale: float = 1.0) -> Tensor:
+    """The v whose denoised latents are `target_scale` times the given ones."""
+    total = torch.sqrt(sigma**2 + 1)
+    return noise / total - (sigma / total) * latents - (target_scale - 1) * (total / sigma) * latents
 
 
 def base_loss(unet: SVDUNet, gallery: FreshGallery, step: int, frames: int, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,7 @@ from tools.demo_models.svd.measure import correlation, is_monotone, ladder, moti
 @pytest.fixture(scope="module")
 def picture():
     generator = torch.Generator().manual_seed(3)
-    return Pictures(leaves=4, photos=()).crops(1, 64, generator)[0]
+    return Pictures(leaves=4, photos=False).crops(1, 64, generator)[0]
 
 
 @pytest.fixture(scope="module")
