@@ -117,9 +117,7 @@ def _from_package(backend: str, function: str) -> Attention:
 
 
 flash = _from_package("flash", "flash_attn_func")  # FlashAttention 2, also a kernel of PyTorch's own `sdpa`
-flash3 = _from_package(
-    "flash3", "flash_attn_func"
-)  # FlashAttention 3, for Hopper; from its source, folder `hopper`
+flash3 = _from_package("flash3", "flash_attn_func")  # FlashAttention 3, for Hopper; from its source, folder `hopper`
 xformers = _from_package("xformers", "memory_efficient_attention")  # xFormers' choice among its kernels
 
 
