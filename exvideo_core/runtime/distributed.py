@@ -67,7 +67,8 @@ def init_world(device: str | None = None, *, always: bool = False) -> Iterator[W
         device: such as cpu; by default CUDA if available, a GPU for each process.
         always: make a process group for a single process too, which DeepSpeed needs.
     """
-    rank, size, local = (int(os.environ.get(name, start)) for name, start in _VARIABLES)
+    given = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **os.environ}
+    rank, size, local = (int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(f"cuda:{local}" if kind == "cuda" else kind)
     if place.type == "cuda":
@@ -86,6 +87,3 @@ def init_world(device: str | None = None, *, always: bool = False) -> Iterator[W
         yield world
     finally:
         dist.destroy_process_group()
-
-
-_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))

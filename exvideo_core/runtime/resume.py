@@ -7,6 +7,7 @@ resumes from no other file.
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
 import shutil
@@ -115,7 +116,7 @@ class SavedRun:
 
     def _remove_parts(self) -> None:
         """Delete what a killed process left half-written."""
-        for left in self.path.parent.glob(part_name(_literal(self.path.name), "*")):
+        for left in self.path.parent.glob(part_name(glob.escape(self.path.name), "*")):
             with suppress(OSError):
                 left.unlink()
 
@@ -208,11 +209,6 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.strerror or error)
     return str(error).rstrip(".")
-
-
-def _literal(name: str) -> str:
-    """Escape a name for a glob pattern."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
