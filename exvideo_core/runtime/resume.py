@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..nn.fused import is_fused
 from ..weights.safetensors_files import open_file
 from ..weights.write import write_weights
 from ..whole_file import part_name
+from .fingerprint import environment, fingerprint, sampled
 
 log = logging.getLogger(__name__)
 
@@ -203,6 +205,51 @@ class Recording:
         is_valid = not in_step or all(part.is_whole_in_steps for part in self._parts.values())
         if is_valid and point.step > max(self._written, self.start.step if self.start else 0):
             self.keep(point, at_once=True)
+
+
+# runs of pipelines
+
+Resume = SavedRun | str | Path | None  # where the state of a run is saved
+
+
+def begin(
+    resume: Resume,
+    network: nn.Module,
+    start: Tensor,
+    levels: Tensor,
+    parts: Mapping[str, Stateful | None],
+    settings: Mapping[str, object],
+) -> Recording | None:
+    """Start a run or resume it; None if its state is not saved.
+
+    Args:
+        resume: the file.
+        network: the denoising network, before its weights move.
+        start: latents at the first level.
+        levels: noise levels, [steps + 1].
+        parts: stateful parts of the run by name, such as a source of noise.
+        settings: everything else that the result depends on.
+    """
+    if resume is None:
+        return None
+    run = resume if isinstance(resume, SavedRun) else SavedRun(resume)
+    where = environment(start.device)
+    what = fingerprint(network=_described(network), place=where, start=start, levels=levels, settings=settings)
+    return run.begin(what, start, len(levels) - 1, parts)
+
+
+def _described(network: nn.Module) -> dict[str, object]:
+    """Everything that the network's results depend on; the device of its weights does not matter."""
+    weights = [*network.named_parameters(), *network.named_buffers()]
+    attention = {getattr(module, "attention", None) for module in network.modules()} - {None}
+    with torch.inference_mode():
+        return {
+            "class": type(network).__name__,
+            "weights": sampled(weights),
+            "attention": list(attention),
+            "is_fused": is_fused(),
+            "chunk_bytes": getattr(network, "chunk_bytes", None),
+        }
 
 
 def _cause(error: Exception) -> str:
