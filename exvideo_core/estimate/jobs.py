@@ -86,14 +86,12 @@ class Estimates:
     """The estimates of a family.
 
     Attributes:
-        clip: an Estimate, from the networks' sizes, a Clip and a Place.
         call: Counts of one call of the large network, from its config, the latent frames, height and width, and its
             dtype; cached.
         usual: the clip that most people make with a network of this config.
         geometry: frame and size rules.
     """
 
-    clip: Callable[..., Estimate]
     call: Callable[..., Counts]
     usual: Callable[[Any], Clip]
     geometry: Geometry

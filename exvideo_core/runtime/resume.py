@@ -31,8 +31,6 @@ from .fingerprint import environment, fingerprint, sampled
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[str], None]
-
 INTERVAL = 5.0  # seconds between two saves, at least
 _SHARE = 0.03  # fraction of the time spent on saving, at most
 _SPARE = 64_000_000  # bytes to leave free on the disk for the video
@@ -86,7 +84,7 @@ class SavedRun:
         *,
         notes: Mapping[str, str] | None = None,
         interval: float = INTERVAL,
-        tell: Tell = log.warning,
+        tell: Callable[[str], None] = log.warning,
     ) -> None:
         self.path, self.notes, self.interval, self.tell = Path(path), dict(notes or {}), interval, tell
 

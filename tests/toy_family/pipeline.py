@@ -107,7 +107,6 @@ def estimate_toy(config: ToyConfig, clip: Clip, place: Place) -> Estimate:
 
 
 ESTIMATES = Estimates(
-    clip=estimate_toy,
     call=count_call,
     usual=lambda _config: Clip(frames=6, height=16, width=16, steps=4, is_guided=False),
     geometry=GEOMETRY,
