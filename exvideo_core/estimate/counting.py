@@ -26,21 +26,13 @@ ATTENTION, CONVOLUTION, PRODUCT, ELEMENTWISE = "attention", "convolution", "prod
 
 @dataclass(kw_only=True)
 class Counts:
-    """Counts of a call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others).
+    """Counts of a call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others)."""
 
-    Attributes:
-        flops: floating point operations.
-        moved: bytes that each operation by itself reads and writes.
-        peak: bytes alive at the same time.
-        operations: number of kernels, views not counted.
-        now: bytes alive, while it counts; no field, because it is nothing afterwards.
-    """
-
-    flops: dict[str, int] = field(default_factory=dict)
-    moved: dict[str, int] = field(default_factory=dict)
-    peak: int = 0
-    operations: int = 0
-    now = 0
+    flops: dict[str, int] = field(default_factory=dict)  # floating point operations
+    moved: dict[str, int] = field(default_factory=dict)  # bytes that each operation by itself reads and writes
+    peak: int = 0  # bytes alive at the same time
+    operations: int = 0  # number of kernels, views not counted
+    now = 0  # bytes alive, during the call; no field of the result
 
     @property
     def total_flops(self) -> int:
@@ -122,11 +114,11 @@ class _Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         key = func, _signature(args), _signature(tuple(kwargs.items()))
         known = self.known.get(key)
-        result = known.again(args) if known else None
-        if result is None:
-            result = func(*args, **kwargs)
-            known = self.known[key] = _Known.of(traits, args, kwargs, result)
-        assert known
+        result = known.again(args) if known and known.again else func(*args, **kwargs)
+        if known is None:
+            flops = traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0
+            moved = sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result))))
+            known = self.known[key] = _Known(flops=flops, moved=moved, again=_again(traits, result))
         if traits.moves:
             self.counts.add(traits.kind, known.flops, known.moved)
         if traits.makes:
@@ -214,39 +206,28 @@ def _traits(func: OpOverload) -> _Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """An operation on tensors of given shapes.
-
-    Attributes:
-        results: shape, strides and type of each result on the meta device; None where it has to run again.
-    """
+    """An operation on tensors of given shapes."""
 
     flops: int
     moved: int
-    results: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...] | None
-    is_one: bool
-    is_in_place: bool
+    again: Callable[[tuple[object, ...]], object] | None  # its result for other tensors; None where it has to run
 
-    @classmethod
-    def of(cls, traits: _Traits, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> _Known:
-        """The record of an operation that has run."""
-        made = result if isinstance(result, tuple) else (result,)
-        is_repeatable = traits.makes and all(isinstance(one, Tensor) and one.is_meta for one in made)
-        return cls(
-            flops=traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0,
-            moved=sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result)))) if traits.moves else 0,
-            results=tuple((one.shape, one.stride(), one.dtype) for one in made) if is_repeatable else None,
-            is_one=isinstance(result, Tensor),
-            is_in_place=traits.is_in_place and isinstance(result, Tensor) and result.is_meta,
-        )
 
-    def again(self, args: tuple[object, ...]) -> object:
-        """Its result for other tensors of equal shapes; None if it has to run again."""
-        if self.is_in_place:
-            return args[0]
-        if self.results is None:
-            return None
-        made = [torch.empty_strided(*sizes, dtype=dtype, device="meta") for *sizes, dtype in self.results]
-        return made[0] if self.is_one else tuple(made)
+def _again(traits: _Traits, result: object) -> Callable[[tuple[object, ...]], object] | None:
+    made = result if isinstance(result, tuple) else (result,)
+    if not all(isinstance(one, Tensor) and one.is_meta for one in made):
+        return None
+    if traits.is_in_place:
+        return lambda args: args[0]
+    if not traits.makes:
+        return None
+    sizes, is_one = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(result, Tensor)
+
+    def again(_args: tuple[object, ...]) -> object:
+        tensors = [torch.empty_strided(*size, dtype=dtype, device="meta") for *size, dtype in sizes]
+        return tensors[0] if is_one else tuple(tensors)
+
+    return again
 
 
 def _signature(value: object) -> object:

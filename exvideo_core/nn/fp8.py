@@ -22,8 +22,6 @@ _FORMAT = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FORMAT).max  # 448
 _MULTIPLE = 16  # of both sides of a matrix, for fp8 products
 
-_NOTHING = re.compile(r"(?!)")
-
 
 class _In8Bits:
     """Mixin of layers with fp8 weights."""
@@ -82,7 +80,7 @@ def store_in_fp8(network: nn.Module) -> None:
     A network's `fp8_keep` matches the names of layers that keep their dtype. Call this after LoRAs are merged and the
     network has its dtype: both need the original weights.
     """
-    keep: re.Pattern[str] = getattr(network, "fp8_keep", _NOTHING)
+    keep: re.Pattern[str] = getattr(network, "fp8_keep", re.compile(r"(?!)"))  # which matches nothing
     for name, layer in network.named_modules():
         if type(layer) in _STORED and not keep.search(f"{name}."):
             _store(layer)

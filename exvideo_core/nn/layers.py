@@ -1,4 +1,4 @@
-"""Layers of several models: the layer namespace, norm groups, sinusoidal embeddings, feed-forwards.
+"""Layers of several models: the layer namespace, group norms, sinusoidal embeddings, feed-forwards.
 
 Shapes: L tokens, C channels.
 """
@@ -19,33 +19,17 @@ from .linear import bind
 class Ops(Protocol):
     """Layer classes of a model: `torch.nn`, or a host's namespace that casts and offloads weights."""
 
-    @property
-    def Linear(self) -> Callable[..., Any]: ...
-
-    @property
-    def Conv2d(self) -> Callable[..., Any]: ...
-
-    @property
-    def Conv3d(self) -> Callable[..., Any]: ...
-
-    @property
-    def GroupNorm(self) -> Callable[..., Any]: ...
-
-    @property
-    def LayerNorm(self) -> Callable[..., Any]: ...
-
-    @property
-    def Embedding(self) -> Callable[..., Any]: ...
-
-
-def norm_groups(channels: int) -> int:
-    """Groups of every GroupNorm: 32 as published; 8 where 32 does not divide the width (narrow models)."""
-    return 32 if channels % 32 == 0 else 8
+    Linear: Any
+    Conv2d: Any
+    Conv3d: Any
+    GroupNorm: Any
+    LayerNorm: Any
+    Embedding: Any
 
 
 def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
-    """A GroupNorm with `norm_groups(channels)` groups."""
-    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=eps)
+    """A GroupNorm with 32 groups as published; 8 where 32 does not divide the width (narrow models)."""
+    norm: nn.Module = ops.GroupNorm(32 if channels % 32 == 0 else 8, channels, eps=eps)
     return norm
 
 

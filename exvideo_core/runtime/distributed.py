@@ -19,17 +19,11 @@ _TIMEOUT = timedelta(hours=12)  # the first process samples and encodes while th
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among all of them.
+    """This process among all of them."""
 
-    Attributes:
-        rank: its number; 0 writes files and logs.
-        size: number of processes.
-        device: where it computes.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0  # its number; 0 writes files and logs
+    size: int = 1  # number of processes
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where it computes
 
     @property
     def is_first(self) -> bool:

@@ -39,27 +39,17 @@ _KIND = "a run of exvideo, 1"
 
 @dataclass(frozen=True)
 class Point:
-    """A solver's state between two steps.
+    """A solver's state between two steps."""
 
-    Attributes:
-        step: number of finished steps.
-        x: the latents after them.
-        earlier: denoised latents of the last step, for a second-order solver.
-    """
-
-    step: int
-    x: Tensor
-    earlier: Tensor | None = None
+    step: int  # number of finished steps
+    x: Tensor  # the latents after them
+    earlier: Tensor | None = None  # denoised latents of the last step, for a second-order solver
 
 
 class Stateful(Protocol):
-    """State of a run besides its solver's, such as a generator of noise.
+    """State of a run besides its solver's, such as a generator of noise."""
 
-    Attributes:
-        is_whole_in_steps: whether the network does not change it, so that it is valid in the middle of a step.
-    """
-
-    is_whole_in_steps: bool
+    is_whole_in_steps: bool  # whether the network does not change it, so that it is valid in the middle of a step
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for `restore`."""
@@ -221,7 +211,6 @@ def begin(
     """Start a run or resume it; None if its state is not saved.
 
     Args:
-        resume: the file.
         network: the denoising network, before its weights move.
         start: latents at the first level.
         levels: noise levels, [steps + 1].

@@ -60,7 +60,13 @@ def choose(device: torch.device, dtype: torch.dtype, head_dim: int) -> str:
     installed = [name for name, (module, _, _) in PACKAGES.items() if find_spec(module.partition(".")[0])]
     is_rocm = torch.version.hip is not None
     *tried, last = candidates(device.type, dtype, capability, is_rocm=is_rocm, installed=installed)
-    name = next((name for name in tried if _is_usable(name, device, dtype, head_dim)), last)
+    for name in tried:
+        reason = why_not(_TRIALS.get(name, BACKENDS[name]), device, dtype, head_dim)
+        if reason is None:
+            break
+        log.info("attention: %s is not usable here: %s", name, reason)
+    else:
+        name = last
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     log.info("attention: %s (%s, %s)", name, kind, str(dtype).removeprefix("torch."))
     return name
@@ -96,13 +102,6 @@ def candidates(
         return ("efficient", "sliced")  # FlashAttention starts with Ampere
     quicker = [name for name in _QUICKER.get(generation, ()) if name not in PACKAGES or name in installed]
     return (*quicker, "sdpa", "sliced")
-
-
-def _is_usable(name: str, device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    reason = why_not(_TRIALS.get(name, BACKENDS[name]), device, dtype, head_dim)
-    if reason:
-        log.info("attention: %s is not usable here: %s", name, reason)
-    return reason is None
 
 
 @torch.inference_mode()
