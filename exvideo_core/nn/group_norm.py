@@ -39,10 +39,7 @@ def _merged(one: _Statistics, other: _Statistics) -> _Statistics:
 def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
-    Args:
-        norm: a GroupNorm.
-        weights: its effective weights.
-        chunks: [B, C, ...] each, in any memory layout; together one item of the norm's batch.
+    The chunks are [B, C, ...] each, in any memory layout; together they are one item of the norm's batch.
     """
     assert isinstance(norm, nn.GroupNorm)
     count, mean_C, squares_C = reduce(_merged, map(_statistics, chunks))

@@ -47,13 +47,9 @@ class Reuse:
 
 
 class StepCache:
-    """Cache of one run.
+    """Cache of one run of so many steps.
 
-    Args:
-        reuse: settings.
-        steps: of the run.
-        free: free bytes on a device; if they are few, the cache (two hidden states for each branch) is offloaded to
-            host memory.
+    If `free` bytes of a device are few, the cache (two hidden states for each branch) is offloaded to host memory.
     """
 
     is_whole_in_steps = False

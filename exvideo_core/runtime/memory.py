@@ -32,14 +32,9 @@ def free_bytes(device: torch.device) -> float:
 
 @contextmanager
 def temporarily_on(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
-    """Move a network's weights to a device, if they fit, and back afterwards.
+    """Move a network's weights to a device, if they fit into its `free` bytes, and back afterwards.
 
     Nothing is copied back: the original tensors are put in again, so weights mapped from a file stay mapped.
-
-    Args:
-        module: the network.
-        device: where it computes.
-        free: bytes available there.
     """
     if num_bytes(module) + _WORKING_SPACE > free:
         yield

@@ -69,7 +69,6 @@ class BlockMemory:
     The block's own weights become views of it; their former memory, such as a mapped file, is released.
 
     Args:
-        block: any module.
         dtype: of the weights; None keeps each one's own.
         is_locked: whether to page-lock the memory, which CUDA needs to copy from it while it computes.
     """
@@ -208,8 +207,6 @@ def double_buffered(
     Args:
         blocks: in the order they are called; another order works, but waits for each copy. One may call another.
         memories: their weights in main memory. Blocks of several networks may share them.
-        device: where they compute.
-        copy_stream: copies the weights.
     """
     if copy_stream is None:
         copy_stream = CudaCopyStream(device) if device.type == "cuda" else CopyStream()

@@ -86,7 +86,6 @@ def candidates(
 
     Args:
         device: PyTorch's device type: cuda (AMD too), mps, cpu.
-        dtype: of the tensors.
         capability: of an NVIDIA GPU.
         is_rocm: whether it is AMD's.
         installed: those of the backends in optional packages that are.
