@@ -29,8 +29,7 @@ class Ops(Protocol):
 
 def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
     """A GroupNorm with 32 groups as published; 8 where 32 does not divide the width (narrow models)."""
-    norm: nn.Module = ops.GroupNorm(32 if channels % 32 == 0 else 8, channels, eps=eps)
-    return norm
+    return ops.GroupNorm(32 if channels % 32 == 0 else 8, channels, eps=eps)
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:
@@ -49,31 +48,16 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class GEGLU(nn.Module):
-    """Linear layer whose second half gates the first (arXiv:2002.05202)."""
-
-    def __init__(self, channels: int, hidden: int, ops: Ops) -> None:
-        super().__init__()
-        self.proj = ops.Linear(channels, 2 * hidden)
-
-    def forward(self, x_LC: Tensor) -> Tensor:
-        return gated_gelu(self.proj(x_LC))
-
-
 class FeedForward(nn.Module):
-    """C -> 4C gated -> C."""
+    """C -> 4C gated -> C (GEGLU, arXiv:2002.05202); called through `bind`."""
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
+        gated = nn.ModuleDict({"proj": ops.Linear(channels, 8 * channels)})
         # index 1 is a dropout in the published code
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
-
-    def forward(self, x_LC: Tensor) -> Tensor:
-        return self.net(x_LC)
+        self.net = nn.Sequential(gated, nn.Identity(), ops.Linear(4 * channels, channels))
 
     def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """Bind the layers to their effective weights: a function of chunks of tokens."""
-        gated, _, last = self.net
-        assert isinstance(gated, GEGLU)
-        inner, outer = bind(gated.proj, like), bind(last, like)
+        """Bind the layers to their effective weights: a function of chunks of tokens [L, C]."""
+        inner, outer = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
         return lambda x_LC: outer(gated_gelu(inner(x_LC)))

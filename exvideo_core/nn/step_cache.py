@@ -87,14 +87,12 @@ class StepCache:
         """Whether this step skips blocks; the first branch that asks decides for all."""
         with self._lock:
             if self._is_reused is None:
-                self._is_reused = self._is_due() and change is not None and change < self.reuse.threshold
+                reuse = self.reuse
+                is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
+                is_due = is_inside and self._in_a_row < reuse.in_a_row
+                self._is_reused = is_due and change is not None and change < reuse.threshold
                 self.reused_steps += self._is_reused
             return self._is_reused
-
-    def _is_due(self) -> bool:
-        reuse = self.reuse
-        is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
-        return is_inside and self._in_a_row < reuse.in_a_row
 
     def state(self) -> dict[str, Tensor]:
         """State between two steps, for `restore` in another process."""

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn.out_of_memory import forget_error
+from .memory import give_weights, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -102,11 +103,6 @@ class BlockMemory:
             weight.data_ptr() == host_weight.data_ptr() and host_weight.dtype == _kind(weight, dtype)
             for weight, host_weight in zip(weights, self.host_weights, strict=True)
         )
-
-
-def weights_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module."""
-    return [*module.parameters(), *module.buffers()]
 
 
 def _kind(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -213,24 +209,19 @@ def double_buffered(
     buffer = _DoubleBuffer(memories, device, copy_stream)
 
     def enter(index: int, block: nn.Module, _given: object) -> None:
-        _give(block, buffer.enter(index))
+        give_weights(block, buffer.enter(index))
 
     def leave(index: int, block: nn.Module, *_: object) -> None:
-        _give(block, memories[index].host_weights)
+        give_weights(block, memories[index].host_weights)
         buffer.leave(index)
 
     with ExitStack() as stack:
         stack.callback(buffer.stop)
         for index, (block, memory) in enumerate(zip(blocks, memories, strict=True)):
-            stack.callback(_give, block, memory.host_weights)  # an interrupted block has not left
+            stack.callback(give_weights, block, memory.host_weights)  # an interrupted block has not left
             stack.enter_context(block.register_forward_pre_hook(partial(enter, index)))
             stack.enter_context(block.register_forward_hook(partial(leave, index), always_call=True))
         yield
-
-
-def _give(block: nn.Module, values: Sequence[Tensor]) -> None:
-    for weight, value in zip(weights_of(block), values, strict=True):
-        weight.data = value
 
 
 # a network

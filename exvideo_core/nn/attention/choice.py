@@ -111,14 +111,10 @@ def why_not(attend: Attention, device: torch.device, dtype: torch.dtype, head_di
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one from PyTorch for each unusable kernel
-            error = float((attend(q, k, v).float() - plain(q.float(), k.float(), v.float())).abs().max())
+            scores = q.float() @ k.float().transpose(-1, -2) * head_dim**-0.5
+            exact = scores.softmax(dim=-1) @ v.float()  # by its definition (arXiv:1706.03762, eq. 1)
+            error = float((attend(q, k, v).float() - exact).abs().max())
     except (ExVideoError, ImportError, RuntimeError) as failure:
         return str(failure).partition("\n")[0] or type(failure).__name__
     # not "error > ...": it may be NaN
     return None if error <= _TOLERANCE.get(dtype, 5e-2) else f"it is wrong by {error:g}"
-
-
-def plain(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """Attention by its definition (arXiv:1706.03762, eq. 1)."""
-    scores = q_BNLD @ k_BNLD.transpose(-1, -2) * q_BNLD.shape[-1] ** -0.5
-    return scores.softmax(dim=-1) @ v_BNLD
