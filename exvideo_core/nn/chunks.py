@@ -27,8 +27,7 @@ def map_chunks(part: Callable[[slice], Tensor], length: int, size: int, out: Ten
 
     Args:
         part: computes a span, [n, ...].
-        length: number of items.
-        size: items in a chunk.
+        length, size: items in all, and in a chunk.
         out: tensor for the result, which may be the input of the chunks; ignored if gradients are enabled.
     """
     if torch.is_grad_enabled() or (size >= length and out is None):

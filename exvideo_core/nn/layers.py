@@ -35,12 +35,7 @@ def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
 def sinusoid(values: Tensor, channels: int) -> Tensor:
     """Sinusoidal embedding: [cos | sin] of geometric frequencies from 1 down to 1/10000.
 
-    Args:
-        values: [n], any numeric dtype: steps, frame numbers, ids.
-        channels: even.
-
-    Returns:
-        [n, channels] float32.
+    Values are [n] of any numeric dtype: steps, frame numbers, ids. The result is [n, channels] float32, channels even.
     """
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half

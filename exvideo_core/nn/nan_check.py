@@ -45,7 +45,6 @@ def checked(result: Tensor, network: nn.Module, again: Callable[[], object], giv
     """The result of a network, if it is finite.
 
     Args:
-        result: of a forward pass.
         network: for the names of its layers.
         again: runs the same forward pass once more.
         given: the inputs, by what people call them.

@@ -33,20 +33,17 @@ def _plain(value: object) -> object:
     if isinstance(value, torch.dtype | torch.device | Path):
         return str(value)
     if isinstance(value, Tensor):
-        return _tensor(value)
+        kind = [str(value.dtype), *value.shape]
+        if value.is_meta:
+            return kind
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return [*kind, hashlib.sha256(content.numpy().data).hexdigest()]
     if isinstance(value, Mapping):
         return dict(value)
     if is_dataclass(value) and not isinstance(value, type):
         return [type(value).__qualname__, {each.name: getattr(value, each.name) for each in fields(value)}]
     named: Any = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _tensor(x: Tensor) -> object:
-    if x.is_meta:
-        return [str(x.dtype), *x.shape]
-    content = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return [str(x.dtype), *x.shape, hashlib.sha256(content.numpy().data).hexdigest()]
 
 
 def sampled(weights: Iterable[tuple[str, Tensor]]) -> str:

@@ -82,9 +82,7 @@ class SavedRun:
         """Resume from the file if it belongs to the run, restore the parts, and record from there.
 
         Args:
-            fingerprint: of the run.
             x: latents that it starts from; those in the file are moved to their device and dtype.
-            steps: of the whole run.
             parts: stateful parts of the run by name; None if it has no such part.
         """
         self._remove_parts()
@@ -149,14 +147,10 @@ class SavedRun:
 
 
 class Recording:
-    """Saves the state of a run as its solver proceeds.
-
-    Attributes:
-        start: state to resume from; None for a new run.
-    """
+    """Saves the state of a run as its solver proceeds."""
 
     def __init__(self, run: SavedRun, fingerprint: str, steps: int, parts: Mapping[str, Stateful]) -> None:
-        self.start: Point | None = None
+        self.start: Point | None = None  # state to resume from; None for a new run
         self._run, self._steps, self._parts = run, steps, parts
         self._notes = {"fingerprint": fingerprint, "steps": str(steps)}
         self._next = time.monotonic() + run.interval  # time of the next save
