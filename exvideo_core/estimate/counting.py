@@ -9,16 +9,14 @@ from __future__ import annotations
 import functools
 import math
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch._ops import OpOverload
-from torch.autograd.function import FunctionCtx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,26 +24,38 @@ from torch.utils._pytree import tree_leaves
 ATTENTION, CONVOLUTION, PRODUCT, ELEMENTWISE = "attention", "convolution", "product", "elementwise"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Counts:
-    """Counts of a call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others).
+    """Counts of a call, by kind of operation: attention, convolution, (matrix) product, elementwise (all others)."""
 
-    Attributes:
-        flops: floating point operations.
-        moved: bytes that each operation by itself reads and writes.
-        peak: bytes alive at the same time.
-        operations: number of kernels, views not counted.
-    """
-
-    flops: dict[str, int]
-    moved: dict[str, int]
-    peak: int
-    operations: int
+    flops: dict[str, int] = field(default_factory=dict)  # floating point operations
+    moved: dict[str, int] = field(default_factory=dict)  # bytes that each operation by itself reads and writes
+    peak: int = 0  # bytes alive at the same time
+    operations: int = 0  # number of kernels, views not counted
+    now = 0  # bytes alive, during the call; no field of the result
 
     @property
     def total_flops(self) -> int:
         """Floating point operations of all kinds."""
         return sum(self.flops.values())
+
+    def add(self, kind: str, flops: int, moved: int) -> None:
+        """Count an operation."""
+        self.operations += 1
+        self.moved[kind] = self.moved.get(kind, 0) + moved
+        if flops:
+            self.flops[kind] = self.flops.get(kind, 0) + flops
+
+    def follow(self, tensor: Tensor) -> None:
+        """Count a new tensor's storage until it is freed."""
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size
 
 
 def count(call: Callable[[], object]) -> Counts:
@@ -55,9 +65,9 @@ def count(call: Callable[[], object]) -> Counts:
         call: of networks and inputs that are on the meta device; where it makes tensors, they are too.
     """
     # in inference mode, operations that consist of others would come as one, and their parts would not be seen
-    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), counting() as tally:
+    with torch.inference_mode(False), torch.no_grad(), torch.device("meta"), counting() as counts:
         call()
-    return Counts(flops=dict(tally.flops), moved=dict(tally.moved), peak=tally.peak, operations=tally.operations)
+    return counts
 
 
 def repeated(one: Counts, two: Counts, times: int) -> Counts:
@@ -77,47 +87,21 @@ def repeated(one: Counts, two: Counts, times: int) -> Counts:
 
 
 @contextmanager
-def counting() -> Iterator[Tally]:
-    """Count all operations in a block, on any device and with gradients too.
+def counting() -> Iterator[Counts]:
+    """Count all operations in a block, on any device; with gradients too, but attention has none.
 
     PyTorch's attention is taken to hold queries, keys, values and result alone, as its fast kernels do; and it gives
     no values, so this is for counting only.
     """
-    tally = Tally()
-    with _FastAttention(tally), _Operations(tally):
-        yield tally
-
-
-class Tally:
-    """Counts so far.
-
-    Attributes:
-        flops, moved: by kind, as in `Counts`.
-        now, peak: bytes alive, and the most there were.
-        operations: how many.
-    """
-
-    def __init__(self) -> None:
-        self.flops: Counter[str] = Counter()
-        self.moved: Counter[str] = Counter()
-        self.now = self.peak = self.operations = 0
-
-    def follow(self, tensor: Tensor) -> None:
-        """Count a new tensor's storage until it is freed."""
-        storage = tensor.untyped_storage()
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, size)
-
-    def _forget(self, size: int) -> None:
-        self.now -= size
+    counts = Counts()
+    with _FastAttention(counts), _Operations(counts):
+        yield counts
 
 
 class _Operations(TorchDispatchMode):
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, counts: Counts) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
-        self.tally = tally
+        self.counts = counts
         # networks repeat themselves, and to ask the meta device for a shape takes most of the time
         self.known: dict[object, _Known] = {}
 
@@ -130,28 +114,25 @@ class _Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         key = func, _signature(args), _signature(tuple(kwargs.items()))
         known = self.known.get(key)
-        result = known.again(args) if known else None
-        if result is None:
-            result = func(*args, **kwargs)
-            known = self.known[key] = _Known.of(traits, args, kwargs, result)
-        assert known
-        if known.flops:
-            self.tally.flops[traits.kind] += known.flops
+        result = known.again(args) if known and known.again else func(*args, **kwargs)
+        if known is None:
+            flops = traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0
+            moved = sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result))))
+            known = self.known[key] = _Known(flops=flops, moved=moved, again=_again(traits, result))
         if traits.moves:
-            self.tally.operations += 1
-            self.tally.moved[traits.kind] += known.moved
+            self.counts.add(traits.kind, known.flops, known.moved)
         if traits.makes:
             for tensor in _tensors(result):
-                self.tally.follow(tensor)
+                self.counts.follow(tensor)
         return result
 
 
 class _FastAttention(TorchFunctionMode):
     """Stands in for PyTorch's attention, which on the meta device would hold all scores."""
 
-    def __init__(self, tally: Tally) -> None:
+    def __init__(self, counts: Counts) -> None:
         super().__init__()
-        self.tally = tally
+        self.counts = counts
 
     def __torch_function__(
         self,
@@ -164,10 +145,10 @@ class _FastAttention(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         named = dict(zip(("query", "key", "value"), args, strict=False), **(kwargs or {}))
         q, k, v = named["query"], named["key"], named["value"]
-        result = attention(q, k, v)
-        self.tally.operations += 1
-        self.tally.flops[ATTENTION] += 2 * q.numel() * k.shape[-2] + 2 * result.numel() * k.shape[-2]
-        self.tally.moved[ATTENTION] += sum(map(_num_bytes, (q, k, v, result)))
+        # laid out as the queries, as FlashAttention and cuDNN do
+        result = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
+        flops = 2 * (q.numel() + result.numel()) * k.shape[-2]
+        self.counts.add(ATTENTION, flops, sum(map(_num_bytes, (q, k, v, result))))
         return result
 
 
@@ -181,24 +162,6 @@ class Elsewhere:
     def __getitem__(self, part: slice) -> Tensor:
         length = len(range(*part.indices(self.shape[0])))
         return torch.empty_strided((length, *self.shape[1:]), self._stride, dtype=self.dtype, device="meta")
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        # laid out as the queries, as FlashAttention and cuDNN do
-        result = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
-        ctx.save_for_backward(q, k, v, result)
-        return result
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, _gradient: Tensor) -> tuple[Tensor, ...]:
-        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])  # type: ignore[attr-defined]  # torch has no type for it
-
-
-# Attention without its values: holds queries, keys, values and the result, and gradients of their sizes. For networks
-# that are checkpointed, whose second forward runs where autograd does and not in the block that counts.
-attention: Callable[[Tensor, Tensor, Tensor], Tensor] = _Attention.apply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,39 +206,28 @@ def _traits(func: OpOverload) -> _Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class _Known:
-    """An operation on tensors of given shapes.
-
-    Attributes:
-        results: shape, strides and type of each result on the meta device; None where it has to run again.
-    """
+    """An operation on tensors of given shapes."""
 
     flops: int
     moved: int
-    results: tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...] | None
-    is_one: bool
-    is_in_place: bool
+    again: Callable[[tuple[object, ...]], object] | None  # its result for other tensors; None where it has to run
 
-    @classmethod
-    def of(cls, traits: _Traits, args: tuple[object, ...], kwargs: dict[str, object], result: object) -> _Known:
-        """The record of an operation that has run."""
-        made = result if isinstance(result, tuple) else (result,)
-        is_repeatable = traits.makes and all(isinstance(one, Tensor) and one.is_meta for one in made)
-        return cls(
-            flops=traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0,
-            moved=sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result)))) if traits.moves else 0,
-            results=tuple((one.shape, one.stride(), one.dtype) for one in made) if is_repeatable else None,
-            is_one=isinstance(result, Tensor),
-            is_in_place=traits.is_in_place and isinstance(result, Tensor) and result.is_meta,
-        )
 
-    def again(self, args: tuple[object, ...]) -> object:
-        """Its result for other tensors of equal shapes; None if it has to run again."""
-        if self.is_in_place:
-            return args[0]
-        if self.results is None:
-            return None
-        made = [torch.empty_strided(*sizes, dtype=dtype, device="meta") for *sizes, dtype in self.results]
-        return made[0] if self.is_one else tuple(made)
+def _again(traits: _Traits, result: object) -> Callable[[tuple[object, ...]], object] | None:
+    made = result if isinstance(result, tuple) else (result,)
+    if not all(isinstance(one, Tensor) and one.is_meta for one in made):
+        return None
+    if traits.is_in_place:
+        return lambda args: args[0]
+    if not traits.makes:
+        return None
+    sizes, is_one = [(one.shape, one.stride(), one.dtype) for one in made], isinstance(result, Tensor)
+
+    def again(_args: tuple[object, ...]) -> object:
+        tensors = [torch.empty_strided(*size, dtype=dtype, device="meta") for *size, dtype in sizes]
+        return tensors[0] if is_one else tuple(tensors)
+
+    return again
 
 
 def _signature(value: object) -> object:

@@ -48,22 +48,14 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Operations, time and memory of a clip.
+    """Operations, time and memory of a clip."""
 
-    Attributes:
-        work: all operations.
-        seconds: at the speed of the device.
-        weights: bytes on the device.
-        sampling, decoding: bytes beside them, at the peak of each.
-        hints: what would lower which.
-    """
-
-    work: Work
-    seconds: float
-    weights: int
-    sampling: int
-    decoding: int
-    hints: tuple[str, ...]
+    work: Work  # all operations
+    seconds: float  # at the speed of the device
+    weights: int  # bytes on the device
+    sampling: int  # bytes beside them at its peak
+    decoding: int  # likewise
+    hints: tuple[str, ...]  # what would lower which
 
     @property
     def peak(self) -> int:
@@ -83,19 +75,10 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """The estimates of a family.
+    """The estimates of a family."""
 
-    Attributes:
-        clip: an Estimate, from the networks' sizes, a Clip and a Place.
-        call: Counts of one call of the large network, from its config, the latent frames, height and width, and its
-            dtype; cached.
-        usual: the clip that most people make with a network of this config.
-        geometry: frame and size rules.
-    """
-
-    clip: Callable[..., Estimate]
-    call: Callable[..., Counts]
-    usual: Callable[[Any], Clip]
+    call: Callable[..., Counts]  # of the large network, from its config, (latent frames, height, width), dtype; cached
+    usual: Callable[[Any], Clip]  # the clip that most people make with a network of this config
     geometry: Geometry
 
 
@@ -118,7 +101,6 @@ def total(
     """Sum up a clip.
 
     Args:
-        clip, place: what is estimated.
         denoiser: the large network.
         blocks: its parts that are streamed one after the other.
         call: one call of it.
@@ -127,7 +109,8 @@ def total(
     """
     decoding = list(decoding)
     work = sum((work_of(counts) * times for counts, times in decoding), work_of(call) * clip.calls)
-    whole, streamed = num_bytes(denoiser), _streamed(denoiser, blocks)
+    whole, sizes = num_bytes(denoiser), list(map(num_bytes, blocks))
+    streamed = whole - sum(sizes) + 2 * max(sizes)  # two blocks, and all that is in none
     return Estimate(
         work=work,
         seconds=seconds(work, probe(place.device, place.dtype)),
@@ -139,15 +122,7 @@ def total(
 
 
 def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float) -> str:
-    """One line about a network that was just loaded: what the usual clip takes on its device.
-
-    Args:
-        estimates: of the network's family.
-        config: sizes of the network.
-        dtype: computed in.
-        device: measured.
-        weights: bytes.
-    """
+    """One line about a network with so many bytes of weights that was just loaded: what the usual clip takes here."""
     clip = estimates.usual(config)
     call = estimates.call(config, estimates.geometry.latent_shape(clip.frames, clip.height, clip.width), dtype)
     work = work_of(call) * clip.calls
@@ -156,12 +131,6 @@ def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device:
         f"{of_time(seconds(work, probe(device, dtype)))} here ({work.flops / 1e15:.3g} PFLOP), {gigabytes(weights)} "
         f"for weights and {gigabytes(call.peak)} beside them"
     )
-
-
-def _streamed(denoiser: nn.Module, blocks: Sequence[nn.Module]) -> int:
-    """Bytes on the device of a network streamed block by block: two blocks, and all that is in none."""
-    sizes = list(map(num_bytes, blocks))
-    return num_bytes(denoiser) - sum(sizes) + 2 * max(sizes)
 
 
 def _hints(clip: Clip, place: Place, saved: int) -> Iterator[str]:

@@ -17,19 +17,13 @@ from .counting import ATTENTION, CONVOLUTION, ELEMENTWISE, PRODUCT, Counts
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Work of a call or a clip; a multiply-add is two floating point operations.
+    """Work of a call or a clip, in floating point operations; a multiply-add is two."""
 
-    Attributes:
-        products, convolutions, attention: of matrix products, convolutions and attention's cores.
-        moved: bytes that all other operations read and write.
-        operations: how many kernels are called.
-    """
-
-    products: float = 0.0
+    products: float = 0.0  # of matrices
     convolutions: float = 0.0
-    attention: float = 0.0
-    moved: float = 0.0
-    operations: float = 0.0
+    attention: float = 0.0  # its cores alone
+    moved: float = 0.0  # bytes that all other operations read and write
+    operations: float = 0.0  # how many kernels are called
 
     @property
     def flops(self) -> float:
@@ -56,21 +50,14 @@ def work_of(counts: Counts) -> Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Speed of a device in one dtype.
-
-    Attributes:
-        products, convolutions, attention: floating point operations a second.
-        moved: bytes a second.
-        call: seconds from one small operation to the next.
-        is_queued: whether operations run asynchronously, so that launching them costs no time of its own.
-    """
+    """Speed of a device in one dtype, in floating point operations a second."""
 
     products: float
     convolutions: float
     attention: float
-    moved: float
-    call: float
-    is_queued: bool
+    moved: float  # bytes a second
+    call: float  # seconds from one small operation to the next
+    is_queued: bool  # whether operations run asynchronously, so that launching them costs no time of its own
 
 
 # Share of the speed of large, regular shapes that the networks' own shapes reach, by comparison with runs; attention is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -27,17 +27,14 @@ def map_chunks(part: Callable[[slice], Tensor], length: int, size: int, out: Ten
 
     Args:
         part: computes a span, [n, ...].
-        length: number of items.
-        size: items in a chunk.
+        length, size: items in all, and in a chunk.
         out: tensor for the result, which may be the input of the chunks; ignored if gradients are enabled.
     """
-    if torch.is_grad_enabled():
-        return part(slice(0, length))
-    if size >= length and out is None:
+    if torch.is_grad_enabled() or (size >= length and out is None):
         return part(slice(0, length))
     for span in spans(length, size):
         result = part(span)
-        out = _room(result, length) if out is None else out
+        out = empty_map(result, (length, *result.shape[1:])) if out is None else out
         out[span] = result
         del result  # else it stays in memory while the next is computed
     assert out is not None, "there are no items"
@@ -62,8 +59,8 @@ def plus(x: Tensor, summand: Tensor) -> Tensor:
     return x + summand if torch.is_grad_enabled() else x.add_(summand)
 
 
-def _room(part: Tensor, length: int) -> Tensor:
-    """An empty tensor for all items, in the memory layout of a chunk."""
-    is_last = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
+def empty_map(like: Tensor, shape: Sequence[int]) -> Tensor:
+    """An empty tensor; channels-last if `like` is, which is a feature map [B, C, H, W] then."""
+    is_last = like.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if is_last else torch.contiguous_format
-    return torch.empty((length, *part.shape[1:]), dtype=part.dtype, device=part.device, memory_format=layout)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)

@@ -8,7 +8,7 @@ Shapes: O output channels.
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,50 +22,36 @@ _FORMAT = torch.float8_e4m3fn
 _LARGEST = torch.finfo(_FORMAT).max  # 448
 _MULTIPLE = 16  # of both sides of a matrix, for fp8 products
 
-_NOTHING = re.compile(r"(?!)")
-
-
-class _Scaled(Protocol):
-    """A layer with fp8 weights."""
-
-    @property
-    def weight(self) -> Tensor: ...
-
-    @property
-    def bias(self) -> Tensor | None: ...
-
-    @property
-    def scale(self) -> Tensor: ...  # [O, 1, ...]
-
 
 class _In8Bits:
     """Mixin of layers with fp8 weights."""
 
-    scale: Tensor
+    weight: Tensor
+    bias: Any  # Tensor or None; the layers declare it in different ways
+    scale: Tensor  # [O, 1, ...]
 
-    def effective_weights(self: _Scaled, x: Tensor) -> Weights | None:
+    def effective_weights(self, x: Tensor) -> Weights | None:
         """Weight and bias in the dtype of x; see `nn.effective_weights`."""
-        return _spread(self, x), self.bias
+        return self.spread(x), self.bias
+
+    def spread(self, x: Tensor) -> Tensor:
+        """The weight in the dtype of x."""
+        return self.weight.to(x.dtype) * self.scale.to(x.dtype)
 
 
-def _spread(layer: _Scaled, x: Tensor) -> Tensor:
-    """The weight in the dtype of the input."""
-    return layer.weight.to(x.dtype) * layer.scale.to(x.dtype)
-
-
-class _Linear(_In8Bits, nn.Linear):
+class _Linear(nn.Linear, _In8Bits):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  the parent's name
-        return F.linear(input, _spread(self, input), self.bias)
+        return F.linear(input, self.spread(input), self.bias)
 
 
-class _Conv2d(_In8Bits, nn.Conv2d):
+class _Conv2d(nn.Conv2d, _In8Bits):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return self._conv_forward(input, _spread(self, input), self.bias)
+        return self._conv_forward(input, self.spread(input), self.bias)
 
 
-class _Conv3d(_In8Bits, nn.Conv3d):
+class _Conv3d(nn.Conv3d, _In8Bits):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        return self._conv_forward(input, _spread(self, input), self.bias)
+        return self._conv_forward(input, self.spread(input), self.bias)
 
 
 class _MultipliedLinear(_Linear):
@@ -94,7 +80,7 @@ def store_in_fp8(network: nn.Module) -> None:
     A network's `fp8_keep` matches the names of layers that keep their dtype. Call this after LoRAs are merged and the
     network has its dtype: both need the original weights.
     """
-    keep: re.Pattern[str] = getattr(network, "fp8_keep", _NOTHING)
+    keep: re.Pattern[str] = getattr(network, "fp8_keep", re.compile(r"(?!)"))  # which matches nothing
     for name, layer in network.named_modules():
         if type(layer) in _STORED and not keep.search(f"{name}."):
             _store(layer)

@@ -6,6 +6,7 @@ Shapes: B items, C channels, G groups; what follows are axes of space and time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -15,57 +16,37 @@ from .chunks import items_within, spans
 from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
 
+_Statistics = tuple[int, Tensor, Tensor]  # of each channel: count, mean and sum of squared differences from it, [C]
 
-class ChannelStatistics:
-    """Count, mean and sum of squared differences of each channel, merged over chunks (Chan et al. 1983)."""
 
-    def __init__(self) -> None:
-        self.count = 0
-        self.mean_C: Tensor | None = None
-        self.squares_C: Tensor | None = None
+def _statistics(x_BCX: Tensor) -> _Statistics:
+    axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
+    # one pass over x, numerically stable
+    variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
+    count = x_BCX.numel() // x_BCX.shape[1]
+    exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # MPS has no float64
+    return count, mean_C.to(exact), variance_C.to(exact) * count
 
-    def add(self, x_BCX: Tensor) -> None:
-        """Add a chunk [B, C, ...] in any memory layout."""
-        axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
-        # one pass over x, numerically stable
-        variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
-        count = x_BCX.numel() // x_BCX.shape[1]
-        exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # MPS has no float64
-        self._merge(count, mean_C.to(exact), variance_C.to(exact) * count)
 
-    def _merge(self, count: int, mean_C: Tensor, squares_C: Tensor) -> None:
-        if self.mean_C is None or self.squares_C is None:
-            self.count, self.mean_C, self.squares_C = count, mean_C, squares_C
-            return
-        total = self.count + count
-        difference_C = mean_C - self.mean_C
-        self.squares_C = self.squares_C + squares_C + difference_C.square() * (self.count * count / total)
-        self.mean_C = self.mean_C + difference_C * (count / total)
-        self.count = total
-
-    def of_groups(self, groups: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each group, [G]."""
-        assert self.mean_C is not None, "no chunk was added"
-        assert self.squares_C is not None
-        mean_GC, squares_GC = self.mean_C.view(groups, -1), self.squares_C.view(groups, -1)
-        mean_G = mean_GC.mean(1)
-        spread_G = squares_GC.sum(1) + self.count * (mean_GC - mean_G[:, None]).square().sum(1)
-        return mean_G, spread_G / (self.count * mean_GC.shape[1])
+def _merged(one: _Statistics, other: _Statistics) -> _Statistics:
+    """Statistics of two chunks together (Chan et al. 1983)."""
+    (count, mean_C, squares_C), (more, other_mean_C, other_squares_C) = one, other
+    total, difference_C = count + more, other_mean_C - mean_C
+    squares_C = squares_C + other_squares_C + difference_C.square() * (count * more / total)
+    return total, mean_C + difference_C * (more / total), squares_C
 
 
 def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
-    Args:
-        norm: a GroupNorm.
-        weights: its effective weights.
-        chunks: [B, C, ...] each; together one item of the norm's batch.
+    The chunks are [B, C, ...] each, in any memory layout; together they are one item of the norm's batch.
     """
     assert isinstance(norm, nn.GroupNorm)
-    statistics = ChannelStatistics()
-    for chunk_BCX in chunks:
-        statistics.add(chunk_BCX)
-    return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+    count, mean_C, squares_C = reduce(_merged, map(_statistics, chunks))
+    mean_GC, squares_GC = mean_C.view(norm.num_groups, -1), squares_C.view(norm.num_groups, -1)
+    mean_G = mean_GC.mean(1)
+    spread_G = squares_GC.sum(1) + count * (mean_GC - mean_G[:, None]).square().sum(1)
+    return _per_channel(norm, weights, mean_G, spread_G / (count * mean_GC.shape[1]))
 
 
 def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:

@@ -1,4 +1,4 @@
-"""Layers of several models: the layer namespace, norm groups, sinusoidal embeddings, feed-forwards.
+"""Layers of several models: the layer namespace, group norms, sinusoidal embeddings, feed-forwards.
 
 Shapes: L tokens, C channels.
 """
@@ -19,45 +19,23 @@ from .linear import bind
 class Ops(Protocol):
     """Layer classes of a model: `torch.nn`, or a host's namespace that casts and offloads weights."""
 
-    @property
-    def Linear(self) -> Callable[..., Any]: ...
-
-    @property
-    def Conv2d(self) -> Callable[..., Any]: ...
-
-    @property
-    def Conv3d(self) -> Callable[..., Any]: ...
-
-    @property
-    def GroupNorm(self) -> Callable[..., Any]: ...
-
-    @property
-    def LayerNorm(self) -> Callable[..., Any]: ...
-
-    @property
-    def Embedding(self) -> Callable[..., Any]: ...
-
-
-def norm_groups(channels: int) -> int:
-    """Groups of every GroupNorm: 32 as published; 8 where 32 does not divide the width (narrow models)."""
-    return 32 if channels % 32 == 0 else 8
+    Linear: Any
+    Conv2d: Any
+    Conv3d: Any
+    GroupNorm: Any
+    LayerNorm: Any
+    Embedding: Any
 
 
 def group_norm(channels: int, ops: Ops, eps: float = 1e-6) -> nn.Module:
-    """A GroupNorm with `norm_groups(channels)` groups."""
-    norm: nn.Module = ops.GroupNorm(norm_groups(channels), channels, eps=eps)
-    return norm
+    """A GroupNorm with 32 groups as published; 8 where 32 does not divide the width (narrow models)."""
+    return ops.GroupNorm(32 if channels % 32 == 0 else 8, channels, eps=eps)
 
 
 def sinusoid(values: Tensor, channels: int) -> Tensor:
     """Sinusoidal embedding: [cos | sin] of geometric frequencies from 1 down to 1/10000.
 
-    Args:
-        values: [n], any numeric dtype: steps, frame numbers, ids.
-        channels: even.
-
-    Returns:
-        [n, channels] float32.
+    Values are [n] of any numeric dtype: steps, frame numbers, ids. The result is [n, channels] float32, channels even.
     """
     half = channels // 2
     exponents = torch.arange(half, dtype=torch.float32, device=values.device) / half
@@ -65,31 +43,16 @@ def sinusoid(values: Tensor, channels: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class GEGLU(nn.Module):
-    """Linear layer whose second half gates the first (arXiv:2002.05202)."""
-
-    def __init__(self, channels: int, hidden: int, ops: Ops) -> None:
-        super().__init__()
-        self.proj = ops.Linear(channels, 2 * hidden)
-
-    def forward(self, x_LC: Tensor) -> Tensor:
-        return gated_gelu(self.proj(x_LC))
-
-
 class FeedForward(nn.Module):
-    """C -> 4C gated -> C."""
+    """C -> 4C gated -> C (GEGLU, arXiv:2002.05202); called through `bind`."""
 
     def __init__(self, channels: int, ops: Ops) -> None:
         super().__init__()
+        gated = nn.ModuleDict({"proj": ops.Linear(channels, 8 * channels)})
         # index 1 is a dropout in the published code
-        self.net = nn.Sequential(GEGLU(channels, 4 * channels, ops), nn.Identity(), ops.Linear(4 * channels, channels))
-
-    def forward(self, x_LC: Tensor) -> Tensor:
-        return self.net(x_LC)
+        self.net = nn.Sequential(gated, nn.Identity(), ops.Linear(4 * channels, channels))
 
     def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """Bind the layers to their effective weights: a function of chunks of tokens."""
-        gated, _, last = self.net
-        assert isinstance(gated, GEGLU)
-        inner, outer = bind(gated.proj, like), bind(last, like)
+        """Bind the layers to their effective weights: a function of chunks of tokens [L, C]."""
+        inner, outer = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
         return lambda x_LC: outer(gated_gelu(inner(x_LC)))

@@ -6,8 +6,8 @@ An ordinary run only looks at the result. If that has NaN or Inf, the network ru
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import chain
 
@@ -45,7 +45,6 @@ def checked(result: Tensor, network: nn.Module, again: Callable[[], object], giv
     """The result of a network, if it is finite.
 
     Args:
-        result: of a forward pass.
         network: for the names of its layers.
         again: runs the same forward pass once more.
         given: the inputs, by what people call them.
@@ -103,62 +102,40 @@ def describe_nonfinite(x: Tensor) -> str:
     return f"{' and '.join(kinds)} ({count:,} of {x.numel():,} values)"
 
 
-# the search
-
-
 def _search(network: nn.Module, again: Callable[[], object]) -> str | None:
-    """Where NaN or Inf comes from, as a sentence; None if the second run is finite."""
-    search = _Search()
-    try:
-        with search.hooked(network):
-            bad = _nonfinite(again())
-    except torch.OutOfMemoryError:  # layers with hooks are not chunked
-        return search.found or _NO_SECOND_RUN
-    return None if bad is None else search.found or search.suspect or _origin(network, "", bad)
+    """Where NaN or Inf comes from, as a sentence; None if the second run is finite.
 
-
-class _Search:
-    """Hooks that find the first module with finite inputs and a result that is not.
-
+    Hooks find the first module with finite inputs and a result that is not, else the first that was given NaN or Inf.
     Infinity that does not reach the result of a module, such as in a mask, is nobody's fault.
-
-    Attributes:
-        found: the sentence about that module.
-        suspect: about the first module that was given NaN or Inf, in case none is found.
     """
+    said: dict[str, str] = {}  # about these two modules
+    are_inputs_finite: list[bool] = []  # of the running modules, the innermost last
 
-    def __init__(self) -> None:
-        self.found: str | None = None
-        self.suspect: str | None = None
-        self._are_inputs_finite: list[bool] = []  # of the running modules, the innermost last
+    def enter(_module: nn.Module, args: object, kwargs: object) -> None:
+        are_inputs_finite.append(_nonfinite((args, kwargs)) is None)
 
-    @contextmanager
-    def hooked(self, network: nn.Module) -> Iterator[None]:
-        """Watch every module; `effective_weights` has layers with hooks called."""
-        handles = []
-        for name, module in network.named_modules():
-            handles.append(module.register_forward_pre_hook(self._enter, with_kwargs=True))
-            # prepended, so that it runs before hooks that take weights away
-            handles.append(module.register_forward_hook(partial(self._leave, name), prepend=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _enter(self, _module: nn.Module, args: object, kwargs: object) -> None:
-        self._are_inputs_finite.append(_nonfinite((args, kwargs)) is None)
-
-    def _leave(self, name: str, module: nn.Module, _args: object, result: object) -> None:
-        are_inputs_finite = self._are_inputs_finite.pop()
-        if self.found or (bad := _nonfinite(result)) is None:
+    def leave(name: str, module: nn.Module, _args: object, result: object) -> None:
+        is_origin = are_inputs_finite.pop()
+        if "origin" in said or (bad := _nonfinite(result)) is None:
             return
-        if are_inputs_finite:
-            self.found = _origin(module, name, bad)
-        self.suspect = self.suspect or (
+        if is_origin:
+            said["origin"] = _origin(module, name, bad)
+        suspicion = (
             f"{_place(name)}: gave {describe_nonfinite(bad)} from a tensor that held such values already. They are not "
             f"from any layer: choose another attention, such as sdpa."
         )
+        said.setdefault("suspect", suspicion)
+
+    try:
+        with ExitStack() as hooks:  # `effective_weights` has layers with hooks called
+            for name, module in network.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(enter, with_kwargs=True))
+                # prepended, so that it runs before hooks that take weights away
+                hooks.enter_context(module.register_forward_hook(partial(leave, name), prepend=True))
+            bad = _nonfinite(again())
+    except torch.OutOfMemoryError:  # layers with hooks are not chunked
+        return said.get("origin", _NO_SECOND_RUN)
+    return None if bad is None else said.get("origin") or said.get("suspect") or _origin(network, "", bad)
 
 
 def _origin(module: nn.Module, name: str, result: Tensor) -> str:

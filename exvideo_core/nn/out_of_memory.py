@@ -27,13 +27,9 @@ class DeviceMemoryError(ExVideoError, torch.cuda.OutOfMemoryError):
 
 
 class Chunked(Protocol):
-    """A network that computes in chunks.
+    """A network that computes in chunks."""
 
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
-    """
-
-    chunk_bytes: int
+    chunk_bytes: int  # for the temporary tensors of one chunk; changes results by rounding only
 
 
 def is_out_of_memory(error: BaseException) -> bool:

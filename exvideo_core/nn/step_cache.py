@@ -30,10 +30,6 @@ from torch import Tensor
 _ROOM = 16  # hidden states: room for a forward pass and the cache of two branches on the device
 
 
-def _unlimited(_device: torch.device) -> float:
-    return math.inf
-
-
 @dataclass(frozen=True, kw_only=True)
 class Reuse:
     """Settings: when blocks after the first may be skipped."""
@@ -50,38 +46,21 @@ class Reuse:
             raise ValueError(f"in_a_row must be at least 1, not {self.in_a_row}")
 
 
-@dataclass
-class _Computed:
-    """Cached tensors of a computed step."""
-
-    step: int
-    signal: Tensor  # subsampled residual of the first block
-    rest: Tensor  # residual of the other blocks
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {"step": torch.tensor(self.step), "signal": self.signal, "rest": self.rest}
-
-
 class StepCache:
-    """Cache of one run.
+    """Cache of one run of so many steps.
 
-    Args:
-        reuse: settings.
-        steps: of the run.
-        free: free bytes on a device; if they are few, the cache (two hidden states for each branch) is offloaded to
-            host memory.
+    If `free` bytes of a device are few, the cache (two hidden states for each branch) is offloaded to host memory.
     """
 
     is_whole_in_steps = False
 
-    def __init__(self, reuse: Reuse, steps: int, free: Callable[[torch.device], float] = _unlimited) -> None:
+    def __init__(self, reuse: Reuse, steps: int, free: Callable[[torch.device], float] = lambda _: math.inf) -> None:
         self.reuse, self.steps, self.free = reuse, steps, free
         self.step = -1
         self.reused_steps = 0
         self._in_a_row = 0
         self._is_reused: bool | None = None  # of the current step, once a branch has decided
-        self._branches: dict[Hashable, Branch] = {}
-        self._restored: dict[str, Tensor] = {}  # taken by branches when they are created
+        self._branches: dict[str, Branch] = {}
         self._lock = threading.Lock()  # each GPU may run a branch in its own thread
 
     def begin(self, step: int | None = None) -> None:
@@ -95,11 +74,9 @@ class StepCache:
 
     def branch(self, name: Hashable) -> Branch:
         """Cache of one branch: one input of the network in each step, such as cond or uncond."""
+        key = sha256(repr(name).encode()).hexdigest()[:16]  # names can be long
         with self._lock:
-            if name not in self._branches:
-                self._branches[name] = Branch(self, name)
-                self._branches[name].restore(self._restored)
-            return self._branches[name]
+            return self._branches.setdefault(key, Branch(self, key))
 
     def branches(self, count: int) -> list[Branch]:
         """Start the next step, and return the caches of its branches."""
@@ -110,28 +87,29 @@ class StepCache:
         """Whether this step skips blocks; the first branch that asks decides for all."""
         with self._lock:
             if self._is_reused is None:
-                self._is_reused = self._is_due() and change is not None and change < self.reuse.threshold
+                reuse = self.reuse
+                is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
+                is_due = is_inside and self._in_a_row < reuse.in_a_row
+                self._is_reused = is_due and change is not None and change < reuse.threshold
                 self.reused_steps += self._is_reused
             return self._is_reused
 
-    def _is_due(self) -> bool:
-        reuse = self.reuse
-        is_inside = reuse.first_steps <= self.step < self.steps - reuse.last_steps
-        return is_inside and self._in_a_row < reuse.in_a_row
-
     def state(self) -> dict[str, Tensor]:
         """State between two steps, for `restore` in another process."""
-        counts = torch.tensor([self.step, self.reused_steps, self._in_a_row, bool(self._is_reused)])
-        state = {**self._restored, "counts": counts}
-        for branch in self._branches.values():
-            state |= branch.state()
+        state = {"counts": torch.tensor([self.step, self.reused_steps, self._in_a_row, bool(self._is_reused)])}
+        for key, branch in self._branches.items():
+            for which, computed in branch.computed.items():
+                state |= {f"{key}/{which}/{what}": item for what, item in computed.items()}
         return state
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Resume from the state of another cache, before any branch is created."""
         self.step, self.reused_steps, self._in_a_row, is_reused = state["counts"].tolist()
         self._is_reused = bool(is_reused)
-        self._restored = {key: item for key, item in state.items() if key != "counts"}
+        for path, item in state.items():
+            if path != "counts":
+                key, which, what = path.split("/")
+                self._branches.setdefault(key, Branch(self, key)).computed[which][what] = item
 
     def __str__(self) -> str:
         """Log line."""
@@ -139,39 +117,22 @@ class StepCache:
 
 
 class Branch:
-    """Cache of one branch; see the example above."""
+    """Cache of one branch; see the example above.
 
-    def __init__(self, cache: StepCache, name: Hashable) -> None:
-        self._cache, self._name = cache, name
-        self._key = sha256(repr(name).encode()).hexdigest()[:16]  # names can be long
-        self._last: _Computed | None = None
-        self._earlier: _Computed | None = None
+    Attributes:
+        computed: tensors of the last computed step and of one before, empty if there is none: its number `step`, the
+            subsampled residual `signal` of the first block, the residual `rest` of the others.
+    """
+
+    def __init__(self, cache: StepCache, key: str) -> None:
+        self._cache, self._key = cache, key
+        self.computed: dict[str, dict[str, Tensor]] = {"last": {}, "earlier": {}}
         self._before: Tensor | None = None  # subsampled input of the first block
         self._first: tuple[Tensor, Tensor] | None = None  # signal and output of the first block, until `keep`
 
     def part(self, name: Hashable) -> Branch:
         """Cache of one clip, for a network that computes the clips of a batch one by one."""
-        return self._cache.branch((self._name, name))
-
-    def state(self) -> dict[str, Tensor]:
-        """State for `restore`; every key has the branch's name."""
-        remembered = {"last": self._last, "earlier": self._earlier}
-        return {
-            f"{self._key}/{which}/{what}": item
-            for which, computed in remembered.items()
-            if computed is not None
-            for what, item in computed.tensors().items()
-        }
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Move this branch's entries out of a state."""
-
-        def take(which: str) -> _Computed | None:
-            kept = [state.pop(f"{self._key}/{which}/{what}", None) for what in ("step", "signal", "rest")]
-            step, signal, rest = kept
-            return None if step is None or signal is None or rest is None else _Computed(int(step), signal, rest)
-
-        self._last, self._earlier = take("last"), take("earlier")
+        return self._cache.branch((self._key, name))
 
     def enter(self, x: Tensor) -> None:
         """Record the input of the first block, which may overwrite it."""
@@ -180,10 +141,10 @@ class Branch:
     def predict(self, first: Tensor) -> Tensor | None:
         """Predict the last block's output from the first's; None if the blocks must be computed, and then kept."""
         assert self._before is not None, "enter comes first"
-        signal = _sample(first) - self._before
-        change = None if self._last is None else _relative_change(signal, self._last.signal.to(signal.device))
+        signal, last = _sample(first) - self._before, self.computed["last"]
+        change = _relative_change(signal, last["signal"].to(signal.device)) if last else None
         self._before = None
-        if self._cache.decides(change) and self._last is not None and self._last.rest.shape == first.shape:
+        if self._cache.decides(change) and last and last["rest"].shape == first.shape:
             return first + self._continued(first.device)
         kept = self._put(first)
         self._first = signal, kept.clone() if kept is first else kept  # the other blocks may overwrite it
@@ -194,9 +155,10 @@ class Branch:
         assert self._first is not None, "predict comes first"
         signal, first = self._first
         rest = self._put(last - first.to(last.device))
-        if self._last is None or self._last.step < self._cache.step:  # else the solver calls twice in a step
-            self._earlier = self._last
-        self._last = _Computed(self._cache.step, signal, rest)
+        before = self.computed["last"]
+        if not before or before["step"] < self._cache.step:  # else the solver calls twice in a step
+            self.computed["earlier"] = before
+        self.computed["last"] = {"step": torch.tensor(self._cache.step), "signal": signal, "rest": rest}
         self._first = None
 
     def _put(self, x: Tensor) -> Tensor:
@@ -209,13 +171,13 @@ class Branch:
         return torch.empty_like(x, device="cpu", pin_memory=True).copy_(x, non_blocking=True)
 
     def _continued(self, device: torch.device) -> Tensor:
-        last, earlier = self._last, self._earlier
-        assert last is not None
-        rest = last.rest.to(device)
-        if earlier is None or earlier.rest.shape != rest.shape:
+        last, earlier = self.computed["last"], self.computed["earlier"]
+        rest = last["rest"].to(device)
+        if not earlier or earlier["rest"].shape != rest.shape:
             return rest
-        beyond = (self._cache.step - last.step) / (last.step - earlier.step)
-        return torch.lerp(rest, earlier.rest.to(device), -beyond)
+        step, earlier_step = int(last["step"]), int(earlier["step"])
+        beyond = (self._cache.step - step) / (step - earlier_step)
+        return torch.lerp(rest, earlier["rest"].to(device), -beyond)
 
 
 def _sample(x: Tensor) -> Tensor:

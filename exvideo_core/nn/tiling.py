@@ -6,9 +6,7 @@ inner border; towards the border of the whole clip they stay full, so that edges
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -16,36 +14,21 @@ from torch import Tensor
 Window = tuple[tuple[int, int], ...]  # start and end on each axis
 
 
-@dataclass(frozen=True)
-class Axis:
-    """Windows along one axis: its length, the window size and the stride."""
-
-    length: int
-    size: int
-    stride: int
-
-    def windows(self) -> list[tuple[int, int]]:
-        """Start and end of every window, without windows that the one before covers entirely."""
-        starts = range(0, self.length, self.stride)
-        needed = [s for s in starts if s == 0 or s - self.stride + self.size < self.length]
-        return [(s, min(s + self.size, self.length)) for s in needed]
+def windows(length: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """Start and end of the windows along an axis, without windows that the one before covers entirely."""
+    starts = [s for s in range(0, length, stride) if s == 0 or s - stride + size < length]
+    return [(s, min(s + size, length)) for s in starts]
 
 
-def spatial_axes(height: int, width: int, tile: int | None) -> tuple[Axis, Axis]:
-    """Axes of square tiles that overlap by a quarter; one tile for the whole picture if `tile` is None."""
+def tile_axes(height: int, width: int, tile: int | None) -> list[list[tuple[int, int]]]:
+    """On each axis, the windows of square tiles that overlap by a quarter; one window if `tile` is None."""
     size = tile or max(height, width)
-    stride = max(1, size * 3 // 4)
-    return Axis(height, size, stride), Axis(width, size, stride)
+    return [windows(length, size, max(1, size * 3 // 4)) for length in (height, width)]
 
 
 def scaled(window: Window, factors: Sequence[int]) -> Window:
     """A window of latents in units of the result: factors of 1, 8 or whatever a latent cell becomes on each axis."""
     return tuple((factor * start, factor * end) for factor, (start, end) in zip(factors, window, strict=True))
-
-
-def tiles(axes: Sequence[Axis]) -> Iterator[Window]:
-    """All combinations of the axes' windows, the last axis fastest."""
-    return itertools.product(*(axis.windows() for axis in axes))
 
 
 class Blend:

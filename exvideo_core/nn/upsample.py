@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .chunks import empty_map
 from .convolution import convolved
 from .effective_weights import effective_weights
 
@@ -42,13 +43,6 @@ def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     wide = weight if weight.dtype == torch.float64 else weight.float()
     by_place = [[part.to(weight) for part in _merge_taps(rows, 3)] for rows in _merge_taps(wide, 2)]
     return lambda x_BCHW: _by_place(x_BCHW, by_place, bias)
-
-
-def empty_map(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """An empty [B, C, H, W] tensor, channels-last if `like` is."""
-    is_last = like.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if is_last else torch.contiguous_format
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=layout)
 
 
 def _merge_taps(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:

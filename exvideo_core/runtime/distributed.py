@@ -19,17 +19,11 @@ _TIMEOUT = timedelta(hours=12)  # the first process samples and encodes while th
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among all of them.
+    """This process among all of them."""
 
-    Attributes:
-        rank: its number; 0 writes files and logs.
-        size: number of processes.
-        device: where it computes.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0  # its number; 0 writes files and logs
+    size: int = 1  # number of processes
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))  # where it computes
 
     @property
     def is_first(self) -> bool:
@@ -67,7 +61,8 @@ def init_world(device: str | None = None, *, always: bool = False) -> Iterator[W
         device: such as cpu; by default CUDA if available, a GPU for each process.
         always: make a process group for a single process too, which DeepSpeed needs.
     """
-    rank, size, local = (int(os.environ.get(name, start)) for name, start in _VARIABLES)
+    given = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", **os.environ}
+    rank, size, local = (int(given[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     place = torch.device(f"cuda:{local}" if kind == "cuda" else kind)
     if place.type == "cuda":
@@ -86,6 +81,3 @@ def init_world(device: str | None = None, *, always: bool = False) -> Iterator[W
         yield world
     finally:
         dist.destroy_process_group()
-
-
-_VARIABLES = (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))

@@ -25,38 +25,25 @@ def fingerprint(**parts: object) -> str:
 
     Of anything else, only the class or the function's name counts.
     """
-    return hashlib.sha256(json.dumps(_plain(parts)).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=_plain).encode()).hexdigest()[:32]
 
 
 def _plain(value: object) -> object:
-    """An equivalent that JSON can write; different values stay different."""
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value.hex()
+    """An equivalent, of what JSON does not know, that it can write; different values stay different."""
     if isinstance(value, torch.dtype | torch.device | Path):
         return str(value)
-    return _of_parts(value)
-
-
-def _of_parts(value: object) -> object:
     if isinstance(value, Tensor):
-        return _tensor(value)
+        kind = [str(value.dtype), *value.shape]
+        if value.is_meta:
+            return kind
+        content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        return [*kind, hashlib.sha256(content.numpy().data).hexdigest()]
     if isinstance(value, Mapping):
-        return {"mapping": sorted([str(key), _plain(item)] for key, item in value.items())}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return dict(value)
     if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, {each.name: _plain(getattr(value, each.name)) for each in fields(value)}]
+        return [type(value).__qualname__, {each.name: getattr(value, each.name) for each in fields(value)}]
     named: Any = value if hasattr(value, "__qualname__") else type(value)
     return f"{named.__module__}.{named.__qualname__}"
-
-
-def _tensor(x: Tensor) -> object:
-    if x.is_meta:
-        return [str(x.dtype), *x.shape]
-    content = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return [str(x.dtype), *x.shape, hashlib.sha256(content.numpy().data).hexdigest()]
 
 
 def sampled(weights: Iterable[tuple[str, Tensor]]) -> str:

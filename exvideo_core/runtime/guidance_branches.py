@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Protocol, TypeVar, cast
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -19,53 +19,27 @@ Inputs = Sequence[Any]  # tensors, and other inputs of a prediction
 Predict = Callable[..., Tensor]  # (network, *inputs) -> prediction
 
 
-class Branches(Protocol):
+class Branches:
     """A network, ready to predict both branches.
 
     Attributes:
         network: of the cond branch.
+        twin: the network of the uncond branch, which a second thread runs; None if one network does both in turn.
         devices: of the cond and of the uncond branch.
     """
 
-    network: Any
-    devices: tuple[torch.device, torch.device]
+    def __init__(self, networks: Sequence[Any], devices: Sequence[torch.device], pool: ThreadPoolExecutor) -> None:
+        self.network, self.twin = networks[0], networks[1] if len(networks) > 1 else None
+        self.devices, self.pool = (devices[0], devices[-1]), pool
 
     def one(self, predict: Predict, cond: Inputs) -> Tensor:
         """Predict the cond branch alone, for a step without guidance."""
+        return _with_retries(predict, self.network, cond)
 
     def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
         """Predict both branches; the results are on the first device."""
-
-
-class SequentialBranches:
-    """Both branches one after the other, by one network."""
-
-    def __init__(self, network: nn.Module, device: torch.device) -> None:
-        self.network, self.devices = network, (device, device)
-
-    def one(self, predict: Predict, cond: Inputs) -> Tensor:
-        return _with_retries(predict, self.network, cond)
-
-    def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
-        return self.one(predict, cond), self.one(predict, uncond)
-
-
-class ParallelBranches:
-    """The cond branch in the calling thread, the uncond branch by a twin network in a second thread."""
-
-    def __init__(
-        self,
-        networks: tuple[nn.Module, nn.Module],
-        devices: tuple[torch.device, torch.device],
-        pool: ThreadPoolExecutor,
-    ) -> None:
-        self.network, self.twin = networks
-        self.devices, self.pool = devices, pool
-
-    def one(self, predict: Predict, cond: Inputs) -> Tensor:
-        return _with_retries(predict, self.network, cond)
-
-    def both(self, predict: Predict, cond: Inputs, uncond: Inputs) -> tuple[Tensor, Tensor]:
+        if self.twin is None:
+            return self.one(predict, cond), self.one(predict, uncond)
         there = self.devices[1]
         # copied by this thread, so that the copy is queued after the work that its devices already have
         moved = [each.to(there) if isinstance(each, Tensor) else each for each in uncond]
@@ -76,7 +50,7 @@ class ParallelBranches:
 
 def _run(predict: Predict, network: nn.Module, inputs: Inputs, device: torch.device, is_inference: bool) -> Tensor:
     # inference mode and the current device are per thread
-    with torch.inference_mode(is_inference), _current(device):
+    with torch.inference_mode(is_inference), torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         return _with_retries(predict, network, inputs)
 
 
@@ -85,10 +59,6 @@ def _with_retries(predict: Predict, network: nn.Module, inputs: Inputs) -> Tenso
     if dist.is_available() and dist.is_initialized():  # processes that retry on their own would lose step
         return predict(network, *inputs)
     return retry_with_smaller_chunks(cast(Chunked, network), lambda: predict(network, *inputs))
-
-
-def _current(device: torch.device) -> AbstractContextManager[object]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 @contextmanager
@@ -102,21 +72,16 @@ def branches(network: nn.Module, devices: Sequence[torch.device], stream: Weight
         devices: one, or two.
         stream: where its blocks come from; None if it is all on its device.
     """
-    first, last = devices[0], devices[-1]
     with ExitStack() as stack:
         stack.enter_context(restore_chunk_bytes(cast(Chunked, network)))
         if stream:
             stream.pack(network)
-        networks = [network, *([twin(network, first, last)] if len(devices) > 1 else [])]
+        networks = [network, *(twin(network, devices[0], device) for device in devices[1:])]
         if stream:
             for each, device in zip(networks, devices, strict=True):
                 stack.enter_context(stream.running(each, device))
-        if len(networks) == 1:
-            yield SequentialBranches(network, first)
-        else:
-            # entered last, so that it is left first: the thread ends before a network is removed
-            pool = stack.enter_context(ThreadPoolExecutor(1, "guidance"))
-            yield ParallelBranches((network, networks[1]), (first, last), pool)
+        # entered last, so that it is left first: the thread ends before a network is removed
+        yield Branches(networks, devices, stack.enter_context(ThreadPoolExecutor(1, "guidance")))
 
 
 def twin(network: N, source: torch.device, target: torch.device) -> N:

@@ -17,9 +17,20 @@ log = logging.getLogger(__name__)
 _WORKING_SPACE = 2**30  # bytes for the activations of a network that is temporarily on a device
 
 
+def weights_of(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers of a module."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def give_weights(module: nn.Module, values: Sequence[Tensor]) -> None:
+    """Put these tensors in the place of all weights."""
+    for weight, value in zip(weights_of(module), values, strict=True):
+        weight.data = value
+
+
 def num_bytes(module: nn.Module) -> int:
     """Size of all weights, each counted once."""
-    return sum(weight.numel() * weight.element_size() for weight in (*module.parameters(), *module.buffers()))
+    return sum(weight.nbytes for weight in weights_of(module))
 
 
 def free_bytes(device: torch.device) -> float:
@@ -32,37 +43,25 @@ def free_bytes(device: torch.device) -> float:
 
 @contextmanager
 def temporarily_on(module: nn.Module, device: torch.device, free: float) -> Iterator[None]:
-    """Move a network's weights to a device, if they fit, and back afterwards.
+    """Move a network's weights to a device, if they fit into its `free` bytes, and back afterwards.
 
     Nothing is copied back: the original tensors are put in again, so weights mapped from a file stay mapped.
-
-    Args:
-        module: the network.
-        device: where it computes.
-        free: bytes available there.
     """
     if num_bytes(module) + _WORKING_SPACE > free:
         yield
         return
-    host_weights = [(weight, weight.data) for weight in (*module.parameters(), *module.buffers())]
+    host_weights = [weight.data for weight in weights_of(module)]
     try:
-        _move(host_weights, device)
+        try:
+            for weight in weights_of(module):
+                weight.data = weight.data.to(device)
+        except (RuntimeError, MemoryError) as error:  # another program may have taken the memory
+            if not is_out_of_memory(error):
+                raise
+            log.warning("ExVideo: out of memory: the encoder stays where it is (same result, slower).")
+            give_weights(module, host_weights)
         yield
     finally:
-        for weight, host_weight in host_weights:
-            weight.data = host_weight
+        give_weights(module, host_weights)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _move(host_weights: Sequence[tuple[Tensor, Tensor]], device: torch.device) -> None:
-    """Move all weights to a device, or none if it runs out of memory, which another program may have taken."""
-    try:
-        for weight, host_weight in host_weights:
-            weight.data = host_weight.to(device)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        log.warning("ExVideo: out of memory: the encoder stays where it is (same result, slower).")
-        for weight, host_weight in host_weights:
-            weight.data = host_weight

@@ -7,6 +7,7 @@ resumes from no other file.
 from __future__ import annotations
 
 import errno
+import glob
 import logging
 import os
 import shutil
@@ -19,16 +20,16 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import CheckpointError
+from ..nn.fused import is_fused
 from ..weights.safetensors_files import open_file
 from ..weights.write import write_weights
 from ..whole_file import part_name
+from .fingerprint import environment, fingerprint, sampled
 
 log = logging.getLogger(__name__)
-
-Tell = Callable[[str], None]
 
 INTERVAL = 5.0  # seconds between two saves, at least
 _SHARE = 0.03  # fraction of the time spent on saving, at most
@@ -38,27 +39,17 @@ _KIND = "a run of exvideo, 1"
 
 @dataclass(frozen=True)
 class Point:
-    """A solver's state between two steps.
+    """A solver's state between two steps."""
 
-    Attributes:
-        step: number of finished steps.
-        x: the latents after them.
-        earlier: denoised latents of the last step, for a second-order solver.
-    """
-
-    step: int
-    x: Tensor
-    earlier: Tensor | None = None
+    step: int  # number of finished steps
+    x: Tensor  # the latents after them
+    earlier: Tensor | None = None  # denoised latents of the last step, for a second-order solver
 
 
 class Stateful(Protocol):
-    """State of a run besides its solver's, such as a generator of noise.
+    """State of a run besides its solver's, such as a generator of noise."""
 
-    Attributes:
-        is_whole_in_steps: whether the network does not change it, so that it is valid in the middle of a step.
-    """
-
-    is_whole_in_steps: bool
+    is_whole_in_steps: bool  # whether the network does not change it, so that it is valid in the middle of a step
 
     def state(self) -> dict[str, Tensor]:
         """Tensors for `restore`."""
@@ -83,7 +74,7 @@ class SavedRun:
         *,
         notes: Mapping[str, str] | None = None,
         interval: float = INTERVAL,
-        tell: Tell = log.warning,
+        tell: Callable[[str], None] = log.warning,
     ) -> None:
         self.path, self.notes, self.interval, self.tell = Path(path), dict(notes or {}), interval, tell
 
@@ -91,9 +82,7 @@ class SavedRun:
         """Resume from the file if it belongs to the run, restore the parts, and record from there.
 
         Args:
-            fingerprint: of the run.
             x: latents that it starts from; those in the file are moved to their device and dtype.
-            steps: of the whole run.
             parts: stateful parts of the run by name; None if it has no such part.
         """
         self._remove_parts()
@@ -115,7 +104,7 @@ class SavedRun:
 
     def _remove_parts(self) -> None:
         """Delete what a killed process left half-written."""
-        for left in self.path.parent.glob(part_name(_literal(self.path.name), "*")):
+        for left in self.path.parent.glob(part_name(glob.escape(self.path.name), "*")):
             with suppress(OSError):
                 left.unlink()
 
@@ -158,14 +147,10 @@ class SavedRun:
 
 
 class Recording:
-    """Saves the state of a run as its solver proceeds.
-
-    Attributes:
-        start: state to resume from; None for a new run.
-    """
+    """Saves the state of a run as its solver proceeds."""
 
     def __init__(self, run: SavedRun, fingerprint: str, steps: int, parts: Mapping[str, Stateful]) -> None:
-        self.start: Point | None = None
+        self.start: Point | None = None  # state to resume from; None for a new run
         self._run, self._steps, self._parts = run, steps, parts
         self._notes = {"fingerprint": fingerprint, "steps": str(steps)}
         self._next = time.monotonic() + run.interval  # time of the next save
@@ -204,15 +189,54 @@ class Recording:
             self.keep(point, at_once=True)
 
 
+# runs of pipelines
+
+Resume = SavedRun | str | Path | None  # where the state of a run is saved
+
+
+def begin(
+    resume: Resume,
+    network: nn.Module,
+    start: Tensor,
+    levels: Tensor,
+    parts: Mapping[str, Stateful | None],
+    settings: Mapping[str, object],
+) -> Recording | None:
+    """Start a run or resume it; None if its state is not saved.
+
+    Args:
+        network: the denoising network, before its weights move.
+        start: latents at the first level.
+        levels: noise levels, [steps + 1].
+        parts: stateful parts of the run by name, such as a source of noise.
+        settings: everything else that the result depends on.
+    """
+    if resume is None:
+        return None
+    run = resume if isinstance(resume, SavedRun) else SavedRun(resume)
+    where = environment(start.device)
+    what = fingerprint(network=_described(network), place=where, start=start, levels=levels, settings=settings)
+    return run.begin(what, start, len(levels) - 1, parts)
+
+
+def _described(network: nn.Module) -> dict[str, object]:
+    """Everything that the network's results depend on; the device of its weights does not matter."""
+    weights = [*network.named_parameters(), *network.named_buffers()]
+    attention = {getattr(module, "attention", None) for module in network.modules()} - {None}
+    with torch.inference_mode():
+        return {
+            "class": type(network).__name__,
+            "weights": sampled(weights),
+            "attention": list(attention),
+            "is_fused": is_fused(),
+            "chunk_bytes": getattr(network, "chunk_bytes", None),
+        }
+
+
 def _cause(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.strerror or error)
     return str(error).rstrip(".")
-
-
-def _literal(name: str) -> str:
-    """Escape a name for a glob pattern."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -10,13 +10,15 @@ import logging
 import mmap
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..nn.out_of_memory import forget_error
+from .memory import give_weights, weights_of
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +28,12 @@ _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 BlocksOf = Callable[[Any], Sequence[nn.Module]]
 
 
-class CopyStream(Protocol):
-    """Copies to a device in parallel with its computing. An event marks a point in either queue."""
+class CopyStream:
+    """Copies to a device without streams: they are complete when they return. An event marks a point in a queue."""
 
     def copy(self, target: Tensor, source: Tensor, after: Any) -> Any:  # noqa: ANN401  each stream has its own kind of event
         """Copy once the event `after` is reached; returns the event of completion."""
+        target.copy_(source)
 
     def wait(self, event: Any) -> None:  # noqa: ANN401
         """Make later computations on the device wait for the event."""
@@ -39,20 +42,7 @@ class CopyStream(Protocol):
         """The event after all computations that the device has queued so far."""
 
 
-class SyncCopy:
-    """Copies that are complete when they return, for devices without streams."""
-
-    def copy(self, target: Tensor, source: Tensor, after: None) -> None:
-        target.copy_(source)
-
-    def wait(self, event: None) -> None:
-        pass
-
-    def mark(self) -> None:
-        pass
-
-
-class CudaCopyStream:
+class CudaCopyStream(CopyStream):
     """A CUDA stream that copies while the current stream computes; the host waits for neither."""
 
     def __init__(self, device: torch.device) -> None:
@@ -71,11 +61,6 @@ class CudaCopyStream:
         return torch.cuda.current_stream(self.device).record_event()
 
 
-def copy_stream_to(device: torch.device) -> CopyStream:
-    """The fastest copy stream to a device."""
-    return CudaCopyStream(device) if device.type == "cuda" else SyncCopy()
-
-
 # main memory
 
 
@@ -85,7 +70,6 @@ class BlockMemory:
     The block's own weights become views of it; their former memory, such as a mapped file, is released.
 
     Args:
-        block: any module.
         dtype: of the weights; None keeps each one's own.
         is_locked: whether to page-lock the memory, which CUDA needs to copy from it while it computes.
     """
@@ -119,11 +103,6 @@ class BlockMemory:
             weight.data_ptr() == host_weight.data_ptr() and host_weight.dtype == _kind(weight, dtype)
             for weight, host_weight in zip(weights, self.host_weights, strict=True)
         )
-
-
-def weights_of(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module."""
-    return [*module.parameters(), *module.buffers()]
 
 
 def _kind(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
@@ -224,39 +203,25 @@ def double_buffered(
     Args:
         blocks: in the order they are called; another order works, but waits for each copy. One may call another.
         memories: their weights in main memory. Blocks of several networks may share them.
-        device: where they compute.
-        copy_stream: copies the weights.
     """
-    buffer = _DoubleBuffer(memories, device, copy_stream or copy_stream_to(device))
-    hooks = [
-        hook
-        for index, block in enumerate(blocks)
-        for hook in _hooks(buffer, index, block, memories[index].host_weights)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for block, memory in zip(blocks, memories, strict=True):
-            _give(block, memory.host_weights)  # an interrupted block has not left
-        buffer.stop()
+    if copy_stream is None:
+        copy_stream = CudaCopyStream(device) if device.type == "cuda" else CopyStream()
+    buffer = _DoubleBuffer(memories, device, copy_stream)
 
+    def enter(index: int, block: nn.Module, _given: object) -> None:
+        give_weights(block, buffer.enter(index))
 
-def _hooks(buffer: _DoubleBuffer, index: int, block: nn.Module, host_weights: Sequence[Tensor]) -> list[Any]:
-    def enter(*_: object) -> None:
-        _give(block, buffer.enter(index))
-
-    def leave(*_: object) -> None:
-        _give(block, host_weights)
+    def leave(index: int, block: nn.Module, *_: object) -> None:
+        give_weights(block, memories[index].host_weights)
         buffer.leave(index)
 
-    return [block.register_forward_pre_hook(enter), block.register_forward_hook(leave, always_call=True)]
-
-
-def _give(block: nn.Module, values: Sequence[Tensor]) -> None:
-    for weight, value in zip(weights_of(block), values, strict=True):
-        weight.data = value
+    with ExitStack() as stack:
+        stack.callback(buffer.stop)
+        for index, (block, memory) in enumerate(zip(blocks, memories, strict=True)):
+            stack.callback(give_weights, block, memory.host_weights)  # an interrupted block has not left
+            stack.enter_context(block.register_forward_pre_hook(partial(enter, index)))
+            stack.enter_context(block.register_forward_hook(partial(leave, index), always_call=True))
+        yield
 
 
 # a network
@@ -292,8 +257,6 @@ class WeightStream:
             for memory, block in zip(kept, blocks, strict=True)
         ]
 
-    @contextmanager
-    def running(self, network: nn.Module, device: torch.device) -> Iterator[None]:
+    def running(self, network: nn.Module, device: torch.device) -> AbstractContextManager[None]:
         """Within this context, the packed network, or a twin that shares its blocks' weights, computes on a device."""
-        with double_buffered(self.blocks_of(network), self.memories, device):
-            yield
+        return double_buffered(self.blocks_of(network), self.memories, device)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..nn.step_cache import Reuse, StepCache
 from ..runtime.guidance_branches import Branches, Predict, branches
 from ..runtime.memory import free_bytes
-from ..runtime.pipeline_resume import Resume, begin
+from ..runtime.resume import Resume, begin
 from ..runtime.weight_streaming import WeightStream
 from .denoisers import Denoiser, Velocity
 from .guidance import guide

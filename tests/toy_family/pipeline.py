@@ -18,7 +18,7 @@ from exvideo_core.lora import apply_lora, read_lora
 from exvideo_core.nn.nan_check import checked
 from exvideo_core.nn.step_cache import StepCache
 from exvideo_core.runtime.guidance_branches import Branches
-from exvideo_core.runtime.pipeline_resume import Resume
+from exvideo_core.runtime.resume import Resume
 from exvideo_core.sampling.denoisers import Denoiser
 from exvideo_core.sampling.inputs import SeededNoise, named
 from exvideo_core.sampling.run import sample
@@ -107,7 +107,6 @@ def estimate_toy(config: ToyConfig, clip: Clip, place: Place) -> Estimate:
 
 
 ESTIMATES = Estimates(
-    clip=estimate_toy,
     call=count_call,
     usual=lambda _config: Clip(frames=6, height=16, width=16, steps=4, is_guided=False),
     geometry=GEOMETRY,

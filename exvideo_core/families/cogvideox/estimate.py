@@ -108,9 +108,8 @@ def _decoding(
             yield count(partial(coder.decoder, z_BCTHW, past)), times * number
 
 
-def usual_clip(_config: TransformerConfig) -> Clip:
-    """129 frames of 720x480 in 50 steps with guidance."""
-    return Clip(frames=129, height=480, width=720, steps=50)
-
-
-ESTIMATES = Estimates(clip=estimate_cogvideox, call=count_call, usual=usual_clip, geometry=GEOMETRY)
+ESTIMATES = Estimates(
+    call=count_call,
+    usual=lambda _config: Clip(frames=129, height=480, width=720, steps=50),
+    geometry=GEOMETRY,
+)

@@ -24,7 +24,7 @@ from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import free_bytes, temporarily_on
-from ...runtime.pipeline_resume import Resume
+from ...runtime.resume import Resume
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
 from ...sampling.denoisers import Denoiser, zero_snr_v_prediction

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice, pairwise, product
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ...nn.convolution import channels_last_on_gpu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
+from ...nn.tiling import Blend, Window, scaled, tile_axes
 from ...progress import Progress
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
@@ -143,7 +143,7 @@ class CogVideoXVAE(nn.Module):
 
 def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
     """Tiles that are decoded one by one, in latent cells; `tile` as in `CogVideoXVAE.decode`."""
-    return list(tiles(spatial_axes(height, width, tile)))
+    return list(product(*tile_axes(height, width, tile)))
 
 
 def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:

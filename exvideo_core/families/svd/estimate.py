@@ -89,7 +89,6 @@ def _decoding(
 
 
 ESTIMATES = Estimates(
-    clip=estimate_svd,
     call=count_call,
     usual=lambda config: Clip(frames=config.extension_frames or PLAIN.num_frames, height=512, width=512, steps=50),
     geometry=GEOMETRY,

@@ -41,9 +41,8 @@ class HostTensor:
 
     def __init__(self, x_TCHW: Tensor) -> None:
         self.shape, self.dtype, self._device = x_TCHW.shape, x_TCHW.dtype, x_TCHW.device
-        is_cuda = x_TCHW.is_cuda
-        self._host = torch.empty_like(x_TCHW, device="cpu", pin_memory=is_cuda)
-        if not is_cuda:
+        self._host = torch.empty_like(x_TCHW, device="cpu", pin_memory=x_TCHW.is_cuda)
+        if not x_TCHW.is_cuda:
             self._host.copy_(x_TCHW)
             return
         stream = _copy_stream(x_TCHW.device)

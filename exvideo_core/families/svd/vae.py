@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ...nn.group_norm import norm_silu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Axis, Blend, Window, scaled, spatial_axes, tiles
+from ...nn.tiling import Blend, Window, scaled, tile_axes, windows
 from ...progress import Progress
 from .config import VAEConfig
 from .geometry import GEOMETRY
@@ -109,10 +110,10 @@ class VAE(nn.Module):
 
 def decode_windows(frames: int, height: int, width: int, tile: int | None = None) -> list[Window]:
     """Windows that are decoded one by one, in latent frames and cells; `tile` as in `VAE.decode`."""
-    time = Axis(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
+    time = windows(frames, FRAMES_AT_ONCE, _FRAME_STRIDE)
     if tile is None:
-        return list(tiles((time, *(Axis(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width)))))
-    return list(tiles((time, *spatial_axes(height, width, tile))))
+        return list(product(time, *(windows(length, LARGEST_TILE, _TILE_STRIDE) for length in (height, width))))
+    return list(product(time, *tile_axes(height, width, tile)))
 
 
 class Encoder(nn.Module):

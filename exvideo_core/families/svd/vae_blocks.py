@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...nn.chunks import added, items_within, map_chunks, spans
+from ...nn.chunks import added, empty_map, items_within, map_chunks, spans
 from ...nn.convolution import bind_conv, convolved
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu, row_chunks
 from ...nn.layers import Ops, group_norm
-from ...nn.upsample import empty_map
 from .blocks import frames_first, rows_first
 
 Rows = Callable[[slice], Tensor]  # computes a span of rows, [rows, T, C, W]

@@ -102,28 +102,23 @@ def efficient(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     return by_kernels(["EFFICIENT_ATTENTION"], q_BNLD, k_BNLD, v_BNLD)
 
 
-@within_the_grid
-def flash(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """FlashAttention 2 from the package `flash-attn`; PyTorch's own `sdpa` has the same kernel."""
-    package = package_of("flash")
-    _check("flash", q_BNLD)
-    return _tokens_first(package.flash_attn_func, q_BNLD, k_BNLD, v_BNLD)
+def _from_package(backend: str, function: str) -> Attention:
+    """Attention by a package's function of [B, L, N, D] tensors; if it returns several, the first is the result."""
+
+    def attend(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
+        package = package_of(backend)
+        _check(backend, q_BNLD)
+        result = getattr(package, function)(*(x_BNLD.transpose(1, 2) for x_BNLD in (q_BNLD, k_BNLD, v_BNLD)))
+        out_BLND: Tensor = result[0] if isinstance(result, tuple) else result
+        return out_BLND.transpose(1, 2)
+
+    attend.__qualname__ = backend  # by which fingerprints of runs tell backends apart
+    return within_the_grid(attend)
 
 
-@within_the_grid
-def flash3(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """FlashAttention 3 for Hopper, built from the folder `hopper` of its source."""
-    package = package_of("flash3")
-    _check("flash3", q_BNLD)
-    return _tokens_first(package.flash_attn_func, q_BNLD, k_BNLD, v_BNLD)
-
-
-@within_the_grid
-def xformers(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
-    """xFormers' choice among its kernels."""
-    package = package_of("xformers")
-    _check("xformers", q_BNLD)
-    return _tokens_first(package.memory_efficient_attention, q_BNLD, k_BNLD, v_BNLD)
+flash = _from_package("flash", "flash_attn_func")  # FlashAttention 2, also a kernel of PyTorch's own `sdpa`
+flash3 = _from_package("flash3", "flash_attn_func")  # FlashAttention 3, for Hopper; from its source, folder `hopper`
+xformers = _from_package("xformers", "memory_efficient_attention")  # xFormers' choice among its kernels
 
 
 @within_the_grid
@@ -162,13 +157,6 @@ def _empty_result(q_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """An empty result in the kernels' memory layout, in which merging heads copies nothing."""
     batch, heads, queries, _ = q_BNLD.shape
     return q_BNLD.new_empty(batch, queries, heads, v_BNLD.shape[-1]).transpose(1, 2)
-
-
-def _tokens_first(attend: Callable[..., Any], *tensors: Tensor) -> Tensor:
-    """Call a function of [B, L, N, D] tensors; if it returns several, the first is the result."""
-    result = attend(*(x_BNLD.transpose(1, 2) for x_BNLD in tensors))
-    out_BLND: Tensor = result[0] if isinstance(result, tuple) else result
-    return out_BLND.transpose(1, 2)
 
 
 def _check(backend: str, q_BNLD: Tensor) -> None:

@@ -259,7 +259,7 @@ def test_step_reuse_that_overflows_is_told_apart():
     cache.begin()
     call(cache.branch(0))
     branch = cache.branch(0).part(0)
-    branch._last.rest.fill_(torch.inf)
+    branch.computed["last"]["rest"].fill_(torch.inf)
     cache.begin()
     with pytest.raises(NumberError, match="turn it off"):
         checked(call(cache.branch(0)), unet, call, {})

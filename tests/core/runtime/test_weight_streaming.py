@@ -93,13 +93,13 @@ def chain(blocks: list[Block], x: Tensor) -> Tensor:
 def places(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Memory that blocks computed with."""
     seen: set[int] = set()
-    original = streaming._give
+    original = streaming.give_weights
 
     def give(block: nn.Module, values: Any) -> None:
         original(block, values)
         seen.add(values[0].data_ptr())
 
-    monkeypatch.setattr(streaming, "_give", give)
+    monkeypatch.setattr(streaming, "give_weights", give)
     return seen
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exvideo_core.estimate.counting import attention, counting
+from exvideo_core.estimate.counting import counting
 from exvideo_core.families.cogvideox.config import TransformerConfig
 from exvideo_core.families.cogvideox.transformer import Block, CogVideoXTransformer
 from exvideo_core.families.svd.blocks import ResBlock
@@ -20,10 +20,31 @@ from exvideo_core.training.recipe import checkpoint_blocks
 PAGE = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
+class Attention(torch.autograd.Function):
+    """Attention without its values: holds queries, keys, values and the result, and gradients of their sizes.
+
+    For networks that are checkpointed, whose second forward runs where autograd does and not in the block that counts.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v):
+        result = torch.empty_like(q) if q.shape[-1] == v.shape[-1] else q.new_empty((*q.shape[:-1], v.shape[-1]))
+        ctx.save_for_backward(q, k, v, result)
+        return result
+
+    @staticmethod
+    def backward(ctx, _gradient):
+        return tuple(torch.empty_like(x) for x in ctx.saved_tensors[:3])
+
+
 def svd_step(frames, side, is_checkpointed):
     """Bytes of all but the weights at the fullest moment of one clip's forward and backward pass."""
     with torch.device("meta"):
-        unet = SVDUNet(UNetConfig(extension_frames=128), attention=attention).to(torch.bfloat16).requires_grad_(False)
+        unet = (
+            SVDUNet(UNetConfig(extension_frames=128), attention=Attention.apply)
+            .to(torch.bfloat16)
+            .requires_grad_(False)
+        )
         for unit in trained_units(unet, "temporal").values():
             unit.requires_grad_(True)
         if is_checkpointed:
@@ -39,7 +60,7 @@ def svd_step(frames, side, is_checkpointed):
 def cogvideox_step(latent_frames, is_checkpointed):
     """Likewise, of 480x720 pixels."""
     with torch.device("meta"):
-        transformer = CogVideoXTransformer(TransformerConfig(), attention=attention).to(torch.bfloat16)
+        transformer = CogVideoXTransformer(TransformerConfig(), attention=Attention.apply).to(torch.bfloat16)
         attached = attach(transformer, new_lora(transformer, rank=64))
         for factors in attached.factors.values():
             factors.bfloat16()
@@ -50,6 +71,15 @@ def cogvideox_step(latent_frames, is_checkpointed):
         with counting() as tally:
             transformer(x, timestep, context).float().square().mean().backward()
     return tally.peak
+
+
+def test_attention_s_gradient_is_without_scores():
+    q, k, v = (torch.empty(1, 1, 1000, 8, device="meta").requires_grad_() for _ in range(3))
+    with counting() as tally:
+        Attention.apply(q, k, v).sum().backward()
+
+    assert tally.peak < 4 * 1000 * 1000
+    assert q.grad.shape == q.shape
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +13,11 @@ import torch.nn.functional as F
 
 from exvideo_core.errors import ExVideoError
 from exvideo_core.nn.attention import BACKENDS, backends, choice, sdpa
-from exvideo_core.nn.attention.rule import Facts, candidates
+from exvideo_core.nn.attention.choice import candidates
 from exvideo_core.sampling.inputs import attention_named
 
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
-FA3 = frozenset({"flash_attn_interface", "sageattention", "xformers.ops"})
+FA3 = frozenset({"flash3", "sage", "xformers"})
 
 
 def softmax_attention(q_BNLD: torch.Tensor, k_BNLD: torch.Tensor, v_BNLD: torch.Tensor) -> torch.Tensor:
@@ -146,51 +147,53 @@ def test_sage_is_for_long_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
 # The rule
 
 
-def on_nvidia(major: int, minor: int, dtype: torch.dtype = HALF, packages: frozenset[str] = frozenset()) -> Facts:
-    return Facts(device="cuda", capability=(major, minor), dtype=dtype, packages=packages)
+def on_nvidia(
+    major: int, minor: int, dtype: torch.dtype = HALF, installed: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    return {"device": "cuda", "capability": (major, minor), "dtype": dtype, "installed": installed}
 
 
-def name_of(value: Facts | tuple[str, ...]) -> str:
+def name_of(value: dict[str, Any] | tuple[str, ...]) -> str:
     """The same in every process, for sets have no order."""
-    if not isinstance(value, Facts):
+    if not isinstance(value, dict):
         return "-".join(value)
-    return f"{value.device} {value.capability} {value.dtype} {sorted(value.packages)}"
+    return " ".join(str(sorted(fact)) if isinstance(fact, frozenset) else str(fact) for fact in value.values())
 
 
 @pytest.mark.parametrize(
     ("facts", "first"),
     [
-        (Facts(device="cpu", dtype=FULL), ("sdpa",)),
-        (Facts(device="cpu", dtype=BRAIN), ("sdpa",)),
-        (Facts(device="meta", dtype=HALF), ("sdpa",)),
-        (Facts(device="mps", dtype=HALF), ("sliced",)),
-        (Facts(device="privateuseone", dtype=HALF), ("sliced",)),  # DirectML
-        (Facts(device="cuda", dtype=HALF, capability=(9, 4), is_rocm=True), ("sdpa", "sliced")),  # MI300
+        ({"device": "cpu", "dtype": FULL}, ("sdpa",)),
+        ({"device": "cpu", "dtype": BRAIN}, ("sdpa",)),
+        ({"device": "meta", "dtype": HALF}, ("sdpa",)),
+        ({"device": "mps", "dtype": HALF}, ("sliced",)),
+        ({"device": "privateuseone", "dtype": HALF}, ("sliced",)),  # DirectML
+        ({"device": "cuda", "dtype": HALF, "capability": (9, 4), "is_rocm": True}, ("sdpa", "sliced")),  # MI300
         (on_nvidia(6, 1), ("efficient", "sliced")),
         (on_nvidia(7, 5), ("efficient", "sliced")),
-        (on_nvidia(7, 5, packages=FA3), ("efficient", "sliced")),
+        (on_nvidia(7, 5, installed=FA3), ("efficient", "sliced")),
         (on_nvidia(8, 0, BRAIN), ("sdpa", "sliced")),
         (on_nvidia(8, 6), ("sdpa", "sliced")),
-        (on_nvidia(8, 9, packages=FA3), ("sdpa", "sliced")),
+        (on_nvidia(8, 9, installed=FA3), ("sdpa", "sliced")),
         (on_nvidia(9, 0), ("cudnn", "sdpa", "sliced")),
         (on_nvidia(9, 0, BRAIN, FA3), ("flash3", "cudnn", "sdpa", "sliced")),
         (on_nvidia(9, 0, FULL, FA3), ("sdpa", "sliced")),
         (on_nvidia(10, 0), ("cudnn", "sdpa", "sliced")),
         (on_nvidia(10, 3), ("cudnn", "sdpa", "sliced")),
         (on_nvidia(12, 0), ("sdpa", "sliced")),
-        (on_nvidia(12, 0, packages=FA3), ("sdpa", "sliced")),
+        (on_nvidia(12, 0, installed=FA3), ("sdpa", "sliced")),
     ],
     ids=name_of,
 )
-def test_the_rule(facts: Facts, first: tuple[str, ...]) -> None:
-    assert candidates(facts) == first
+def test_the_rule(facts: dict[str, Any], first: tuple[str, ...]) -> None:
+    assert candidates(**facts) == first
 
 
 def test_the_rule_never_takes_an_approximation() -> None:
-    devices = [on_nvidia(major, 0, packages=FA3) for major in range(5, 15)]
+    devices = [on_nvidia(major, 0, installed=FA3) for major in range(5, 15)]
 
-    assert not any("sage" in candidates(facts) for facts in devices)
-    assert {name for facts in devices for name in candidates(facts)} <= BACKENDS.keys()
+    assert not any("sage" in candidates(**facts) for facts in devices)
+    assert {name for facts in devices for name in candidates(**facts)} <= BACKENDS.keys()
 
 
 # The choice
@@ -215,7 +218,7 @@ def test_candidates_that_fail_or_are_wrong_are_passed_over(
     def not_a_number(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         return sdpa(q, k, v) / 0 * 0
 
-    monkeypatch.setattr(choice, "candidates", lambda _: ("cudnn", "flash3", "efficient", "sdpa", "sliced"))
+    monkeypatch.setattr(choice, "candidates", lambda *_, **__: ("cudnn", "flash3", "efficient", "sdpa", "sliced"))
     monkeypatch.setattr(choice, "_TRIALS", {"cudnn": absent})
     monkeypatch.setitem(BACKENDS, "flash3", lambda q, k, v: 1.01 * sdpa(q, k, v))
     monkeypatch.setitem(BACKENDS, "efficient", not_a_number)
@@ -232,7 +235,7 @@ def test_candidates_that_fail_or_are_wrong_are_passed_over(
 
 @pytest.mark.usefixtures("fresh_choice")
 def test_the_last_candidate_is_taken_untried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "candidates", lambda _: ("cudnn", "sliced"))
+    monkeypatch.setattr(choice, "candidates", lambda *_, **__: ("cudnn", "sliced"))
     monkeypatch.setitem(BACKENDS, "sliced", None)
 
     assert choice.choose(torch.device("cpu"), FULL, 64) == "sliced"
