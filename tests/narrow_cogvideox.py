@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 
 from exvideo_core import CogVideoXPipeline
 from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
+from exvideo_core.families.cogvideox.keys import FROM_COMFYUI
 from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.weights.names import rename
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,11 @@ def build_transformer(config: TransformerConfig = TINY.transformer, seed: int = 
     if transformer.patch_embed.pos_embedding is not None:
         transformer.patch_embed.pos_embedding.data = noise(1, config.learned_positions or 0, config.width, seed=seed)
     return transformer.eval()
+
+
+def transformer_to_comfyui(name: str) -> str:
+    """Rename a weight of the transformer to its name in ComfyUI's class."""
+    return rename(name, {ours: comfyuis for comfyuis, ours in FROM_COMFYUI.items()}, "the transformer")
 
 
 def build_vae(config: VAEConfig = TINY.vae, seed: int = 0) -> CogVideoXVAE:

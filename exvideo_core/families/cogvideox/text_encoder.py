@@ -7,7 +7,7 @@ Shapes: B prompts, L tokens, D channels of the embedding.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
 from ...nn.nan_check import checked
-from ...nn.sizes import check_depth
+from ...nn.sizes import Shapes, check_depth, complete, count
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 MAX_TOKENS = 226  # prompts are padded or truncated to this length
 VOCABULARY = 32128  # rows of T5's token embeddings; the tokenizer uses 32,100 of them
 _TOKENIZER = Path(__file__).with_name("t5_tokenizer.json.gz")
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,29 +39,26 @@ class TextEncoderConfig:
     vocabulary: int = VOCABULARY
 
     @classmethod
+    @complete(
+        "encoder of T5 v1.1",
+        " Choose the text_encoder of THUDM/CogVideoX-5b or a file like t5xxl_fp16.safetensors, or download it again if "
+        "it is incomplete.",
+    )
     def from_shapes(cls, shapes: Shapes) -> TextEncoderConfig:
         """Infer the sizes from names and shapes."""
-        layers = 0
-        while f"encoder.block.{layers}.layer.0.SelfAttention.q.weight" in shapes:
-            layers += 1
-        try:
-            check_depth(layers)
-            vocabulary, width = shapes["shared.weight"]
-            buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-            return cls(
-                width=width,
-                layers=layers,
-                heads=heads,
-                head_dim=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
-                hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
-                buckets=buckets,
-                vocabulary=vocabulary,
-            )
-        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"this is not a complete encoder of T5 v1.1 ({error}). Choose the text_encoder of THUDM/CogVideoX-5b "
-                f"or a file like t5xxl_fp16.safetensors, or download it again if it is incomplete."
-            ) from error
+        layers = count(shapes, "encoder.block.*.layer.0.SelfAttention.q.weight")
+        check_depth(layers)
+        vocabulary, width = shapes["shared.weight"]
+        buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        return cls(
+            width=width,
+            layers=layers,
+            heads=heads,
+            head_dim=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
+            hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+            buckets=buckets,
+            vocabulary=vocabulary,
+        )
 
 
 def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
@@ -100,12 +94,7 @@ class Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """Prompts to embeddings [B, 226, D], in the dtype of the weights.
-
-    Args:
-        t5: encoder with its weights.
-        tokenizer: prompts to ids [B, L].
-    """
+    """Prompts to embeddings [B, 226, D], in the dtype of the weights; `tokenizer` makes ids [B, L] of them."""
 
     def __init__(self, t5: T5EncoderModel, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         super().__init__()
@@ -113,16 +102,8 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         t5.encoder.embed_tokens = t5.shared  # tie again: loading gave each a parameter of its own
 
-    @property
-    def device(self) -> torch.device:
-        return self.t5.shared.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.t5.shared.weight.dtype
-
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokenizer(prompts).to(self.device)
+        ids = self.tokenizer(prompts).to(self.t5.shared.weight.device)
 
         def encode() -> Tensor:
             # no attention mask: CogVideoX was trained with the embeddings of padding tokens
@@ -136,7 +117,7 @@ class TextEncoder(nn.Module):
         Their outputs overflow float16 with the published weights (`T5PreTrainedModel._keep_in_fp32_modules`).
         """
         super().to(*args, **kwargs)
-        if self.dtype == torch.float16:
+        if self.t5.shared.weight.dtype == torch.float16:
             for name, layer in self.t5.named_modules():
                 if name.endswith(".wo"):
                     layer.float()

@@ -145,17 +145,6 @@ def _norm_act(channels: int, eps: float, ops: Ops, *then: nn.Module) -> nn.Seque
     return nn.Sequential(group_norm(channels, ops, eps), nn.SiLU(), *then)
 
 
-class Downsample(nn.Module):
-    """Halve height and width."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.op = ops.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.op(x_BCHW)
-
-
 class Upsample(nn.Module):
     """Double height and width, or upsample to `size` where a side was odd before it was halved."""
 

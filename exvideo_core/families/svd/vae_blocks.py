@@ -119,14 +119,3 @@ class Middle(nn.Module):
         self.block_1 = block(channels, channels, ops)
         self.attn_1 = SelfAttention(channels, ops)
         self.block_2 = block(channels, channels, ops)
-
-
-class Downsample(nn.Module):
-    """Halve height and width, with padding on the right and at the bottom only."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
-
-    def forward(self, x_TCHW: Tensor) -> Tensor:
-        return self.conv(F.pad(x_TCHW, (0, 1, 0, 1)))

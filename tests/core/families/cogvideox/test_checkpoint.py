@@ -85,10 +85,11 @@ def same(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
     ],
 )
 def test_published_names_fill_the_networks_exactly(folder: Path, file: str, read, build, naming: str) -> None:
-    part = read(folder / f"{file}.safetensors")
+    opened = open_weights(folder / f"{file}.safetensors")
+    part = read(opened)
     network = build(part)
 
-    assert (part.source, part.naming) == (f"{file}.safetensors", naming)
+    assert (part.source, opened.identity.naming) == (f"{file}.safetensors", naming)
     assert network.state_dict().keys() == part.weights.keys()
     assert not any(weight.is_meta for weight in network.state_dict().values())
     assert part.weights.keys() - {"encoder.embed_tokens.weight"} == GOLDEN["files"][file].keys()
