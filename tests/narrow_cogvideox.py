@@ -31,13 +31,13 @@ class Sizes:
 NARROW = Sizes(
     transformer=TransformerConfig(width=128, layers=2, hidden=512, time_dim=32, text_dim=40),
     vae=VAEConfig(widths=(32, 64, 64, 128)),
-    text_encoder=TextEncoderConfig(width=40, layers=2, heads=4, head_dim=16, hidden=64),
+    text_encoder=TextEncoderConfig(d_model=40, num_layers=2, num_heads=4, d_kv=16, d_ff=64),
 )
 # The least that has every part.
 TINY = Sizes(
     transformer=TransformerConfig(width=32, head_dim=16, layers=2, hidden=64, time_dim=16, text_dim=8),
     vae=VAEConfig(widths=(8, 8, 16, 16), blocks_per_level=1),
-    text_encoder=TextEncoderConfig(width=8, layers=1, heads=2, head_dim=4, hidden=16),
+    text_encoder=TextEncoderConfig(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=16),
 )
 
 

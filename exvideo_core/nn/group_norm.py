@@ -53,19 +53,21 @@ class ChannelStatistics:
         return mean_G, spread_G / (self.count * mean_GC.shape[1])
 
 
-def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: int = 0) -> tuple[Tensor, Tensor]:
     """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
     Args:
         norm: a GroupNorm.
         weights: its effective weights.
         chunks: [B, C, ...] each; together one item of the norm's batch.
+        axes: of length 1 after C in the result.
     """
     assert isinstance(norm, nn.GroupNorm)
     statistics = ChannelStatistics()
     for chunk_BCX in chunks:
         statistics.add(chunk_BCX)
-    return _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+    factor_C, summand_C = _per_channel(norm, weights, *statistics.of_groups(norm.num_groups))
+    return factor_C.view(-1, *[1] * axes), summand_C.view(-1, *[1] * axes)
 
 
 def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:

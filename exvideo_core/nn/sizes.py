@@ -23,8 +23,10 @@ def complete(network: str, hint: str = "") -> Iterator[None]:
 
 
 def count(shapes: Shapes, name: str) -> int:
-    """How many names there are: with 0, 1, 2 and so on in the place of the star."""
-    return next(i for i in itertools.count() if name.replace("*", str(i)) not in shapes)
+    """How many names there are: with 0, 1, 2 and so on in the place of the star; see `check_depth`."""
+    number = next(i for i in itertools.count() if name.replace("*", str(i)) not in shapes)
+    check_depth(number)
+    return number
 
 
 def check_depth(*counts: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...nn.sizes import Shapes, check_depth, complete, count
+from ...nn.sizes import Shapes, complete, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,6 @@ class TransformerConfig:
     def from_shapes(cls, shapes: Shapes) -> TransformerConfig:
         """Infer the sizes from names and shapes in diffusers' naming."""
         layers = count(shapes, "transformer_blocks.*.attn1.to_q.weight")
-        check_depth(layers)
         width, in_channels, patch, _ = shapes["patch_embed.proj.weight"]
         positions = shapes.get("patch_embed.pos_embedding")
         return cls(
@@ -64,7 +63,6 @@ class VAEConfig:
         """Infer the sizes from names and shapes in diffusers' naming: `encoder.*`, `decoder.*`."""
         levels = count(shapes, "encoder.down_blocks.*.resnets.0.conv1.conv.weight")
         blocks = count(shapes, "encoder.down_blocks.0.resnets.*.conv1.conv.weight")
-        check_depth(levels, blocks)
         widths = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(levels))
         latent_channels = shapes["decoder.conv_in.conv.weight"][1]
         return cls(widths=widths, blocks_per_level=blocks, latent_channels=latent_channels)

@@ -56,7 +56,7 @@ def activation(norm: nn.Module, chunks: list[Tensor], *latents: Tensor) -> Activ
     if weights is None:
         whole = F.silu(norm(torch.cat(chunks, dim=2), *latents))
         return lambda _, frames: whole[:, :, frames]
-    scale = [values_C[:, None, None, None] for values_C in affine(base, weights, row_chunks(chunks, CHUNK_BYTES))]
+    scale = affine(base, weights, row_chunks(chunks, CHUNK_BYTES), axes=3)
     if not isinstance(norm, LatentNorm):
         return lambda x, _: scaled_silu(x, *scale)
     # combine both scales and shifts at latent size

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.nan_check import checked
-from ...nn.sizes import Shapes, check_depth, complete, count
+from ...nn.sizes import Shapes, complete, count
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -28,15 +28,15 @@ _TOKENIZER = Path(__file__).with_name("t5_tokenizer.json.gz")
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
-    """T5 v1.1's encoder, XXL as published, in the names of `transformers`."""
+    """T5 v1.1's encoder, XXL as published; the names are those of transformers' configuration."""
 
-    width: int = 4096
-    layers: int = 24
-    heads: int = 64
-    head_dim: int = 64
-    hidden: int = 10240  # of the gated feed-forwards
-    buckets: int = 32  # of the relative attention bias
-    vocabulary: int = VOCABULARY
+    d_model: int = 4096
+    num_layers: int = 24
+    num_heads: int = 64
+    d_kv: int = 64
+    d_ff: int = 10240  # of the gated feed-forwards
+    relative_attention_num_buckets: int = 32
+    vocab_size: int = VOCABULARY
 
     @classmethod
     @complete(
@@ -47,17 +47,16 @@ class TextEncoderConfig:
     def from_shapes(cls, shapes: Shapes) -> TextEncoderConfig:
         """Infer the sizes from names and shapes."""
         layers = count(shapes, "encoder.block.*.layer.0.SelfAttention.q.weight")
-        check_depth(layers)
         vocabulary, width = shapes["shared.weight"]
         buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
         return cls(
-            width=width,
-            layers=layers,
-            heads=heads,
-            head_dim=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
-            hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
-            buckets=buckets,
-            vocabulary=vocabulary,
+            d_model=width,
+            num_layers=layers,
+            num_heads=heads,
+            d_kv=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
+            d_ff=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+            relative_attention_num_buckets=buckets,
+            vocab_size=vocabulary,
         )
 
 
@@ -65,18 +64,7 @@ def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
     """An encoder of the given sizes, without weights."""
     from transformers import T5Config, T5EncoderModel  # slow to import, only needed here
 
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=config.vocabulary,
-            d_model=config.width,
-            d_kv=config.head_dim,
-            d_ff=config.hidden,
-            num_layers=config.layers,
-            num_heads=config.heads,
-            relative_attention_num_buckets=config.buckets,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    return T5EncoderModel(T5Config(**asdict(config), feed_forward_proj="gated-gelu"))
 
 
 class Tokenizer:

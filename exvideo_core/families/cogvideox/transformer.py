@@ -84,17 +84,11 @@ class CogVideoXTransformer(nn.Module):
         )
 
     def _freqs_cis(self, x_BCTHW: Tensor, text_tokens: int, times: Tensor | None) -> Tensor:
-        frames, height, width = x_BCTHW.shape[2:]
-        numbers = range(frames) if times is None else times.tolist()
-        by_clip = numbers if times is not None and times.ndim == 2 else [numbers]
-        return rope_freqs_cis(
-            tuple(map(tuple, by_clip)),
-            height // self.config.patch,
-            width // self.config.patch,
-            self.config.head_dim,
-            text_tokens,
-            x_BCTHW.device,
-        )
+        frames, *sides = x_BCTHW.shape[2:]
+        numbers = [range(frames)] if times is None else torch.atleast_2d(times).tolist()
+        height, width = (side // self.config.patch for side in sides)
+        by_clip = tuple(map(tuple, numbers))
+        return rope_freqs_cis(by_clip, height, width, self.config.head_dim, text_tokens, x_BCTHW.device)
 
     def _video_tokens(self, x_LBC: Tensor, args: TransformerArgs, memory: Branch | None) -> Tensor:
         """The video's tokens after all blocks, or predicted by the step cache after the first block."""

@@ -18,7 +18,7 @@ from ...nn.convolution import channels_last_on_gpu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Blend, Window, scaled, spatial_axes, tiles
+from ...nn.tiling import Blend, scaled, spatial_axes, tiles
 from ...progress import Progress
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
@@ -30,8 +30,8 @@ SPATIAL_FACTOR, TEMPORAL_FACTOR = GEOMETRY.spatial_factor, GEOMETRY.temporal_fac
 
 # The norms' statistics span one temporal chunk, so the chunks are part of the result. These are those of
 # DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers; an odd first frame belongs to the first chunk.
-_LATENT_CHUNK = 2
-_FRAME_CHUNK = TEMPORAL_FACTOR * _LATENT_CHUNK
+LATENT_CHUNK = 2
+_FRAME_CHUNK = TEMPORAL_FACTOR * LATENT_CHUNK
 _TIME_LEVELS = 2  # highest resolutions, at which time is halved or doubled too
 
 
@@ -86,16 +86,16 @@ class CogVideoXVAE(nn.Module):
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
-        windows = decode_windows(height, width, tile)
+        windows = list(tiles(spatial_axes(height, width, tile)))
         size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
         blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
-        count = len(windows) * len(list(decode_chunks(frames)))
+        count = len(windows) * len(list(temporal_chunks(frames, LATENT_CHUNK)))
         done = 0
         for window in windows:
             (h0, h1), (w0, w1) = window
             start = 0
             part_BCTHW = latents_BCTHW[..., h0:h1, w0:w1]
-            for chunk_BCFHW in self._checked_chunks("decoding", self.decoder, part_BCTHW, _LATENT_CHUNK):
+            for chunk_BCFHW in self._checked_chunks("decoding", self.decoder, part_BCTHW, LATENT_CHUNK):
                 blend.add(scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)), chunk_BCFHW, start)
                 start, done = start + chunk_BCFHW.shape[2], done + 1
                 if progress:
@@ -125,16 +125,6 @@ class CogVideoXVAE(nn.Module):
         return x.to(weight.device, weight.dtype)
 
 
-def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
-    """Tiles that are decoded one by one, in latent cells; `tile` as in `CogVideoXVAE.decode`."""
-    return list(tiles(spatial_axes(height, width, tile)))
-
-
-def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the latent frames of every temporal chunk of the decoder."""
-    return temporal_chunks(latent_frames, _LATENT_CHUNK)
-
-
 def temporal_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
     """Start and end of every temporal chunk; the first is longer by the remainder."""
     start, end = 0, min(length, size + length % size)
@@ -152,7 +142,7 @@ class Encoder(nn.Module):
         self.conv_in = CausalConv3d(3, channels, ops)
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(config.widths):
-            resample = None if _is_last(config, level) else Downsample(width, level < _TIME_LEVELS, ops)
+            resample = None if level == len(config.widths) - 1 else Downsample(width, level < _TIME_LEVELS, ops)
             self.down_blocks.append(Level(channels, width, config.blocks_per_level, None, ops, downsamplers=resample))
             channels = width
         self.mid_block = Level(channels, channels, 2, None, ops)
@@ -162,16 +152,13 @@ class Encoder(nn.Module):
     def forward(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """A temporal chunk [B, 3, F, H, W] to [B, 32, T, H / 8, W / 8], in chunks of `chunk_bytes`."""
         chunk_bytes = _effective_chunk_bytes(x_BCFHW, chunk_bytes)
-        chunks = self._conv_in(channels_last_on_gpu(x_BCFHW), past, chunk_bytes)
+        x_BCFHW = channels_last_on_gpu(x_BCFHW)
+        widening = self.conv_in.conv.out_channels // x_BCFHW.shape[1]  # the convolution's results fit the budget
+        chunks = list(map(self.conv_in.bind(x_BCFHW, past), split_frames(chunk_bytes // widening, x_BCFHW)))
         for level in (*self.down_blocks, self.mid_block):
             chunks = level(chunks, past, chunk_bytes)
         convolve, activate = self.conv_out.bind(chunks[0], past), activation(self.norm_out, chunks)
         return torch.cat([convolve(activate(x, frames)) for frames, x in pop_chunks(chunks)], dim=2)
-
-    def _conv_in(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int) -> list[Tensor]:
-        """The first convolution, in chunks that fit the budget after it has widened them."""
-        widening = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
-        return list(map(self.conv_in.bind(x_BCFHW, past), split_frames(chunk_bytes // widening, x_BCFHW)))
 
 
 class Decoder(nn.Module):
@@ -184,7 +171,7 @@ class Decoder(nn.Module):
         self.mid_block = Level(channels, channels, 2, latent, ops)
         self.up_blocks = nn.ModuleList()
         for level, width in enumerate(reversed(config.widths)):
-            resample = None if _is_last(config, level) else Upsample(width, level < _TIME_LEVELS, ops)
+            resample = None if level == len(config.widths) - 1 else Upsample(width, level < _TIME_LEVELS, ops)
             depth = config.blocks_per_level + 1
             self.up_blocks.append(Level(channels, width, depth, latent, ops, upsamplers=resample))
             channels = width
@@ -204,10 +191,6 @@ class Decoder(nn.Module):
 def _effective_chunk_bytes(x_BCFHW: Tensor, chunk_bytes: int) -> int:
     """No chunks where gradients are needed, nor for several clips, because each has its own norm statistics."""
     return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else chunk_bytes
-
-
-def _is_last(config: VAEConfig, level: int) -> bool:
-    return level == len(config.widths) - 1
 
 
 class Level(nn.Module):

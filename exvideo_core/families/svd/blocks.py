@@ -126,8 +126,7 @@ class TemporalResBlock(nn.Module):
         weights = effective_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
         if weights is None:
             return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
-        factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))
-        scale = factor_C[:, None, None, None], summand_C[:, None, None, None]
+        scale = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)), axes=3)
         return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
 
 

@@ -75,7 +75,6 @@ class VAEConfig:
         """Infer the sizes from names and shapes in sgm naming: `encoder.*`, `quant_conv.*`, `decoder.*`."""
         levels = count(shapes, "encoder.down.*.block.0.conv1.weight")
         blocks = count(shapes, "encoder.down.0.block.*.conv1.weight")
-        check_depth(levels, blocks)
         widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
         return cls(widths=widths, blocks_per_level=blocks, latent_channels=shapes["decoder.conv_in.weight"][1])
 
@@ -87,22 +86,21 @@ def num_heads(channels: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoderConfig:
-    """CLIP's vision tower with projection, ViT-H/14 as published, in the names of `transformers`."""
+    """CLIP's vision tower with projection, ViT-H/14 as published; the names are those of transformers' config."""
 
-    width: int = 1280
-    layers: int = 32
-    heads: int = 16
-    hidden: int = 5120  # of the feed-forwards
-    patch: int = 14  # pixels
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    intermediate_size: int = 5120  # of the feed-forwards
+    patch_size: int = 14  # pixels
     image_size: int = 224  # pixels
-    embedding_dim: int = 1024  # of the projected output
+    projection_dim: int = 1024  # of the projected output
 
     @classmethod
     @complete("CLIP image encoder")
     def from_shapes(cls, shapes: Shapes) -> ImageEncoderConfig:
         """Infer the sizes from names and shapes; heads have 80 channels where that divides the width, else 64."""
         layers = count(shapes, "vision_model.encoder.layers.*.mlp.fc1.weight")
-        check_depth(layers)
         width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
         cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
         hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
@@ -112,11 +110,11 @@ class ImageEncoderConfig:
             if found != ((width, width), (hidden, width)):
                 raise ValueError(f"layer {i} is not {width} wide")
         return cls(
-            width=width,
-            layers=layers,
-            heads=width // 80 if width % 80 == 0 else num_heads(width),
-            hidden=hidden,
-            patch=patch,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 80 if width % 80 == 0 else num_heads(width),
+            intermediate_size=hidden,
+            patch_size=patch,
             image_size=patch * math.isqrt(cells),
-            embedding_dim=shapes["visual_projection.weight"][0],
+            projection_dim=shapes["visual_projection.weight"][0],
         )

@@ -45,7 +45,7 @@ _TO_SGM = {
     for site, block in EXTENSION_SITES.items()
     for old, new in [*weights_of(_LAYERS).items(), ("positional_embedding.embeddings", "extension.positions.weight")]
 }
-_TO_EXTENSION = {new: old for old, new in _TO_SGM.items()}
+PUBLISHED = {new: old for old, new in _TO_SGM.items()}
 
 
 def extension_to_sgm(name: str) -> str:
@@ -55,7 +55,7 @@ def extension_to_sgm(name: str) -> str:
 
 def sgm_to_extension(name: str) -> str:
     """Rename a weight of the UNet to its name in a published extension; the inverse of `extension_to_sgm`."""
-    return rename(name, _TO_EXTENSION, "an ExVideo extension of SVD")
+    return rename(name, PUBLISHED, "an ExVideo extension of SVD")
 
 
 def extension_site(name: str) -> str | None:

@@ -198,14 +198,13 @@ class _Builder:
         return [res, self.transformer(width)] if level in self.config.attention_levels else [res]
 
     def down(self) -> nn.ModuleList:
-        config, channels = self.config, self.config.widths[0]
-        blocks: list[list[nn.Module]] = [[self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)]]
+        config, width = self.config, self.config.widths[0]
+        blocks: list[list[nn.Module]] = [[self.ops.Conv2d(config.in_channels, width, kernel_size=3, padding=1)]]
         for level, width in enumerate(config.widths):
             eps = _ATTENTION_EPS if level in config.attention_levels else _EPS
             for _ in range(config.blocks_per_level):
-                blocks.append(self.layers(level, channels, eps))
+                blocks.append(self.layers(level, self.skip_channels[-1], eps))
                 self.skip_channels.append(width)
-                channels = width
             if level < len(config.widths) - 1:
                 halve = self.ops.Conv2d(width, width, kernel_size=3, stride=2, padding=1)
                 blocks.append([nn.Sequential(OrderedDict(op=halve))])

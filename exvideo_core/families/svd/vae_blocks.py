@@ -34,8 +34,7 @@ def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int
     weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
         return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
-    factor_C, summand_C = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes))
-    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), bind_conv(conv, x_TCHW)
+    scale, convolve = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes), axes=2), bind_conv(conv, x_TCHW)
 
     def with_halo(span: slice) -> Tensor:
         above, below = max(0, span.start - 1), min(height, span.stop + 1)
