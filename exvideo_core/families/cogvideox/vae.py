@@ -152,13 +152,16 @@ class Encoder(nn.Module):
     def forward(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int = CHUNK_BYTES) -> Tensor:
         """A temporal chunk [B, 3, F, H, W] to [B, 32, T, H / 8, W / 8], in chunks of `chunk_bytes`."""
         chunk_bytes = _effective_chunk_bytes(x_BCFHW, chunk_bytes)
-        x_BCFHW = channels_last_on_gpu(x_BCFHW)
-        widening = self.conv_in.conv.out_channels // x_BCFHW.shape[1]  # the convolution's results fit the budget
-        chunks = list(map(self.conv_in.bind(x_BCFHW, past), split_frames(chunk_bytes // widening, x_BCFHW)))
+        chunks = self._conv_in(channels_last_on_gpu(x_BCFHW), past, chunk_bytes)
         for level in (*self.down_blocks, self.mid_block):
             chunks = level(chunks, past, chunk_bytes)
         convolve, activate = self.conv_out.bind(chunks[0], past), activation(self.norm_out, chunks)
         return torch.cat([convolve(activate(x, frames)) for frames, x in pop_chunks(chunks)], dim=2)
+
+    def _conv_in(self, x_BCFHW: Tensor, past: Past, chunk_bytes: int) -> list[Tensor]:
+        """The first convolution, in chunks that fit the budget after it has widened them."""
+        widening = self.conv_in.conv.out_channels // x_BCFHW.shape[1]
+        return list(map(self.conv_in.bind(x_BCFHW, past), split_frames(chunk_bytes // widening, x_BCFHW)))
 
 
 class Decoder(nn.Module):
