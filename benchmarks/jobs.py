@@ -112,8 +112,9 @@ def _svd(job: Job, dtype: torch.dtype, device: str) -> Run:
     widths = _narrowed(UNetConfig().widths, job)
     unet = _filled(lambda: SVDUNet(UNetConfig(widths=widths, extension_frames=128)), dtype, device)
     vae = _filled(lambda: VAE(VAEConfig(widths=_narrowed(VAEConfig().widths, job))), dtype, device)
-    layers = ImageEncoderConfig().layers // job.narrow
-    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(layers=layers)), dtype, "cpu")  # moved when it is used
+    layers = ImageEncoderConfig().num_hidden_layers // job.narrow
+    # moved when it is used
+    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(num_hidden_layers=layers)), dtype, "cpu")
     fill_buffers(encoder.clip)
     pipeline = SVDPipeline(unet, vae, encoder)
     picture = Image.new("RGB", (job.width, job.height), (90, 120, 150))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,3 +71,8 @@ class Family:
     command: Callable[[], Command]
     inspection: Callable[[], Inspection]
     training: Callable[[], TrainingRecipe[Any]] | None = None  # None: it cannot be trained
+
+
+def lazy(package: str, module: str, name: str) -> Callable[[], Any]:
+    """A function that imports a name of a package's module when it is called."""
+    return lambda: getattr(import_module(f".{module}", package), name)

@@ -193,7 +193,7 @@ def save_cogvideox_files(folder):
 
 def save_text_encoder(folder):
     """A T5 with its real table of words."""
-    t5 = build_t5(TextEncoderConfig(width=TEXT_WIDTH, layers=2, heads=2, head_dim=4, hidden=16))
+    t5 = build_t5(TextEncoderConfig(d_model=TEXT_WIDTH, num_layers=2, num_heads=2, d_kv=4, d_ff=16))
     fill(t5)
     weights = {name: weight for name, weight in t5.state_dict().items() if name != "encoder.embed_tokens.weight"}
     save_file(weights, folder / "cogvideox_text_encoder.safetensors")

@@ -10,9 +10,11 @@ from safetensors.torch import save_file
 
 from exvideo_core import CogVideoXPipeline
 from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig
+from exvideo_core.families.cogvideox.keys import FROM_COMFYUI
 from exvideo_core.families.cogvideox.text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
+from exvideo_core.weights.names import rename
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +31,13 @@ class Sizes:
 NARROW = Sizes(
     transformer=TransformerConfig(width=128, layers=2, hidden=512, time_dim=32, text_dim=40),
     vae=VAEConfig(widths=(32, 64, 64, 128)),
-    text_encoder=TextEncoderConfig(width=40, layers=2, heads=4, head_dim=16, hidden=64),
+    text_encoder=TextEncoderConfig(d_model=40, num_layers=2, num_heads=4, d_kv=16, d_ff=64),
 )
 # The least that has every part.
 TINY = Sizes(
     transformer=TransformerConfig(width=32, head_dim=16, layers=2, hidden=64, time_dim=16, text_dim=8),
     vae=VAEConfig(widths=(8, 8, 16, 16), blocks_per_level=1),
-    text_encoder=TextEncoderConfig(width=8, layers=1, heads=2, head_dim=4, hidden=16),
+    text_encoder=TextEncoderConfig(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=16),
 )
 
 
@@ -46,6 +48,11 @@ def build_transformer(config: TransformerConfig = TINY.transformer, seed: int = 
     if transformer.patch_embed.pos_embedding is not None:
         transformer.patch_embed.pos_embedding.data = noise(1, config.learned_positions or 0, config.width, seed=seed)
     return transformer.eval()
+
+
+def transformer_to_comfyui(name: str) -> str:
+    """Rename a weight of the transformer to its name in ComfyUI's class."""
+    return rename(name, {ours: comfyuis for comfyuis, ours in FROM_COMFYUI.items()}, "the transformer")
 
 
 def build_vae(config: VAEConfig = TINY.vae, seed: int = 0) -> CogVideoXVAE:

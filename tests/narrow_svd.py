@@ -37,13 +37,23 @@ class Sizes:
 NARROW = Sizes(
     unet=UNetConfig(widths=(32, 64, 128, 128), context_dim=48, time_dim=128),
     vae=VAEConfig(widths=(32, 64, 128, 128)),
-    image_encoder=ImageEncoderConfig(width=160, layers=2, heads=2, hidden=320, embedding_dim=48),
+    image_encoder=ImageEncoderConfig(
+        hidden_size=160, num_hidden_layers=2, num_attention_heads=2, intermediate_size=320, projection_dim=48
+    ),
 )
 # The least that has every part, and the published layout's 16 temporal transformers.
 TINY = Sizes(
     unet=UNetConfig(widths=(8, 8, 16, 16), context_dim=8, time_dim=16, id_dim=8),
     vae=VAEConfig(widths=(8, 8, 8, 8), blocks_per_level=1),
-    image_encoder=ImageEncoderConfig(width=16, layers=1, heads=1, hidden=16, patch=16, image_size=32, embedding_dim=8),
+    image_encoder=ImageEncoderConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        patch_size=16,
+        image_size=32,
+        projection_dim=8,
+    ),
 )
 
 

@@ -36,17 +36,19 @@ def _merged(one: _Statistics, other: _Statistics) -> _Statistics:
     return total, mean_C + difference_C * (more / total), squares_C
 
 
-def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: int = 0) -> tuple[Tensor, Tensor]:
     """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
-    The chunks are [B, C, ...] each, in any memory layout; together they are one item of the norm's batch.
+    The chunks are [B, C, ...] each, in any memory layout; together they are one item of the norm's batch. The result
+    has `axes` axes of length 1 after C.
     """
     assert isinstance(norm, nn.GroupNorm)
     count, mean_C, squares_C = reduce(_merged, map(_statistics, chunks))
     mean_GC, squares_GC = mean_C.view(norm.num_groups, -1), squares_C.view(norm.num_groups, -1)
     mean_G = mean_GC.mean(1)
     spread_G = squares_GC.sum(1) + count * (mean_GC - mean_G[:, None]).square().sum(1)
-    return _per_channel(norm, weights, mean_G, spread_G / (count * mean_GC.shape[1]))
+    factor_C, summand_C = _per_channel(norm, weights, mean_G, spread_G / (count * mean_GC.shape[1]))
+    return factor_C.view(-1, *[1] * axes), summand_C.view(-1, *[1] * axes)
 
 
 def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:

@@ -108,7 +108,7 @@ def make_clip(weights: Mapping[str, Tensor], source: str, *, disable_dynamic: bo
     clip = comfy.sd.CLIP(
         supported_models_base.ClipTarget(PromptTokenizer, PromptModel),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        tokenizer_data={"embedding_size": sizes.width},
+        tokenizer_data={"embedding_size": sizes.d_model},
         parameters=sum(weight.numel() for weight in weights.values()),
         model_options={
             "t5_config": _t5_config(sizes),
@@ -125,12 +125,12 @@ def _t5_config(sizes: TextEncoderConfig) -> dict[str, Any]:
     """ComfyUI's T5 config of these sizes."""
     return {
         "model_type": "t5",
-        "num_layers": sizes.layers,
-        "d_model": sizes.width,
-        "d_kv": sizes.head_dim,
-        "num_heads": sizes.heads,
-        "d_ff": sizes.hidden,
-        "vocab_size": sizes.vocabulary,
+        "num_layers": sizes.num_layers,
+        "d_model": sizes.d_model,
+        "d_kv": sizes.d_kv,
+        "num_heads": sizes.num_heads,
+        "d_ff": sizes.d_ff,
+        "vocab_size": sizes.vocab_size,
         "dense_act_fn": "gelu_pytorch_tanh",
         "is_gated_act": True,
     }

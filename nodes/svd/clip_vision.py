@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -20,21 +21,8 @@ from ..comfy_bridge import compat
 def make_clip_vision(weights: SVDWeights) -> Any:
     """ComfyUI's CLIP_VISION object around the image encoder's weights."""
     sizes = ImageEncoderConfig.from_shapes(shapes_of(weights.image_encoder))
-    clip_vision = compat.clip_vision_model(
-        {
-            "model_type": "clip_vision_model",
-            "hidden_act": "gelu",
-            "hidden_size": sizes.width,
-            "image_size": sizes.image_size,
-            "intermediate_size": sizes.hidden,
-            "layer_norm_eps": 1e-5,
-            "num_attention_heads": sizes.heads,
-            "num_channels": 3,
-            "num_hidden_layers": sizes.layers,
-            "patch_size": sizes.patch,
-            "projection_dim": sizes.embedding_dim,
-        }
-    )
+    others = {"model_type": "clip_vision_model", "hidden_act": "gelu", "layer_norm_eps": 1e-5, "num_channels": 3}
+    clip_vision = compat.clip_vision_model(asdict(sizes) | others)
     if clip_vision.load_device.type == "cpu":  # ComfyUI stores float16 on the CPU, too, but computes in float32
         clip_vision.dtype = torch.float32
         clip_vision.model.float()

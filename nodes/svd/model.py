@@ -57,7 +57,8 @@ class HostedUNet(HostedNetwork, SVDUNet):
         latent_shape = (len(x), *x.shape[-2:])
         is_offloaded = offloads_skips(self.config, latent_shape, x.dtype, x.device, options)
         self.offload_skip = HostTensor if is_offloaded else keep
-        compute = partial(self.denoise, x, timesteps, context, y, len(ids) if ids else num_video_frames, ids)
+        num_frames = len(ids) if ids else num_video_frames
+        compute = partial(SVDUNet.forward, self, x, timesteps, context, y, num_frames, ids)
         return compute, {
             "the noisy latents": x[:, :4],
             "the picture's latents": x[:, 4:],

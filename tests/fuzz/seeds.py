@@ -31,8 +31,16 @@ _UNET = UNetConfig(
     widths=(8,), blocks_per_level=1, attention_levels=(0,), context_dim=8, time_dim=8, id_dim=4, extension_frames=3
 )
 _FULL_UNET = UNetConfig(widths=(8, 8, 8, 8), context_dim=8, time_dim=8, id_dim=4, extension_frames=3)
-_CLIP = ImageEncoderConfig(width=8, layers=1, heads=1, hidden=8, patch=2, image_size=4, embedding_dim=8)
-_T5 = TextEncoderConfig(width=8, layers=1, heads=1, head_dim=8, hidden=8, buckets=2)
+_CLIP = ImageEncoderConfig(
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    intermediate_size=8,
+    patch_size=2,
+    image_size=4,
+    projection_dim=8,
+)
+_T5 = TextEncoderConfig(d_model=8, num_layers=1, num_heads=1, d_kv=8, d_ff=8, relative_attention_num_buckets=2)
 
 
 def write(reader, folder):

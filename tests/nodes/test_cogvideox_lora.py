@@ -6,10 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from in_comfyui import relative, save_random_lora
-from narrow_cogvideox import NARROW, TINY, build_transformer
+from narrow_cogvideox import NARROW, TINY, build_transformer, transformer_to_comfyui
 from safetensors.torch import load_file, save_file
 
-from exvideo_core.families.cogvideox.keys import transformer_to_comfyui
 from exvideo_core.lora import merge, read_lora
 
 

@@ -57,15 +57,15 @@ def windowed(model, length, overlap):
     return ContextWindowsManualNode.execute(model, length, overlap, **options).result[0]
 
 
-def seen_ids(monkeypatch, model):
+def seen_ids(monkeypatch, pack):
     ids = []
-    denoise = type(model.model.diffusion_model).denoise
+    forward = pack.svd.model.SVDUNet.forward
 
     def watch(self, x, timestep, context, ids_embedding, num_frames=None, frame_ids=None, memory=None):
         ids.append(frame_ids)
-        return denoise(self, x, timestep, context, ids_embedding, num_frames, frame_ids, memory)
+        return forward(self, x, timestep, context, ids_embedding, num_frames, frame_ids, memory)
 
-    monkeypatch.setattr(type(model.model.diffusion_model), "denoise", watch)
+    monkeypatch.setattr(pack.svd.model.SVDUNet, "forward", watch)
     return ids
 
 
@@ -75,7 +75,7 @@ def test_one_window_over_all_frames_changes_nothing(run):
 
 def test_windows_keep_absolute_places(pack, loaded, monkeypatch):
     run = Run(pack, *loaded, frames=12)
-    ids = seen_ids(monkeypatch, run.model)
+    ids = seen_ids(monkeypatch, pack)
 
     run.sample(windowed(run.model, 8, 4), steps=1)
 
@@ -84,7 +84,7 @@ def test_windows_keep_absolute_places(pack, loaded, monkeypatch):
 
 def test_clips_longer_than_the_table_with_windows(pack, loaded, monkeypatch):
     run = Run(pack, *loaded, frames=20)
-    ids = seen_ids(monkeypatch, run.model)
+    ids = seen_ids(monkeypatch, pack)
 
     result = run.sample(windowed(run.model, 8, 4), steps=2)
 

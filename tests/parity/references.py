@@ -61,12 +61,12 @@ def diffsynth_image_encoder(file: Weights) -> nn.Module:
     cls = diffsynth("models.svd_image_encoder").SVDImageEncoder
     sizes = NARROW.image_encoder
     tower = cls(
-        embed_dim=sizes.width,
-        num_encoder_layers=sizes.layers,
-        encoder_intermediate_size=sizes.hidden,
-        projection_dim=sizes.embedding_dim,
-        num_heads=sizes.heads,
-        head_dim=sizes.width // sizes.heads,
+        embed_dim=sizes.hidden_size,
+        num_encoder_layers=sizes.num_hidden_layers,
+        encoder_intermediate_size=sizes.intermediate_size,
+        projection_dim=sizes.projection_dim,
+        num_heads=sizes.num_attention_heads,
+        head_dim=sizes.hidden_size // sizes.num_attention_heads,
     )
     return load_strictly(tower, cls.state_dict_converter().from_civitai(file))
 

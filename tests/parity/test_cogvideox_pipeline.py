@@ -78,7 +78,7 @@ def test_embeddings_equal_both(prompt, ours, synth, relative_error):
     embedding = ours.text_encoder([prompt])
     diffusers = references.diffusers_pipeline(ours)._get_t5_prompt_embeds(prompt)
 
-    assert embedding.shape == (1, 226, NARROW.text_encoder.width)
+    assert embedding.shape == (1, 226, NARROW.text_encoder.d_model)
     assert relative_error(embedding, synth.encode_prompt(prompt)["prompt_emb"]) <= EMBEDDING_TOLERANCE
     assert relative_error(embedding, diffusers) <= EMBEDDING_TOLERANCE
 

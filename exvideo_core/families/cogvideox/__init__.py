@@ -2,43 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from ...estimate import Estimates
-from ...family import Command, Family, Inspection
+from ...family import Family, lazy
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
 from .lora_keys import LORA_KEYS
 from .methods import METHODS
-
-if TYPE_CHECKING:
-    from ...training.recipe import TrainingRecipe
-
-
-def _training() -> TrainingRecipe[Any]:
-    from .training import RECIPE
-
-    return RECIPE
-
-
-def _estimates() -> Estimates:
-    from .estimate import ESTIMATES
-
-    return ESTIMATES
-
-
-def _command() -> Command:
-    from .command import COMMAND
-
-    return COMMAND
-
-
-def _inspection() -> Inspection:
-    from .inspect import INSPECTION
-
-    return INSPECTION
-
 
 COGVIDEOX = Family(
     name="cogvideox",
@@ -47,8 +16,8 @@ COGVIDEOX = Family(
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
-    estimates=_estimates,
-    command=_command,
-    inspection=_inspection,
-    training=_training,
+    estimates=lazy(__name__, "estimate", "ESTIMATES"),
+    command=lazy(__name__, "command", "COMMAND"),
+    inspection=lazy(__name__, "inspect", "INSPECTION"),
+    training=lazy(__name__, "training", "RECIPE"),
 )

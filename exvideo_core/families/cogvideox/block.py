@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,39 +23,28 @@ from ...nn.linear import bind, outputs, product
 from .config import TransformerConfig
 from .rope import apply_rope
 
-T = TypeVar("T")
 Layer = Callable[[Tensor], Tensor]
 Rows = Callable[[slice], Tensor]  # computes a span of tokens
 
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerArgs:
-    """Inputs of one forward pass that all blocks share.
+    """Inputs of one forward pass that all blocks share."""
 
-    Attributes:
-        tokens: L; with sequence parallelism the largest share of a process. Decides how many heads make a chunk.
-        text_tokens: the first of them, of the text.
-        time_BE: SiLU of the embedded timesteps.
-        freqs_cis: complex rotary factors, [L, 1 or B, 1, D / 2].
-        chunk_bytes: for the temporary tensors of one chunk.
-    """
-
-    tokens: int
-    text_tokens: int
-    time_BE: Tensor
-    freqs_cis: Tensor
-    chunk_bytes: int
+    tokens: int  # L, or the largest share of a process (sequence parallelism); decides how many heads make a chunk
+    text_tokens: int  # the first of them, of the text
+    time_BE: Tensor  # SiLU of the embedded timesteps
+    freqs_cis: Tensor  # complex rotary factors, [L, 1 or B, 1, D / 2]
+    chunk_bytes: int  # for the temporary tensors of one chunk
 
 
 RunBlocks = Callable[[Sequence[nn.Module], Tensor, TransformerArgs, int], Tensor]
 
 
 def run_blocks(blocks: Sequence[nn.Module], x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
-    """Run blocks one after the other; the last returns only the tokens from `first` args."""
-    for block in blocks[:-1]:
-        x_LBC = block(x_LBC, args)
-    for block in blocks[-1:]:
-        x_LBC = block(x_LBC, args, first)
+    """Run blocks one after the other; the last returns only the tokens from `first` on."""
+    for block in blocks:
+        x_LBC = block(x_LBC, args, first if block is blocks[-1] else 0)
     return x_LBC
 
 
@@ -99,13 +87,7 @@ class Block(nn.Module):
         return map_chunks(chunk, len(x_LBC), size, x_LBC)
 
 
-@dataclass(frozen=True)
-class Modulation:
-    """Shift, 1 + scale and gate of the text's or the video's tokens, each [B, C]."""
-
-    shift: Tensor
-    scale: Tensor
-    gate: Tensor
+Modulation = tuple[Tensor, Tensor, Tensor]  # shift, 1 + scale and gate of the text's or the video's tokens, each [B, C]
 
 
 @dataclass(frozen=True)
@@ -120,11 +102,13 @@ class ModulatedNorm:
     def modulate(self, x_LBC: Tensor, start: int) -> Tensor:
         """norm(x) * scale + shift."""
         x_LBC = self.norm(x_LBC)
-        return _cat(torch.addcmul(kind.shift, x_LBC[rows], kind.scale) for rows, kind in self._segments(x_LBC, start))
+        segments = self._segments(x_LBC, start)
+        return _cat(torch.addcmul(shift, x_LBC[rows], scale) for rows, (shift, scale, _) in segments)
 
     def add_gated(self, x_LBC: Tensor, y_LBC: Tensor, start: int) -> Tensor:
         """x + gate * y."""
-        return _cat(torch.addcmul(x_LBC[rows], kind.gate, y_LBC[rows]) for rows, kind in self._segments(x_LBC, start))
+        segments = self._segments(x_LBC, start)
+        return _cat(torch.addcmul(x_LBC[rows], gate, y_LBC[rows]) for rows, (_, _, gate) in segments)
 
     def _segments(self, x_LBC: Tensor, start: int) -> Iterator[tuple[slice, Modulation]]:
         """Spans of text and of video tokens, without empty ones."""
@@ -151,29 +135,19 @@ class AdaLNZero(nn.Module):
 
     def forward(self, x_LBC: Tensor, args: TransformerArgs) -> ModulatedNorm:
         """Bind the norm and its modulation to chunks of x."""
-        video_shift, video_scale, video_gate, text_shift, text_scale, text_gate = self.linear(args.time_BE).chunk(
-            6, dim=1
-        )
-        return ModulatedNorm(
-            norm=bind(self.norm, x_LBC),
-            text_tokens=args.text_tokens,
-            text=Modulation(text_shift, 1 + text_scale, text_gate),
-            video=Modulation(video_shift, 1 + video_scale, video_gate),
-        )
+        chunks = self.linear(args.time_BE).chunk(6, dim=1)
+        video, text = ((shift, 1 + scale, gate) for shift, scale, gate in (chunks[:3], chunks[3:]))
+        return ModulatedNorm(bind(self.norm, x_LBC), args.text_tokens, text, video)
 
 
 class JointAttention(nn.Module):
-    """Attention over text and video tokens, in chunks of heads; only video tokens have rotary positions.
-
-    Attributes:
-        attention: see `exvideo_core.nn.attention`.
-        head_multiple: the heads of a chunk are a multiple of this, so that processes can share them equally.
-    """
+    """Attention over text and video tokens, in chunks of heads; only video tokens have rotary positions."""
 
     def __init__(self, width: int, head_dim: int, ops: Ops, attention: Attention) -> None:
         super().__init__()
         self.heads, self.head_dim = width // head_dim, head_dim
-        self.attention, self.head_multiple = attention, 1
+        self.attention = attention
+        self.head_multiple = 1  # the heads of a chunk are a multiple of this, so that processes can share them equally
         self.to_q = ops.Linear(width, width)
         self.to_k = ops.Linear(width, width)
         self.to_v = ops.Linear(width, width)
@@ -182,13 +156,9 @@ class JointAttention(nn.Module):
         self.to_out = nn.Sequential(ops.Linear(width, width))
 
     def forward(self, normed: Rows, length: int, args: TransformerArgs, first: int) -> Tensor:
-        """Attention of the tokens from `first` on to all tokens, [L - first, B, C], before `to_out`.
+        """Attention of the tokens from `first` on to all L = `length` tokens, [L - first, B, C], before `to_out`.
 
-        Args:
-            normed: computes normed tokens [rows, B, C]; called for all tokens once per chunk of heads.
-            length: L.
-            args: see `TransformerArgs`.
-            first: number of the first query token.
+        `normed` computes normed tokens [rows, B, C], and is called for all tokens once per chunk of heads.
         """
         norms = bind(self.norm_q, args.time_BE), bind(self.norm_k, args.time_BE)
         token_bytes = len(args.time_BE) * self.head_dim * args.time_BE.itemsize  # of one head
@@ -235,11 +205,13 @@ def _map_qkv_chunks(project: Callable[[slice], Sequence[Tensor]], length: int, s
     return out
 
 
-def _cat_channels(compute: Callable[[T], Tensor], items: Sequence[T], channels: int) -> Tensor:
-    """Concatenate the result for each item along the last axis, holding one result at a time."""
+def _cat_channels(
+    attend: Callable[[Sequence[Layer]], Tensor], groups: Sequence[Sequence[Layer]], channels: int
+) -> Tensor:
+    """Concatenate the result for each group of heads along the last axis, holding one result at a time."""
     out, done = None, 0
-    for item in items:
-        chunk = compute(item)
+    for layers in groups:
+        chunk = attend(layers)
         out = chunk.new_empty(*chunk.shape[:-1], channels) if out is None else out
         out[..., done : done + chunk.shape[-1]] = chunk
         done += chunk.shape[-1]
@@ -255,17 +227,10 @@ class FeedForward(nn.Module):
         super().__init__()
         self.hidden = hidden
         # index 1 was a dropout in the published code, so the second layer is number 2
-        self.net = nn.Sequential(Projection(width, hidden, ops), nn.Identity(), ops.Linear(hidden, width))
+        first = nn.ModuleDict({"proj": ops.Linear(width, hidden)})
+        self.net = nn.Sequential(first, nn.Identity(), ops.Linear(hidden, width))
 
     def bind(self, like: Tensor) -> Layer:
         """The feed-forward as a function of chunks of tokens."""
         first, last = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
         return lambda x_LBC: last(F.gelu(first(x_LBC), approximate="tanh"))
-
-
-class Projection(nn.Module):
-    """A linear layer named `proj`, as in the published files."""
-
-    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
-        super().__init__()
-        self.proj = ops.Linear(width, hidden)

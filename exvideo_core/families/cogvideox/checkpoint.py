@@ -25,20 +25,11 @@ from .text_encoder import VOCABULARY
 
 @dataclass(frozen=True, kw_only=True)
 class PartWeights:
-    """Weights of one network, by its parameter names.
-
-    Attributes:
-        source: name of the file, for messages.
-        kind: of the file; a transformer is text to video or image to video.
-        naming: of the tensors in the file: diffusers, comfyui or transformers.
-        notes: metadata of the file.
-    """
+    """Weights of one network, by its parameter names."""
 
     weights: dict[str, Tensor]
-    source: str
-    kind: Kind
-    naming: str
-    notes: Mapping[str, str] = field(default_factory=dict)
+    source: str  # name of the file, for messages
+    notes: Mapping[str, str] = field(default_factory=dict)  # metadata of the file
 
 
 # Tensors of files that no network uses: the notes ComfyUI 0.30 writes (comfy_extras/nodes_model_merging.py,
@@ -72,39 +63,26 @@ def read_transformer(path: Path | WeightFile) -> PartWeights:
                 f"{source} contains {name!r}, which is no part of the transformer; choose a file of that alone."
             )
         weights[rename(name.removeprefix(prefix))] = file[name]
-    return _part(file, source, weights)
+    return PartWeights(weights=weights, source=source, notes=file.notes)
 
 
 def read_vae(path: Path | WeightFile) -> PartWeights:
-    """Read CogVideoX's autoencoder.
-
-    Raises:
-        CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
-    """
+    """Read CogVideoX's autoencoder; raises CheckpointError as `read_transformer` does."""
     file, source = _open(path, "vae", (detect.VAE,), "a CogVideoX VAE")
-    return _part(file, source, dict(file))
+    return PartWeights(weights=dict(file), source=source, notes=file.notes)
 
 
 def read_text_encoder(path: Path | WeightFile) -> PartWeights:
-    """Read the encoder of T5 v1.1, without the decoder that some files have.
+    """Read the encoder of T5 v1.1, without the decoder that some files have; raises as `read_transformer` does.
 
-    Returns:
-        weights by the names of transformers' T5EncoderModel, in which the token embeddings have two names.
-
-    Raises:
-        CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
+    The names are those of transformers' T5EncoderModel, in which the token embeddings have two.
     """
     file, source = _open(path, "text_encoder", (detect.TEXT_ENCODER,), "a T5 text encoder")
     weights = {name: file[name] for name in file if not _NOT_ENCODER.match(name)}
     if tables := [weights[name] for name in _EMBEDDINGS if name in weights]:
         _check_embeddings(source, tables)
         weights |= dict.fromkeys(_EMBEDDINGS, tables[0])
-    return _part(file, source, weights)
-
-
-def _part(file: WeightFile, source: str, weights: dict[str, Tensor]) -> PartWeights:
-    found = file.identity
-    return PartWeights(weights=weights, source=source, kind=found.kind, naming=found.naming, notes=file.notes)
+    return PartWeights(weights=weights, source=source, notes=file.notes)
 
 
 def _check_embeddings(source: str, tables: list[Tensor]) -> None:

@@ -5,13 +5,9 @@ Narrow models are supported: the network gets the widths and depths that the fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...errors import CheckpointError
-from ...nn.sizes import check_depth
-
-Shapes = Mapping[str, tuple[int, ...]]
+from ...nn.sizes import Shapes, complete, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,32 +26,27 @@ class TransformerConfig:
     learned_positions: int | None = None  # rows of the image-to-video model's position table; else None
 
     @classmethod
+    @complete(
+        "CogVideoX transformer",
+        " Choose the transformer of THUDM/CogVideoX-5b, or download it again if it is incomplete.",
+    )
     def from_shapes(cls, shapes: Shapes) -> TransformerConfig:
         """Infer the sizes from names and shapes in diffusers' naming."""
-        layers = 0
-        while f"transformer_blocks.{layers}.attn1.to_q.weight" in shapes:
-            layers += 1
+        layers = count(shapes, "transformer_blocks.*.attn1.to_q.weight")
+        width, in_channels, patch, _ = shapes["patch_embed.proj.weight"]
         positions = shapes.get("patch_embed.pos_embedding")
-        try:
-            check_depth(layers)
-            width, in_channels, patch, _ = shapes["patch_embed.proj.weight"]
-            return cls(
-                in_channels=in_channels,
-                out_channels=shapes["proj_out.weight"][0] // patch**2,
-                width=width,
-                head_dim=shapes["transformer_blocks.0.attn1.norm_q.weight"][0],
-                layers=layers,
-                hidden=shapes["transformer_blocks.0.ff.net.0.proj.weight"][0],
-                time_dim=shapes["time_embedding.linear_1.weight"][0],
-                text_dim=shapes["patch_embed.text_proj.weight"][1],
-                patch=patch,
-                learned_positions=positions[1] if positions else None,
-            )
-        except (LookupError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"this is not a complete CogVideoX transformer ({error}). Choose the transformer of "
-                f"THUDM/CogVideoX-5b, or download it again if it is incomplete."
-            ) from error
+        return cls(
+            in_channels=in_channels,
+            out_channels=shapes["proj_out.weight"][0] // patch**2,
+            width=width,
+            head_dim=shapes["transformer_blocks.0.attn1.norm_q.weight"][0],
+            layers=layers,
+            hidden=shapes["transformer_blocks.0.ff.net.0.proj.weight"][0],
+            time_dim=shapes["time_embedding.linear_1.weight"][0],
+            text_dim=shapes["patch_embed.text_proj.weight"][1],
+            patch=patch,
+            learned_positions=positions[1] if positions else None,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,20 +58,11 @@ class VAEConfig:
     latent_channels: int = 16
 
     @classmethod
+    @complete("CogVideoX VAE")
     def from_shapes(cls, shapes: Shapes) -> VAEConfig:
         """Infer the sizes from names and shapes in diffusers' naming: `encoder.*`, `decoder.*`."""
-        widths: list[int] = []
-        while (name := f"encoder.down_blocks.{len(widths)}.resnets.0.conv1.conv.weight") in shapes and shapes[name]:
-            widths.append(shapes[name][0])
-        blocks = 0
-        while f"encoder.down_blocks.0.resnets.{blocks}.conv1.conv.weight" in shapes:
-            blocks += 1
-        try:
-            check_depth(len(widths), blocks)
-            return cls(
-                widths=tuple(widths),
-                blocks_per_level=blocks,
-                latent_channels=shapes["decoder.conv_in.conv.weight"][1],
-            )
-        except (LookupError, ValueError) as error:
-            raise CheckpointError(f"this is not a complete CogVideoX VAE ({error}).") from error
+        levels = count(shapes, "encoder.down_blocks.*.resnets.0.conv1.conv.weight")
+        blocks = count(shapes, "encoder.down_blocks.0.resnets.*.conv1.conv.weight")
+        widths = tuple(shapes[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"][0] for i in range(levels))
+        latent_channels = shapes["decoder.conv_in.conv.weight"][1]
+        return cls(widths=widths, blocks_per_level=blocks, latent_channels=latent_channels)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
 from torch import nn
@@ -14,13 +15,14 @@ from torch import nn
 from ...estimate.counting import Counts, count, repeated
 from ...estimate.jobs import Clip, Estimate, Estimates, Place, on_meta, total
 from ...nn.chunks import CHUNK_BYTES
+from ...nn.tiling import tile_axes
 from ...runtime.memory import num_bytes
 from .causal_conv import Past
 from .config import TransformerConfig, VAEConfig
 from .geometry import GEOMETRY
 from .text_encoder import MAX_TOKENS
 from .transformer import CogVideoXTransformer, blocks_of
-from .vae import CogVideoXVAE, decode_chunks, decode_windows
+from .vae import LATENT_CHUNK, CogVideoXVAE, temporal_chunks
 
 
 def estimate_cogvideox(
@@ -99,8 +101,10 @@ def _decoding(
     coder: CogVideoXVAE, channels: int, latent_shape: tuple[int, int, int], tile: int | None, dtype: torch.dtype
 ) -> Iterator[tuple[Counts, int]]:
     frames, height, width = latent_shape
-    lengths = [end - start for start, end in decode_chunks(frames)]
-    windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(height, width, tile))
+    lengths = [end - start for start, end in temporal_chunks(frames, LATENT_CHUNK)]
+    windows = Counter(
+        tuple(end - start for start, end in window) for window in product(*tile_axes(height, width, tile))
+    )
     for cells, number in windows.items():
         past: Past = {}  # the first chunk has none, and all after it are alike
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:

@@ -22,25 +22,15 @@ from ...nn.layers import Ops, group_norm
 Activation = Callable[[Tensor, slice], Tensor]
 
 
-class PointwiseConv3d(nn.Module):
-    """1x1x1 convolution named `conv`, as in the published files."""
-
-    def __init__(self, channels: int, out_channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.conv = ops.Conv3d(channels, out_channels, kernel_size=1)
-
-    def forward(self, x_BCFHW: Tensor) -> Tensor:
-        return conv3d(self.conv, x_BCFHW)
-
-
 class LatentNorm(nn.Module):
     """Group norm whose scale and shift come from the latents ("spatially conditioned", arXiv:2209.09002)."""
 
     def __init__(self, channels: int, latent_channels: int, ops: Ops) -> None:
         super().__init__()
         self.norm_layer = group_norm(channels, ops)
-        self.conv_y = PointwiseConv3d(latent_channels, channels, ops)
-        self.conv_b = PointwiseConv3d(latent_channels, channels, ops)
+        self.conv_y, self.conv_b = (  # with a child `conv`, as in the published files
+            nn.ModuleDict({"conv": ops.Conv3d(latent_channels, channels, kernel_size=1)}) for _ in range(2)
+        )
 
     def forward(self, x_BCFHW: Tensor, z_BZTHW: Tensor) -> Tensor:
         scale, shift = self.scale_and_shift(z_BZTHW, x_BCFHW.shape[2])
@@ -52,7 +42,8 @@ class LatentNorm(nn.Module):
         1x1x1 convolutions commute with nearest upsampling, so they run at latent size and are broadcast.
         """
         index_F = latent_frame_of(frames, z_BZTHW.shape[2]).to(z_BZTHW.device)
-        scale, shift = (conv(z_BZTHW)[:, :, index_F, :, None, :, None] for conv in (self.conv_y, self.conv_b))
+        convs = self.conv_y["conv"], self.conv_b["conv"]
+        scale, shift = (conv3d(conv, z_BZTHW)[:, :, index_F, :, None, :, None] for conv in convs)
         return scale, shift
 
 
@@ -65,7 +56,7 @@ def activation(norm: nn.Module, chunks: list[Tensor], *latents: Tensor) -> Activ
     if weights is None:
         whole = F.silu(norm(torch.cat(chunks, dim=2), *latents))
         return lambda _, frames: whole[:, :, frames]
-    scale = [values_C[:, None, None, None] for values_C in affine(base, weights, row_chunks(chunks, CHUNK_BYTES))]
+    scale = affine(base, weights, row_chunks(chunks, CHUNK_BYTES), axes=3)
     if not isinstance(norm, LatentNorm):
         return lambda x, _: scaled_silu(x, *scale)
     # combine both scales and shifts at latent size

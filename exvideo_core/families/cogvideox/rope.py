@@ -68,15 +68,8 @@ def rope_freqs_cis(
 ) -> Tensor:
     """Factors for `apply_rope` of all tokens, cached: 1 for the text's, which come first, then the video's.
 
-    Args:
-        times: numbers of the latent frames, for each clip or once for all.
-        height, width: size of a frame in tokens.
-        head_dim: channels of a head.
-        text_tokens: number of text tokens.
-        device: of the result.
-
-    Returns:
-        complex64 [L, B or 1, 1, head_dim / 2], the same for all heads.
+    `times` are for each clip or once for all; see `rope_angles`. The result is complex64 [L, B or 1, 1, head_dim / 2],
+    the same for all heads.
     """
     with torch.inference_mode(False), torch.no_grad():  # a later call that uses the cache may need gradients
         angles = rope_angles(torch.tensor(times, device=device), height, width, head_dim)
@@ -89,12 +82,7 @@ def freqs_cis(angles: Tensor) -> Tensor:
 
 
 def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
-    """Rotate neighbouring pairs of channels by a complex product in float32.
-
-    Args:
-        x: [..., D].
-        freqs_cis: complex, broadcast over [..., D / 2].
-    """
+    """Rotate neighbouring pairs of channels of x [..., D] by factors, broadcast over [..., D / 2], in float32."""
     if is_fused():
         return rotate_pairs(x, freqs_cis.real, freqs_cis.imag)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))

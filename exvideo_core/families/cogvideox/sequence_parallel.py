@@ -44,17 +44,11 @@ def share_tokens(transformer: CogVideoXTransformer) -> None:
 
 
 class _Ulysses:
-    """Token split and exchanges of one transformer.
-
-    Attributes:
-        rank: of this process.
-        world: P.
-        counts: tokens of each process in the current forward pass.
-    """
+    """Token split and exchanges of one transformer."""
 
     def __init__(self) -> None:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        self.counts: list[int] = []
+        self.counts: list[int] = []  # tokens of each process in the current forward pass
 
     def run_blocks(self, blocks: Sequence[nn.Module], x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
         """`block.run_blocks` on this process's tokens; takes and returns all tokens."""

@@ -7,17 +7,16 @@ Shapes: B prompts, L tokens, D channels of the embedding.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
 from ...nn.nan_check import checked
-from ...nn.sizes import check_depth
+from ...nn.sizes import Shapes, complete, count
 
 if TYPE_CHECKING:
     from transformers import T5EncoderModel
@@ -26,63 +25,46 @@ MAX_TOKENS = 226  # prompts are padded or truncated to this length
 VOCABULARY = 32128  # rows of T5's token embeddings; the tokenizer uses 32,100 of them
 _TOKENIZER = Path(__file__).with_name("t5_tokenizer.json.gz")
 
-Shapes = Mapping[str, tuple[int, ...]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoderConfig:
-    """T5 v1.1's encoder, XXL as published, in the names of `transformers`."""
+    """T5 v1.1's encoder, XXL as published; the names are those of transformers' configuration."""
 
-    width: int = 4096
-    layers: int = 24
-    heads: int = 64
-    head_dim: int = 64
-    hidden: int = 10240  # of the gated feed-forwards
-    buckets: int = 32  # of the relative attention bias
-    vocabulary: int = VOCABULARY
+    d_model: int = 4096
+    num_layers: int = 24
+    num_heads: int = 64
+    d_kv: int = 64
+    d_ff: int = 10240  # of the gated feed-forwards
+    relative_attention_num_buckets: int = 32
+    vocab_size: int = VOCABULARY
 
     @classmethod
+    @complete(
+        "encoder of T5 v1.1",
+        " Choose the text_encoder of THUDM/CogVideoX-5b or a file like t5xxl_fp16.safetensors, or download it again if "
+        "it is incomplete.",
+    )
     def from_shapes(cls, shapes: Shapes) -> TextEncoderConfig:
         """Infer the sizes from names and shapes."""
-        layers = 0
-        while f"encoder.block.{layers}.layer.0.SelfAttention.q.weight" in shapes:
-            layers += 1
-        try:
-            check_depth(layers)
-            vocabulary, width = shapes["shared.weight"]
-            buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
-            return cls(
-                width=width,
-                layers=layers,
-                heads=heads,
-                head_dim=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
-                hidden=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
-                buckets=buckets,
-                vocabulary=vocabulary,
-            )
-        except (KeyError, ValueError, IndexError, ZeroDivisionError) as error:
-            raise CheckpointError(
-                f"this is not a complete encoder of T5 v1.1 ({error}). Choose the text_encoder of THUDM/CogVideoX-5b "
-                f"or a file like t5xxl_fp16.safetensors, or download it again if it is incomplete."
-            ) from error
+        layers = count(shapes, "encoder.block.*.layer.0.SelfAttention.q.weight")
+        vocabulary, width = shapes["shared.weight"]
+        buckets, heads = shapes["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+        return cls(
+            d_model=width,
+            num_layers=layers,
+            num_heads=heads,
+            d_kv=shapes["encoder.block.0.layer.0.SelfAttention.q.weight"][0] // heads,
+            d_ff=shapes["encoder.block.0.layer.1.DenseReluDense.wi_0.weight"][0],
+            relative_attention_num_buckets=buckets,
+            vocab_size=vocabulary,
+        )
 
 
 def build_t5(config: TextEncoderConfig) -> T5EncoderModel:
     """An encoder of the given sizes, without weights."""
     from transformers import T5Config, T5EncoderModel  # slow to import, only needed here
 
-    return T5EncoderModel(
-        T5Config(
-            vocab_size=config.vocabulary,
-            d_model=config.width,
-            d_kv=config.head_dim,
-            d_ff=config.hidden,
-            num_layers=config.layers,
-            num_heads=config.heads,
-            relative_attention_num_buckets=config.buckets,
-            feed_forward_proj="gated-gelu",
-        )
-    )
+    return T5EncoderModel(T5Config(**asdict(config), feed_forward_proj="gated-gelu"))
 
 
 class Tokenizer:
@@ -100,12 +82,7 @@ class Tokenizer:
 
 
 class TextEncoder(nn.Module):
-    """Prompts to embeddings [B, 226, D], in the dtype of the weights.
-
-    Args:
-        t5: encoder with its weights.
-        tokenizer: prompts to ids [B, L].
-    """
+    """Prompts to embeddings [B, 226, D], in the dtype of the weights; `tokenizer` makes ids [B, L] of them."""
 
     def __init__(self, t5: T5EncoderModel, tokenizer: Callable[[Sequence[str]], Tensor]) -> None:
         super().__init__()
@@ -113,16 +90,8 @@ class TextEncoder(nn.Module):
         self.tokenizer = tokenizer
         t5.encoder.embed_tokens = t5.shared  # tie again: loading gave each a parameter of its own
 
-    @property
-    def device(self) -> torch.device:
-        return self.t5.shared.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.t5.shared.weight.dtype
-
     def forward(self, prompts: Sequence[str]) -> Tensor:
-        ids = self.tokenizer(prompts).to(self.device)
+        ids = self.tokenizer(prompts).to(self.t5.shared.weight.device)
 
         def encode() -> Tensor:
             # no attention mask: CogVideoX was trained with the embeddings of padding tokens
@@ -136,7 +105,7 @@ class TextEncoder(nn.Module):
         Their outputs overflow float16 with the published weights (`T5PreTrainedModel._keep_in_fp32_modules`).
         """
         super().to(*args, **kwargs)
-        if self.dtype == torch.float16:
+        if self.t5.shared.weight.dtype == torch.float16:
             for name, layer in self.t5.named_modules():
                 if name.endswith(".wo"):
                     layer.float()

@@ -25,27 +25,17 @@ from .rope import rope_freqs_cis
 
 
 class CogVideoXTransformer(nn.Module):
-    """Predicts v from noisy latents, a timestep and text embeddings.
+    """Predicts v from noisy latents, a timestep and text embeddings; its layers are `torch.nn`'s or a host's, `ops`."""
 
-    Args:
-        config: sizes; `TransformerConfig.from_shapes` reads them from a checkpoint.
-        ops: layer classes, `torch.nn` or a host's.
-        attention: see `exvideo_core.nn.attention`.
-
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk at inference, besides the tokens and their attention
-            output; changes results by rounding only.
-        run_blocks: runs tokens through blocks; `sequence_parallel` replaces it.
-        fp8_keep: layers that fp8 leaves in their dtype: the first, the last, and the modulation of norms.
-    """
-
+    # layers that fp8 leaves in their dtype: the first, the last, and the modulation of norms
     fp8_keep = re.compile(r"^(patch_embed|time_embedding|norm_out|proj_out)(\.|$)|(^|\.)norm\d\.")
 
     def __init__(self, config: TransformerConfig, ops: Ops = nn, attention: Attention = sdpa) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes: int = CHUNK_BYTES
-        self.run_blocks: RunBlocks = run_blocks
+        # for the temporary tensors of one chunk, besides tokens and attention output; changes results by rounding only
+        self.chunk_bytes = CHUNK_BYTES
+        self.run_blocks: RunBlocks = run_blocks  # `sequence_parallel` replaces it
         self.patch_embed = PatchEmbed(config, ops)
         self.time_embedding = TimeEmbedding(config.width, config.time_dim, ops)
         self.transformer_blocks = nn.ModuleList(Block(config, ops, attention) for _ in range(config.layers))
@@ -61,7 +51,7 @@ class CogVideoXTransformer(nn.Module):
         times: Tensor | None = None,
         memory: Branch | None = None,
     ) -> Tensor:
-        """Predict v.
+        """Predict v, [B, 16, T, H, W].
 
         Args:
             x_BCTHW: [B, 16, T, H, W] at unit variance; H and W are multiples of the patch size. The image-to-video
@@ -70,9 +60,6 @@ class CogVideoXTransformer(nn.Module):
             context_BLD: text embeddings, [B, 226, D] or [1, 226, D].
             times: numbers of the latent frames in the whole clip, [T] or [B, T]; default 0 to T - 1.
             memory: cache of previous steps, to skip blocks whose output changes little (see `step_cache`).
-
-        Returns:
-            [B, 16, T, H, W].
         """
         batch, _, frames, height, width = x_BCTHW.shape
         patch = self.config.patch
@@ -97,17 +84,11 @@ class CogVideoXTransformer(nn.Module):
         )
 
     def _freqs_cis(self, x_BCTHW: Tensor, text_tokens: int, times: Tensor | None) -> Tensor:
-        frames, height, width = x_BCTHW.shape[2:]
-        numbers = range(frames) if times is None else times.tolist()
-        by_clip = numbers if times is not None and times.ndim == 2 else [numbers]
-        return rope_freqs_cis(
-            tuple(map(tuple, by_clip)),
-            height // self.config.patch,
-            width // self.config.patch,
-            self.config.head_dim,
-            text_tokens,
-            x_BCTHW.device,
-        )
+        frames, *sides = x_BCTHW.shape[2:]
+        numbers = [range(frames)] if times is None else torch.atleast_2d(times).tolist()
+        height, width = (side // self.config.patch for side in sides)
+        by_clip = tuple(map(tuple, numbers))
+        return rope_freqs_cis(by_clip, height, width, self.config.head_dim, text_tokens, x_BCTHW.device)
 
     def _video_tokens(self, x_LBC: Tensor, args: TransformerArgs, memory: Branch | None) -> Tensor:
         """The video's tokens after all blocks, or predicted by the step cache after the first block."""

@@ -7,8 +7,8 @@ Shapes: B clips, C channels, F frames, T latent frames, H W height and width (pi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise, product
+from collections.abc import Iterator
+from itertools import islice, product
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from ...nn.convolution import channels_last_on_gpu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
-from ...nn.tiling import Blend, Window, scaled, tile_axes
+from ...nn.tiling import Blend, scaled, tile_axes
 from ...progress import Progress
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
@@ -30,55 +30,41 @@ SPATIAL_FACTOR, TEMPORAL_FACTOR = GEOMETRY.spatial_factor, GEOMETRY.temporal_fac
 
 # The norms' statistics span one temporal chunk, so the chunks are part of the result. These are those of
 # DiffSynth-Studio 1.1.9 (cog_vae.py) and diffusers; an odd first frame belongs to the first chunk.
-_LATENT_CHUNK = 2
-_FRAME_CHUNK = TEMPORAL_FACTOR * _LATENT_CHUNK
+LATENT_CHUNK = 2
+_FRAME_CHUNK = TEMPORAL_FACTOR * LATENT_CHUNK
 _TIME_LEVELS = 2  # highest resolutions, at which time is halved or doubled too
 
 
 class CogVideoXVAE(nn.Module):
-    """Pixels in [-1, 1] to raw (unscaled) latents and back.
-
-    Args:
-        config: sizes; `VAEConfig.from_shapes` reads them from a checkpoint.
-        ops: layer classes, `torch.nn` or a host's.
-
-    Attributes:
-        chunk_bytes: for the temporary tensors of one chunk; changes results by rounding only.
-    """
+    """Pixels in [-1, 1] to raw (unscaled) latents and back; its layers are `torch.nn`'s or a host's, `ops`."""
 
     scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
 
     def __init__(self, config: VAEConfig, ops: Ops = nn) -> None:
         super().__init__()
         self.config = config
-        self.chunk_bytes = CHUNK_BYTES
+        self.chunk_bytes = CHUNK_BYTES  # for the temporary tensors of one chunk; changes results by rounding only
         self.encoder = Encoder(config, ops)
         self.decoder = Decoder(config, ops)
 
     def encode(self, video_BCFHW: Tensor, progress: Progress | None = None) -> Tensor:
-        """Mean of the latent distribution of a clip with any number of frames.
-
-        Args:
-            video_BCFHW: [B, 3, F, H, W] in [-1, 1]; H and W are multiples of 8.
-            progress: called with the temporal chunks done and in total.
+        """Mean of the latent distribution of a clip, [B, 3, F, H, W] in [-1, 1]; H and W are multiples of 8.
 
         Returns:
             [B, 16, ceil(F / 4), H / 8, W / 8]. A latent frame decodes to 4 frames, the first to 1 if F is odd, so only
             8k + 1 frames decode to as many.
         """
-        height, width = video_BCFHW.shape[-2:]
-        GEOMETRY.check_cells(height, width)
+        GEOMETRY.check_cells(*video_BCFHW.shape[-2:])
         with restore_chunk_bytes(self):
             return retry_with_smaller_chunks(self, lambda: self._encode(video_BCFHW, progress))
 
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         latents = []
-        spans = list(temporal_chunks(video_BCFHW.shape[2], _FRAME_CHUNK))
-        names = [f"encoding frames {start} to {end - 1}" for start, end in spans]
-        for moments in self._checked(names, self.encoder, video_BCFHW, _FRAME_CHUNK):
+        count = len(list(temporal_chunks(video_BCFHW.shape[2], _FRAME_CHUNK)))
+        for moments in self._checked_chunks("encoding", self.encoder, video_BCFHW, _FRAME_CHUNK):
             latents.append(moments[:, : self.config.latent_channels])
             if progress:
-                progress(len(latents), len(spans))
+                progress(len(latents), count)
         return torch.cat(latents, dim=2)
 
     def decode(self, latents_BCTHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
@@ -100,35 +86,33 @@ class CogVideoXVAE(nn.Module):
 
     def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
         frames, height, width = latents_BCTHW.shape[2:]
-        windows = decode_windows(height, width, tile)
+        windows = list(product(*tile_axes(height, width, tile)))
         size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
         blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
-        count = len(windows) * len(list(decode_chunks(frames)))
+        count = len(windows) * len(list(temporal_chunks(frames, LATENT_CHUNK)))
         done = 0
         for window in windows:
             (h0, h1), (w0, w1) = window
             start = 0
-            for chunk_BCFHW in self._decode_chunks(latents_BCTHW[..., h0:h1, w0:w1]):
+            part_BCTHW = latents_BCTHW[..., h0:h1, w0:w1]
+            for chunk_BCFHW in self._checked_chunks("decoding", self.decoder, part_BCTHW, LATENT_CHUNK):
                 blend.add(scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)), chunk_BCFHW, start)
                 start, done = start + chunk_BCFHW.shape[2], done + 1
                 if progress:
                     progress(done, count)
         return blend.mean()
 
-    def _decode_chunks(self, latents_BCTHW: Tensor) -> Iterator[Tensor]:
-        frames = latents_BCTHW.shape[2]
-        ends = [TEMPORAL_FACTOR * end - (TEMPORAL_FACTOR - 1) * (frames % 2) for _, end in decode_chunks(frames)]
-        names = [f"decoding frames {start} to {end - 1}" for start, end in pairwise([0, *ends])]
-        return self._checked(names, self.decoder, latents_BCTHW, _LATENT_CHUNK)
-
-    def _checked(self, names: Sequence[str], coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
-        """Run the encoder or decoder on each temporal chunk; an error about NaN or Inf starts with the chunk's name."""
-        for index, chunk in enumerate(self._run_chunks(coder, x_BCTHW, size)):
+    def _checked_chunks(self, doing: str, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
+        """Run the encoder or decoder on each temporal chunk; an error about NaN or Inf names the chunk's frames."""
+        first, spans = 0, temporal_chunks(x_BCTHW.shape[2], size)
+        for index, ((start, end), chunk) in enumerate(zip(spans, self._run_chunks(coder, x_BCTHW, size), strict=True)):
 
             def again(index: int = index) -> Tensor:  # from the start, because a chunk needs the past frames
                 return next(islice(self._run_chunks(coder, x_BCTHW, size), index, None))
 
-            yield checked_part(names[index], chunk, self, again, x_BCTHW)
+            last = first + max(end - start, chunk.shape[2]) - 1  # of the frames that are encoded or were decoded
+            yield checked_part(f"{doing} frames {first} to {last}", chunk, self, again, x_BCTHW)
+            first = last + 1
 
     def _run_chunks(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
         past: Past = {}
@@ -139,16 +123,6 @@ class CogVideoXVAE(nn.Module):
         """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
         weight = self.decoder.conv_in.conv.weight
         return x.to(weight.device, weight.dtype)
-
-
-def decode_windows(height: int, width: int, tile: int | None = None) -> list[Window]:
-    """Tiles that are decoded one by one, in latent cells; `tile` as in `CogVideoXVAE.decode`."""
-    return list(product(*tile_axes(height, width, tile)))
-
-
-def decode_chunks(latent_frames: int) -> Iterator[tuple[int, int]]:
-    """Start and end of the latent frames of every temporal chunk of the decoder."""
-    return temporal_chunks(latent_frames, _LATENT_CHUNK)
 
 
 def temporal_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -168,7 +142,7 @@ class Encoder(nn.Module):
         self.conv_in = CausalConv3d(3, channels, ops)
         self.down_blocks = nn.ModuleList()
         for level, width in enumerate(config.widths):
-            resample = None if _is_last(config, level) else Downsample(width, level < _TIME_LEVELS, ops)
+            resample = None if level == len(config.widths) - 1 else Downsample(width, level < _TIME_LEVELS, ops)
             self.down_blocks.append(Level(channels, width, config.blocks_per_level, None, ops, downsamplers=resample))
             channels = width
         self.mid_block = Level(channels, channels, 2, None, ops)
@@ -200,7 +174,7 @@ class Decoder(nn.Module):
         self.mid_block = Level(channels, channels, 2, latent, ops)
         self.up_blocks = nn.ModuleList()
         for level, width in enumerate(reversed(config.widths)):
-            resample = None if _is_last(config, level) else Upsample(width, level < _TIME_LEVELS, ops)
+            resample = None if level == len(config.widths) - 1 else Upsample(width, level < _TIME_LEVELS, ops)
             depth = config.blocks_per_level + 1
             self.up_blocks.append(Level(channels, width, depth, latent, ops, upsamplers=resample))
             channels = width
@@ -220,10 +194,6 @@ class Decoder(nn.Module):
 def _effective_chunk_bytes(x_BCFHW: Tensor, chunk_bytes: int) -> int:
     """No chunks where gradients are needed, nor for several clips, because each has its own norm statistics."""
     return sys.maxsize if torch.is_grad_enabled() or len(x_BCFHW) > 1 else chunk_bytes
-
-
-def _is_last(config: VAEConfig, level: int) -> bool:
-    return level == len(config.widths) - 1
 
 
 class Level(nn.Module):

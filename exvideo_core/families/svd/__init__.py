@@ -2,42 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from ...estimate import Estimates
-from ...family import Command, Family, Inspection
+from ...family import Family, lazy
 from .detect import RULES
 from .files import GROUPS
 from .geometry import GEOMETRY
 from .methods import METHODS
-
-if TYPE_CHECKING:
-    from ...training.recipe import TrainingRecipe
-
-
-def _training() -> TrainingRecipe[Any]:
-    from .training import RECIPE
-
-    return RECIPE
-
-
-def _estimates() -> Estimates:
-    from .estimate import ESTIMATES
-
-    return ESTIMATES
-
-
-def _command() -> Command:
-    from .command import COMMAND
-
-    return COMMAND
-
-
-def _inspection() -> Inspection:
-    from .inspect import INSPECTION
-
-    return INSPECTION
-
 
 SVD = Family(
     name="svd",
@@ -45,8 +14,8 @@ SVD = Family(
     geometry=GEOMETRY,
     detect=RULES,
     groups=GROUPS,
-    estimates=_estimates,
-    command=_command,
-    inspection=_inspection,
-    training=_training,
+    estimates=lazy(__name__, "estimate", "ESTIMATES"),
+    command=lazy(__name__, "command", "COMMAND"),
+    inspection=lazy(__name__, "inspect", "INSPECTION"),
+    training=lazy(__name__, "training", "RECIPE"),
 )

@@ -126,8 +126,7 @@ class TemporalResBlock(nn.Module):
         weights = effective_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
         if weights is None:
             return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
-        factor_C, summand_C = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)))
-        scale = factor_C[:, None, None, None], summand_C[:, None, None, None]
+        scale = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)), axes=3)
         return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
 
 
@@ -143,17 +142,6 @@ def frames_first(x_HTCW: Tensor) -> Tensor:
 
 def _norm_act(channels: int, eps: float, ops: Ops, *then: nn.Module) -> nn.Sequential:
     return nn.Sequential(group_norm(channels, ops, eps), nn.SiLU(), *then)
-
-
-class Downsample(nn.Module):
-    """Halve height and width."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.op = ops.Conv2d(channels, channels, kernel_size=3, stride=2, padding=1)
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        return self.op(x_BCHW)
 
 
 class Upsample(nn.Module):

@@ -131,7 +131,7 @@ def read_extension(path: Path | WeightFile, base: Mapping[str, Shape]) -> dict[s
     expected = extended_shapes(base, frames)
     missing = [name for name in expected if name not in found]
     unknown += [name for name in found if name not in expected]
-    if complaints := misfit(missing, unknown, different(expected, found), _published):
+    if complaints := misfit(missing, unknown, different(expected, found), lambda name: keys.PUBLISHED.get(name, name)):
         raise CheckpointError(
             f"{file.name} does not fit the SVD checkpoint, which needs {len(expected)} tensors: {complaints}; choose "
             f"the checkpoint the extension was made for, or download it again if it is incomplete."
@@ -149,13 +149,6 @@ def extended_shapes(base: Mapping[str, Shape], frames: int) -> dict[str, Shape]:
         shapes[f"{site}.extension.mix.weight"] = (channels, channels, 3, 3, 3)
         shapes[f"{site}.extension.mix.bias"] = (channels,)
     return shapes
-
-
-def _published(name: str) -> str:
-    try:
-        return keys.sgm_to_extension(name)
-    except CheckpointError:
-        return name
 
 
 def _table_length(unet: Mapping[str, Tensor], source: str) -> int | None:

@@ -7,28 +7,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ...errors import CheckpointError
-from ...nn.sizes import check_depth
-
-Shapes = Mapping[str, tuple[int, ...]]
-
-
-@contextmanager
-def _complete(network: str, hint: str = "") -> Iterator[None]:
-    """Say that the network is not complete where its sizes cannot be read."""
-    try:
-        yield
-    except (LookupError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"this is not a complete {network} ({error}).{hint}") from error
-
-
-def _count(shapes: Shapes, name: str) -> int:
-    """How many names there are: with 0, 1, 2 and so on in the place of the star."""
-    return next(i for i in itertools.count() if name.replace("*", str(i)) not in shapes)
+from ...nn.sizes import Shapes, check_depth, complete, count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +27,7 @@ class UNetConfig:
     extension_frames: int | None = None  # rows of ExVideo's position table; None is the base model
 
     @classmethod
-    @_complete("SVD UNet", " Choose a file like svd_xt.safetensors, or download it again if it is incomplete.")
+    @complete("SVD UNet", " Choose a file like svd_xt.safetensors, or download it again if it is incomplete.")
     def from_shapes(cls, shapes: Shapes) -> UNetConfig:
         """Infer the sizes from names and shapes in sgm naming, without the `model.diffusion_model.` prefix."""
         widths: list[int] = []
@@ -89,12 +70,11 @@ class VAEConfig:
     latent_channels: int = 4
 
     @classmethod
-    @_complete("SVD autoencoder")
+    @complete("SVD autoencoder")
     def from_shapes(cls, shapes: Shapes) -> VAEConfig:
         """Infer the sizes from names and shapes in sgm naming: `encoder.*`, `quant_conv.*`, `decoder.*`."""
-        levels = _count(shapes, "encoder.down.*.block.0.conv1.weight")
-        blocks = _count(shapes, "encoder.down.0.block.*.conv1.weight")
-        check_depth(levels, blocks)
+        levels = count(shapes, "encoder.down.*.block.0.conv1.weight")
+        blocks = count(shapes, "encoder.down.0.block.*.conv1.weight")
         widths = tuple(shapes[f"encoder.down.{level}.block.0.conv1.weight"][0] for level in range(levels))
         return cls(widths=widths, blocks_per_level=blocks, latent_channels=shapes["decoder.conv_in.weight"][1])
 
@@ -106,22 +86,21 @@ def num_heads(channels: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoderConfig:
-    """CLIP's vision tower with projection, ViT-H/14 as published, in the names of `transformers`."""
+    """CLIP's vision tower with projection, ViT-H/14 as published; the names are those of transformers' config."""
 
-    width: int = 1280
-    layers: int = 32
-    heads: int = 16
-    hidden: int = 5120  # of the feed-forwards
-    patch: int = 14  # pixels
+    hidden_size: int = 1280
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 16
+    intermediate_size: int = 5120  # of the feed-forwards
+    patch_size: int = 14  # pixels
     image_size: int = 224  # pixels
-    embedding_dim: int = 1024  # of the projected output
+    projection_dim: int = 1024  # of the projected output
 
     @classmethod
-    @_complete("CLIP image encoder")
+    @complete("CLIP image encoder")
     def from_shapes(cls, shapes: Shapes) -> ImageEncoderConfig:
         """Infer the sizes from names and shapes; heads have 80 channels where that divides the width, else 64."""
-        layers = _count(shapes, "vision_model.encoder.layers.*.mlp.fc1.weight")
-        check_depth(layers)
+        layers = count(shapes, "vision_model.encoder.layers.*.mlp.fc1.weight")
         width, _, _, patch = shapes["vision_model.embeddings.patch_embedding.weight"]
         cells = shapes["vision_model.embeddings.position_embedding.weight"][0] - 1
         hidden = shapes["vision_model.encoder.layers.0.mlp.fc1.weight"][0]
@@ -131,11 +110,11 @@ class ImageEncoderConfig:
             if found != ((width, width), (hidden, width)):
                 raise ValueError(f"layer {i} is not {width} wide")
         return cls(
-            width=width,
-            layers=layers,
-            heads=width // 80 if width % 80 == 0 else num_heads(width),
-            hidden=hidden,
-            patch=patch,
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 80 if width % 80 == 0 else num_heads(width),
+            intermediate_size=hidden,
+            patch_size=patch,
             image_size=patch * math.isqrt(cells),
-            embedding_dim=shapes["visual_projection.weight"][0],
+            projection_dim=shapes["visual_projection.weight"][0],
         )

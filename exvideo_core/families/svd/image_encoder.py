@@ -5,6 +5,7 @@ Shapes: B images, H and W pixels, D channels of the embedding.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,18 +50,7 @@ def build_clip(config: ImageEncoderConfig) -> CLIPVisionModelWithProjection:
     """A vision tower of the given sizes, without weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # slow to import, only needed here
 
-    return CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=config.width,
-            intermediate_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            patch_size=config.patch,
-            image_size=config.image_size,
-            projection_dim=config.embedding_dim,
-            hidden_act="gelu",
-        )
-    )
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**asdict(config), hidden_act="gelu"))
 
 
 def clip_pixels(image_BCHW: Tensor, size: int = 224) -> Tensor:

@@ -13,23 +13,10 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor
 
-from ...errors import CheckpointError
+from ...weights.names import rename, unknown_name, weights_of
 
-# Pairs of prefixes: a name that starts with one of a pair gets the other.
-_Pairs = tuple[tuple[str, str], ...]
+# A pattern at the start of a name, and what replaces it.
 _Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-
-
-def _swap(name: str, pairs: _Pairs, *, back: bool = False) -> str | None:
-    for pair in pairs:
-        old, new = reversed(pair) if back else pair
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return None
-
-
-def _unknown(name: str, kind: str) -> CheckpointError:
-    return CheckpointError(f"{name!r} is not a weight of {kind}; choose a file of that kind, or download it again.")
 
 
 # ExVideo's extension of SVD
@@ -39,49 +26,42 @@ def _unknown(name: str, kind: str) -> CheckpointError:
 _BLOCKS = (7, 17, 29, 39, 51, 61, 83, 113, 123, 133, 144, 154, 164, 175, 185, 195)
 _DOWN = [f"input_blocks.{i}.1" for i in (1, 2, 4, 5, 7, 8)]
 _UP = [f"output_blocks.{i}.1" for i in range(3, 12)]
-_SITES = dict(zip(_BLOCKS, [*_DOWN, "middle_block.1", *_UP], strict=True))
-EXTENSION_SITES = {site: block for block, site in _SITES.items()}
+EXTENSION_SITES = dict(zip([*_DOWN, "middle_block.1", *_UP], _BLOCKS, strict=True))
 
-_EXTENSION: _Pairs = (
-    ("positional_embedding.embeddings", "extension.positions.weight"),
-    ("positional_conv.", "extension.mix."),
-    ("positional_embedding_proj.", "time_pos_embed."),
-    ("act_fn_in.proj.", "time_stack.0.ff_in.net.0.proj."),
-    ("ff_in.", "time_stack.0.ff_in.net.2."),
-    ("act_fn_out.proj.", "time_stack.0.ff.net.0.proj."),
-    ("ff_out.", "time_stack.0.ff.net.2."),
-    ("norm_out.", "time_stack.0.norm3."),
-    *((f"attn{i}.to_out.", f"time_stack.0.attn{i}.to_out.0.") for i in (1, 2)),
-    *((f"attn{i}.to_{x}.", f"time_stack.0.attn{i}.to_{x}.") for i in (1, 2) for x in "qkv"),
-    *((f"{norm}.", f"time_stack.0.{norm}.") for norm in ("norm_in", "norm1", "norm2")),
-)
-_OF_EXTENSION = re.compile(r"(?P<site>.+)\.(?P<rest>(?:time_stack\.0|time_pos_embed|extension)\..+)")
+_LAYERS = {
+    "positional_conv": "extension.mix",
+    **{f"positional_embedding_proj.{i}": f"time_pos_embed.{i}" for i in (0, 2)},
+    "act_fn_in.proj": "time_stack.0.ff_in.net.0.proj",
+    "ff_in": "time_stack.0.ff_in.net.2",
+    "act_fn_out.proj": "time_stack.0.ff.net.0.proj",
+    "ff_out": "time_stack.0.ff.net.2",
+    "norm_out": "time_stack.0.norm3",
+    **{f"attn{i}.to_out": f"time_stack.0.attn{i}.to_out.0" for i in (1, 2)},
+    **{f"attn{i}.to_{x}": f"time_stack.0.attn{i}.to_{x}" for i in (1, 2) for x in "qkv"},
+    **{norm: f"time_stack.0.{norm}" for norm in ("norm_in", "norm1", "norm2")},
+}
+_TO_SGM = {
+    f"blocks.{block}.{old}": f"{site}.{new}"
+    for site, block in EXTENSION_SITES.items()
+    for old, new in [*weights_of(_LAYERS).items(), ("positional_embedding.embeddings", "extension.positions.weight")]
+}
+PUBLISHED = {new: old for old, new in _TO_SGM.items()}
 
 
 def extension_to_sgm(name: str) -> str:
     """Rename a weight of a published extension (`blocks.7.norm_in.weight`) to the UNet's name."""
-    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
-    site = _SITES.get(int(match[1])) if match else None
-    rest = _swap(match[2], _EXTENSION) if match else None
-    if site is None or rest is None:
-        raise _unknown(name, "an ExVideo extension of SVD")
-    return f"{site}.{rest}"
+    return rename(name, _TO_SGM, "an ExVideo extension of SVD")
 
 
 def sgm_to_extension(name: str) -> str:
     """Rename a weight of the UNet to its name in a published extension; the inverse of `extension_to_sgm`."""
-    match = _OF_EXTENSION.fullmatch(name)
-    block = EXTENSION_SITES.get(match["site"]) if match else None
-    rest = _swap(match["rest"], _EXTENSION, back=True) if match else None
-    if block is None or rest is None:
-        raise _unknown(name, "an ExVideo extension of SVD")
-    return f"blocks.{block}.{rest}"
+    return rename(name, PUBLISHED, "an ExVideo extension of SVD")
 
 
 def extension_site(name: str) -> str | None:
     """The transformer (`input_blocks.1.1`) whose extended part has this sgm name; None for other weights."""
-    match = _OF_EXTENSION.fullmatch(name)
-    return match["site"] if match else None
+    match = re.fullmatch(r"(.+)\.(time_stack\.0|time_pos_embed|extension)\..+", name)
+    return match[1] if match else None
 
 
 # diffusers' UNetSpatioTemporalConditionModel
@@ -94,20 +74,11 @@ _RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-_UNET_ENDS: _Pairs = (
-    ("conv_in.", "input_blocks.0.0."),
-    ("conv_norm_out.", "out.0."),
-    ("conv_out.", "out.2."),
-    ("time_embedding.linear_1.", "time_embed.0."),
-    ("time_embedding.linear_2.", "time_embed.2."),
-    ("add_embedding.linear_1.", "label_emb.0.0."),
-    ("add_embedding.linear_2.", "label_emb.0.2."),
-)
 _UNET_PARTS: tuple[_Rule, ...] = (
     (rf"spatial_res_block\.({'|'.join(_RESNET)})\.", lambda m: f"{_RESNET[m[1]]}."),
     (rf"temporal_res_block\.({'|'.join(_RESNET)})\.", lambda m: f"time_stack.{_RESNET[m[1]]}."),
     (r"temporal_transformer_blocks\.", "time_stack."),
-    (r"time_pos_embed\.linear_1\.", "time_pos_embed.0."),  # diffusers counts linear layers, sgm all layers
+    (r"time_pos_embed\.linear_1\.", "time_pos_embed.0."),
     (r"time_pos_embed\.linear_2\.", "time_pos_embed.2."),
     (r"(?=(time_mixer|transformer_blocks|norm|proj_in|proj_out)\.)", ""),  # equal names
 )
@@ -129,30 +100,30 @@ def _highest(names: Iterable[str], pattern: str) -> int:
 def unet_from_diffusers(names: Iterable[str]) -> dict[str, str]:
     """Map of diffusers' names of a UNet to sgm names; depth and levels with attention are inferred from them."""
     names = list(names)
-    per_level = 1 + _highest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")
+    size = 2 + _highest(names, r"down_blocks\.\d+\.resnets\.(\d+)\.")  # input blocks of a level
     with_attention = {match[1] for name in names if (match := re.match(r"up_blocks\.(\d+)\.attentions\.", name))}
-    kinds = {"resnets": 0, "attentions": 1}
 
-    def number(match: re.Match[str], offset: int) -> int:  # of a block in a level
-        return int(match[1]) * (per_level + 1) + offset
+    def block(match: re.Match[str]) -> str:
+        path, first = {"down": ("input_blocks", 1), "up": ("output_blocks", 0)}[match[1]]
+        return f"{path}.{int(match[2]) * size + first + int(match[4])}.{int(match[3] == 'attentions')}."
+
+    def upsampler(match: re.Match[str]) -> str:
+        return f"output_blocks.{int(match[1]) * size + size - 1}.{2 if match[1] in with_attention else 1}."
 
     rules: tuple[_Rule, ...] = (
-        *((re.escape(old), new) for old, new in _UNET_ENDS),
+        (r"conv_in\.", "input_blocks.0.0."),
+        (r"conv_norm_out\.", "out.0."),
+        (r"conv_out\.", "out.2."),
+        (r"time_embedding\.linear_1\.", "time_embed.0."),  # diffusers counts linear layers, sgm all layers
+        (r"time_embedding\.linear_2\.", "time_embed.2."),
+        (r"add_embedding\.linear_1\.", "label_emb.0.0."),
+        (r"add_embedding\.linear_2\.", "label_emb.0.2."),
+        (r"(down|up)_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.", block),
         # a level's downsampler is an input block of its own, its upsampler part of the last output block
-        (r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{number(m, per_level + 1)}.0.op."),
-        (
-            r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda m: f"input_blocks.{number(m, 1 + int(m[3]))}.{kinds[m[2]]}.",
-        ),
-        (r"mid_block\.(resnets|attentions)\.(\d+)\.", lambda m: f"middle_block.{2 * int(m[2]) + kinds[m[1]]}."),
-        (
-            r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda m: f"output_blocks.{number(m, int(m[3]))}.{kinds[m[2]]}.",
-        ),
-        (
-            r"up_blocks\.(\d+)\.upsamplers\.0\.",
-            lambda m: f"output_blocks.{number(m, per_level)}.{2 if m[1] in with_attention else 1}.",
-        ),
+        (r"down_blocks\.(\d+)\.downsamplers\.0\.conv\.", lambda m: f"input_blocks.{(int(m[1]) + 1) * size}.0.op."),
+        (r"up_blocks\.(\d+)\.upsamplers\.0\.", upsampler),
+        (r"mid_block\.resnets\.(\d+)\.", lambda m: f"middle_block.{2 * int(m[1])}."),
+        (r"mid_block\.attentions\.0\.", "middle_block.1."),
     )
     return {name: _from_diffusers(name, rules, _UNET_PARTS, "SVD's UNet") for name in names}
 
@@ -162,7 +133,7 @@ def _from_diffusers(name: str, blocks: tuple[_Rule, ...], parts: tuple[_Rule, ..
     block, part = (match[1], _rewrite(match[2], parts)) if match else (name, "")
     place = _rewrite(block, blocks)
     if place is None or part is None:
-        raise _unknown(name, f"{network} in diffusers' naming")
+        raise unknown_name(name, f"{network} in diffusers' naming")
     return place + part
 
 
@@ -209,20 +180,23 @@ def as_pointwise(name: str, weight: Tensor) -> Tensor:
 
 # open_clip's vision tower and transformers' CLIPVisionModelWithProjection
 
-_CLIP_ENDS: _Pairs = (
-    ("class_embedding", "vision_model.embeddings.class_embedding"),
-    ("conv1.weight", "vision_model.embeddings.patch_embedding.weight"),
-    ("positional_embedding", "vision_model.embeddings.position_embedding.weight"),
-    ("ln_pre.", "vision_model.pre_layrnorm."),  # sic
-    ("ln_post.", "vision_model.post_layernorm."),
-)
-_CLIP_LAYER: _Pairs = (
-    ("ln_1.", "layer_norm1."),
-    ("ln_2.", "layer_norm2."),
-    ("attn.out_proj.", "self_attn.out_proj."),
-    ("mlp.c_fc.", "mlp.fc1."),
-    ("mlp.c_proj.", "mlp.fc2."),
-)
+_TO_CLIP = {
+    **weights_of(
+        {
+            "ln_pre": "vision_model.pre_layrnorm",  # sic
+            "ln_post": "vision_model.post_layernorm",
+            "transformer.resblocks.N.ln_1": "vision_model.encoder.layers.N.layer_norm1",
+            "transformer.resblocks.N.ln_2": "vision_model.encoder.layers.N.layer_norm2",
+            "transformer.resblocks.N.attn.out_proj": "vision_model.encoder.layers.N.self_attn.out_proj",
+            "transformer.resblocks.N.mlp.c_fc": "vision_model.encoder.layers.N.mlp.fc1",
+            "transformer.resblocks.N.mlp.c_proj": "vision_model.encoder.layers.N.mlp.fc2",
+        }
+    ),
+    "class_embedding": "vision_model.embeddings.class_embedding",
+    "conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "positional_embedding": "vision_model.embeddings.position_embedding.weight",
+}
+_TO_OPEN_CLIP = {new: old for old, new in _TO_CLIP.items()}
 
 
 def image_encoder_from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -233,18 +207,14 @@ def image_encoder_from_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Ten
     """
     result: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        layer = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.+)", name)
-        stacked = re.fullmatch(r"attn\.in_proj_(weight|bias)", layer[2]) if layer else None
-        place = f"vision_model.encoder.layers.{layer[1]}." if layer else ""
+        stacked = re.fullmatch(r"transformer\.resblocks\.(\d+)\.attn\.in_proj_(weight|bias)", name)
         if name == "proj" and weight.ndim == 2:
             result["visual_projection.weight"] = weight.t().contiguous()
         elif stacked and weight.ndim and weight.shape[0] % 3 == 0:
             for letter, part in zip("qkv", weight.chunk(3), strict=True):
-                result[f"{place}self_attn.{letter}_proj.{stacked[1]}"] = part
-        elif new := _swap(layer[2], _CLIP_LAYER) if layer else _swap(name, _CLIP_ENDS):
-            result[place + new] = weight
+                result[f"vision_model.encoder.layers.{stacked[1]}.self_attn.{letter}_proj.{stacked[2]}"] = part
         else:
-            raise _unknown(name, "an open_clip vision tower")
+            result[rename(name, _TO_CLIP, "an open_clip vision tower")] = weight
     return result
 
 
@@ -252,17 +222,12 @@ def image_encoder_to_open_clip(weights: Mapping[str, Tensor]) -> dict[str, Tenso
     """Convert transformers' weights to open_clip's; the inverse of `image_encoder_from_open_clip`."""
     result: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        layer = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.(.+)", name)
-        split = re.fullmatch(r"self_attn\.([qkv])_proj\.(weight|bias)", layer[2]) if layer else None
-        place = f"transformer.resblocks.{layer[1]}." if layer else ""
+        split = re.fullmatch(r"vision_model\.encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)", name)
         if name == "visual_projection.weight":
             result["proj"] = weight.t().contiguous()
-        elif split:
-            if split[1] == "q":
-                parts = [weights[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
-                result[f"{place}attn.in_proj_{split[2]}"] = torch.cat(parts)
-        elif new := _swap(layer[2], _CLIP_LAYER, back=True) if layer else _swap(name, _CLIP_ENDS, back=True):
-            result[place + new] = weight
-        else:
-            raise _unknown(name, "a CLIP image encoder in transformers' naming")
+        elif split is None:
+            result[rename(name, _TO_OPEN_CLIP, "a CLIP image encoder in transformers' naming")] = weight
+        elif split[2] == "q":
+            parts = [weights[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
+            result[f"transformer.resblocks.{split[1]}.attn.in_proj_{split[3]}"] = torch.cat(parts)
     return result

@@ -6,6 +6,7 @@ Shapes: N clips x T frames (B = N T), C channels, H and W latent height and widt
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 
@@ -17,7 +18,7 @@ from ...nn.attention import Attention, sdpa
 from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
 from ...nn.layers import Ops, group_norm, sinusoid
 from ...nn.step_cache import Branch
-from .blocks import Downsample, ResBlock, UNetArgs, Upsample, channels_last
+from .blocks import ResBlock, UNetArgs, Upsample, channels_last
 from .config import UNetConfig
 from .lazy_frames import Frames, LazyFrames, OffloadSkip, keep
 from .transformer import SpatioTemporalTransformer
@@ -70,31 +71,21 @@ class SVDUNet(nn.Module):
             x_BCHW: [N T, 8, H, W]: scaled noisy latents, then the conditioning image's latents.
             timestep: 0.25 ln sigma; a scalar, [1], [N] or [N T].
             context: image embeddings, [D], [1, D], [N, 1, D] or [N T, 1, D].
-            add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3].
+            add_time_ids: fps - 1, motion bucket, noise augmentation; [1, 3], [N, 3] or [N T, 3]. Or their sinusoids,
+                `id_dim` for each.
             num_frames: T; default B.
             frame_ids: number of each frame in the whole clip; default 0 to T - 1.
             memory: cache of previous steps, to skip blocks whose output changes little (see `step_cache`).
         """
-        ids = sinusoid(add_time_ids.reshape(-1), self.config.id_dim).view(-1, 3 * self.config.id_dim)
-        return self.denoise(x_BCHW, timestep, context, ids, num_frames, frame_ids, memory)
-
-    def denoise(
-        self,
-        x_BCHW: Tensor,
-        timestep: Tensor,
-        context: Tensor,
-        ids_embedding: Tensor,
-        num_frames: int | None = None,
-        frame_ids: Sequence[int] | None = None,
-        memory: Branch | None = None,
-    ) -> Tensor:
-        """Predict v from already embedded ids, `ids_embedding` [N, 3 x id_dim]; other arguments as in `forward`."""
+        if add_time_ids.shape[-1] == 3:
+            id_dim = self.config.id_dim
+            add_time_ids = sinusoid(add_time_ids.reshape(-1), id_dim).view(-1, 3 * id_dim)
         num_frames = num_frames or x_BCHW.shape[0]
         self._check(x_BCHW, num_frames, frame_ids)
         device, dtype = x_BCHW.device, x_BCHW.dtype
         ids_T = torch.tensor(list(range(num_frames) if frame_ids is None else frame_ids), device=device)
         steps = sinusoid(timestep.reshape(-1).to(device), self.config.widths[0]).to(dtype)
-        embedding = self.time_embed(steps), self.label_emb(ids_embedding.to(device, dtype))
+        embedding = self.time_embed(steps), self.label_emb(add_time_ids.to(device, dtype))
         tokens = context if context.ndim == 3 else context.reshape(-1, 1, context.shape[-1])
         clips = []
         for clip, start in enumerate(range(0, len(x_BCHW), num_frames)):  # one by one: half the memory, same speed
@@ -207,16 +198,16 @@ class _Builder:
         return [res, self.transformer(width)] if level in self.config.attention_levels else [res]
 
     def down(self) -> nn.ModuleList:
-        config, channels = self.config, self.config.widths[0]
-        blocks: list[list[nn.Module]] = [[self.ops.Conv2d(config.in_channels, channels, kernel_size=3, padding=1)]]
+        config, width = self.config, self.config.widths[0]
+        blocks: list[list[nn.Module]] = [[self.ops.Conv2d(config.in_channels, width, kernel_size=3, padding=1)]]
         for level, width in enumerate(config.widths):
             eps = _ATTENTION_EPS if level in config.attention_levels else _EPS
             for _ in range(config.blocks_per_level):
-                blocks.append(self.layers(level, channels, eps))
+                blocks.append(self.layers(level, self.skip_channels[-1], eps))
                 self.skip_channels.append(width)
-                channels = width
             if level < len(config.widths) - 1:
-                blocks.append([Downsample(width, self.ops)])
+                halve = self.ops.Conv2d(width, width, kernel_size=3, stride=2, padding=1)
+                blocks.append([nn.Sequential(OrderedDict(op=halve))])
                 self.skip_channels.append(width)
         return nn.ModuleList(map(nn.ModuleList, blocks))
 

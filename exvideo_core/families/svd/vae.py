@@ -7,6 +7,7 @@ Shapes: T frames, C channels, H and W height and width in pixels, h and w in lat
 from __future__ import annotations
 
 import sys
+from collections import OrderedDict
 from functools import partial
 from itertools import product
 
@@ -23,7 +24,7 @@ from ...nn.tiling import Blend, Window, scaled, tile_axes, windows
 from ...progress import Progress
 from .config import VAEConfig
 from .geometry import GEOMETRY
-from .vae_blocks import Downsample, Middle, ResBlock
+from .vae_blocks import Middle, ResBlock
 from .vae_decoder import TemporalDecoder
 
 SCALING_FACTOR = 0.18215  # raw latents times this have about unit variance, as the UNet expects
@@ -38,11 +39,9 @@ _TILE_STRIDE = 32
 
 
 class VAE(nn.Module):
-    """Pixels in [-1, 1] to raw (unscaled) latents and back.
+    """Pixels in [-1, 1] to raw (unscaled) latents and back; its layers are `torch.nn`'s or a host's, `ops`.
 
-    Args:
-        quantised: whether the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
-        ops: layer classes, `torch.nn` or a host's.
+    If `quantised`, the encoder ends in `quant_conv` (the image autoencoder of `conditioner.embedders.3`).
     """
 
     scaling_factor = SCALING_FACTOR  # the denoiser works on latents times this
@@ -79,11 +78,8 @@ class VAE(nn.Module):
 
         Raw [T, 4, h, w] to float32 [T, 3, 8 h, 8 w] on the CPU, about [-1, 1].
         The windows do not depend on free memory. Out of memory, a window is decoded again in smaller chunks, which
-        changes the result by rounding only.
-
-        Args:
-            progress: called with the windows done and in total.
-            tile: side of smaller tiles in latent cells, below 128: less memory, but seams may show. None is exact.
+        changes the result by rounding only. `progress` counts windows. `tile` is the side of smaller tiles in latent
+        cells, below 128: less memory, but seams may show; None is exact.
         """
         frames, _, height, width = latents_TCHW.shape
         windows = decode_windows(frames, height, width, tile)
@@ -148,7 +144,10 @@ class Level(nn.Module):
         super().__init__()
         inputs = [channels] + [out_channels] * (depth - 1)
         self.block = nn.ModuleList(ResBlock(channels, out_channels, ops) for channels in inputs)
-        self.downsample = Downsample(out_channels, ops) if downsamples else None
+        self.downsample: nn.Module | None = None
+        if downsamples:  # padded on the right and at the bottom only
+            halve = ops.Conv2d(out_channels, out_channels, kernel_size=3, stride=2)
+            self.downsample = nn.Sequential(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=halve))
 
     def forward(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         for block in self.block:

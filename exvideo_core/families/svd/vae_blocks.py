@@ -33,8 +33,7 @@ def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int
     weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
         return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
-    factor_C, summand_C = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes))
-    scale, convolve = (factor_C[:, None, None], summand_C[:, None, None]), bind_conv(conv, x_TCHW)
+    scale, convolve = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes), axes=2), bind_conv(conv, x_TCHW)
 
     def with_halo(span: slice) -> Tensor:
         above, below = max(0, span.start - 1), min(height, span.stop + 1)
@@ -118,14 +117,3 @@ class Middle(nn.Module):
         self.block_1 = block(channels, channels, ops)
         self.attn_1 = SelfAttention(channels, ops)
         self.block_2 = block(channels, channels, ops)
-
-
-class Downsample(nn.Module):
-    """Halve height and width, with padding on the right and at the bottom only."""
-
-    def __init__(self, channels: int, ops: Ops) -> None:
-        super().__init__()
-        self.conv = ops.Conv2d(channels, channels, kernel_size=3, stride=2)
-
-    def forward(self, x_TCHW: Tensor) -> Tensor:
-        return self.conv(F.pad(x_TCHW, (0, 1, 0, 1)))

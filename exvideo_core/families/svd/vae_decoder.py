@@ -145,7 +145,7 @@ class TimeBlock(nn.Module):
 
         The second norm's statistics need the whole first result; `_KEPT_CHUNKS` of it are kept, the rest is recomputed.
         """
-        scale = _per_channel(*affine(self.in_layers[0], weights[0], row_chunks(chunks, chunk_bytes)))
+        scale = affine(self.in_layers[0], weights[0], row_chunks(chunks, chunk_bytes), axes=3)
         convolve, convolve_again = (bind_conv3d(layers[-1], chunks[0]) for layers in (self.in_layers, self.out_layers))
         kept: dict[int, Tensor] = {}
 
@@ -160,7 +160,7 @@ class TimeBlock(nn.Module):
                     kept[span.start] = h_1CTHW
                 yield h_1CTHW
 
-        second_scale = _per_channel(*affine(self.out_layers[0], weights[1], keep_some()))
+        second_scale = affine(self.out_layers[0], weights[1], keep_some(), axes=3)
         for span in spans(chunks[0].shape[2], rows):
             h_1CTHW = kept.pop(span.start) if span.start in kept else first(span)
             yield span, convolve_again(scaled_silu(h_1CTHW, *second_scale))
@@ -180,7 +180,3 @@ def _add_share(chunks: list[Tensor], share: Tensor, residual_1CTHW: Tensor) -> N
     residuals = residual_1CTHW[0].transpose(0, 1).split([len(x) for x in chunks])
     for x_TCHW, residual_TCHW in zip(chunks, residuals, strict=True):
         x_TCHW.addcmul_(share, residual_TCHW)
-
-
-def _per_channel(factor_C: Tensor, summand_C: Tensor) -> tuple[Tensor, Tensor]:
-    return factor_C[:, None, None, None], summand_C[:, None, None, None]

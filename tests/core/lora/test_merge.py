@@ -11,12 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from narrow_cogvideox import TINY, build_transformer
+from narrow_cogvideox import TINY, build_transformer, transformer_to_comfyui
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from exvideo_core.errors import CheckpointError
-from exvideo_core.families.cogvideox.keys import transformer_to_comfyui
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.lora import LoRA, LoRAPair, apply_lora, fit_lora, merge, new_lora, remove_loras, save_lora
 from exvideo_core.weights.safetensors_files import open_weights

@@ -26,7 +26,7 @@ from exvideo_core.training.procedural.shapes import (
     Words,
 )
 
-DEMO_TEXT_ENCODER = TextEncoderConfig(width=64, layers=2, heads=2, head_dim=32, hidden=128)
+DEMO_TEXT_ENCODER = TextEncoderConfig(d_model=64, num_layers=2, num_heads=2, d_kv=32, d_ff=128)
 _ANSWERS = (len(COLOURS), len(SHAPES), len(MOTIONS), len(GROUNDS))
 
 
@@ -44,8 +44,8 @@ class TextLesson(nn.Module):
         self.used = torch.unique(self.tokenizer(sentences()))
         self.t5 = build_t5(DEMO_TEXT_ENCODER)
         self.t5.shared.requires_grad_(False)  # the table is put together when training is done
-        self.rows = nn.Parameter(torch.randn(len(self.used), DEMO_TEXT_ENCODER.width))
-        self.reader = nn.Linear(DEMO_TEXT_ENCODER.width, sum(_ANSWERS))
+        self.rows = nn.Parameter(torch.randn(len(self.used), DEMO_TEXT_ENCODER.d_model))
+        self.reader = nn.Linear(DEMO_TEXT_ENCODER.d_model, sum(_ANSWERS))
 
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Embeddings as the finished encoder gives them, [B, 226, D]."""
@@ -56,7 +56,7 @@ class TextLesson(nn.Module):
     def finished(self) -> dict[str, Tensor]:
         """The encoder's weights; tokens that never occurred have the mean of those that did."""
         weights = {name: weight.clone() for name, weight in self.t5.state_dict().items() if "embed_tokens" not in name}
-        table = self.rows.mean(dim=0).repeat(DEMO_TEXT_ENCODER.vocabulary, 1)
+        table = self.rows.mean(dim=0).repeat(DEMO_TEXT_ENCODER.vocab_size, 1)
         table[self.used] = self.rows
         return weights | {"shared.weight": table}
 

@@ -31,7 +31,9 @@ from .gallery import FreshGallery
 
 DEMO_UNET = UNetConfig(widths=(48, 48, 48, 48), context_dim=32, time_dim=128, id_dim=32)
 # frozen as it is drawn: the embedding need not mean anything to say which picture it is
-DEMO_IMAGE_ENCODER = ImageEncoderConfig(width=64, layers=1, heads=1, hidden=128, patch=28, embedding_dim=32)
+DEMO_IMAGE_ENCODER = ImageEncoderConfig(
+    hidden_size=64, num_hidden_layers=1, num_attention_heads=1, intermediate_size=128, patch_size=28, projection_dim=32
+)
 BASE_FRAMES = 25  # places of a clip that the base is taught, as many as SVD's; at the slowest rate, all of the motion
 
 

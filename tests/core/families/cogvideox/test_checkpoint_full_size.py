@@ -79,7 +79,8 @@ def peak_mb() -> float:
 
 def load_all(folder: Path) -> dict[str, object]:
     """In a process of its own, because the peak of memory is a process's: load everything, count what it took."""
-    build_t5(TextEncoderConfig(width=8, layers=1, heads=1, head_dim=8, hidden=8, vocabulary=8))  # transformers is large
+    # transformers is large
+    build_t5(TextEncoderConfig(d_model=8, num_layers=1, num_heads=1, d_kv=8, d_ff=8, vocab_size=8))
     Tokenizer()
     before = peak_mb()
     networks: list[nn.Module] = [build_transformer(read_transformer(folder)), build_vae(read_vae(folder))]

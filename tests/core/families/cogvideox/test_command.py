@@ -21,7 +21,7 @@ def files(tmp_path_factory) -> Path:
     """A narrow random model and a LoRA."""
     folder = tmp_path_factory.mktemp("model")
     save_files(folder)
-    t5 = build_t5(TextEncoderConfig(width=8, layers=1, heads=2, head_dim=4, hidden=16))
+    t5 = build_t5(TextEncoderConfig(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=16))
     fill(t5)
     save_file({name: weight.clone() for name, weight in t5.state_dict().items()}, folder / "t5.safetensors")
     lora = new_lora(build_transformer(), rank=2)

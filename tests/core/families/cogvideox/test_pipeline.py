@@ -32,7 +32,9 @@ class CancelError(Exception):
 
 
 def build_text_encoder(seed: int = 0) -> TextEncoder:
-    encoder = TextEncoder(build_t5(TextEncoderConfig(width=8, layers=1, heads=2, head_dim=4, hidden=16)), Tokenizer())
+    encoder = TextEncoder(
+        build_t5(TextEncoderConfig(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=16)), Tokenizer()
+    )
     fill(encoder, seed)
     return encoder.eval()
 

@@ -74,7 +74,7 @@ def test_torchrun_with_two_devices_for_one_process_is_an_error(
 def _command(folder: Path) -> list[str]:
     """To generate a short clip with a narrow random model and a LoRA."""
     transformer, vae = save_files(folder)
-    t5 = build_t5(TextEncoderConfig(width=8, layers=1, heads=2, head_dim=4, hidden=16))
+    t5 = build_t5(TextEncoderConfig(d_model=8, num_layers=1, num_heads=2, d_kv=4, d_ff=16))
     fill(t5)
     save_file({name: weight.clone() for name, weight in t5.state_dict().items()}, folder / "t5.safetensors")
     lora = new_lora(build_transformer(), rank=2, generator=torch.Generator().manual_seed(0))

@@ -28,7 +28,7 @@ from exvideo_core.families.cogvideox.text_encoder import (
 )
 from exvideo_core.weights.assign import assign_weights
 
-NARROW = TextEncoderConfig(width=32, layers=3, heads=4, head_dim=16, hidden=48, buckets=16)
+NARROW = TextEncoderConfig(d_model=32, num_layers=3, num_heads=4, d_kv=16, d_ff=48, relative_attention_num_buckets=16)
 # of the 32,100 pieces with their scores, and of the rules for characters, in Google's sentencepiece model for T5
 PIECES = "d4ccf5dea9af9d795873f6efdd7046883bde15eee32bdd90bdd037f18d699a4f"
 CHARACTERS = "ce10d747170c5e102c99b841d1cdea976d54405ebc44791f9c3636741a894d8f"
@@ -134,7 +134,7 @@ def test_prompts_become_embeddings_of_all_226_tokens() -> None:
     texts = ["a red circle", "", "a blue square moves left"]
     embeddings_BLD = encoder(texts)
 
-    assert embeddings_BLD.shape == (3, MAX_TOKENS, NARROW.width)
+    assert embeddings_BLD.shape == (3, MAX_TOKENS, NARROW.d_model)
     assert embeddings_BLD.isfinite().all()
     for index, text in enumerate(texts):
         torch.testing.assert_close(encoder([text])[0], embeddings_BLD[index], atol=1e-5, rtol=0)

@@ -27,7 +27,16 @@ def files(tmp_path_factory) -> Path:
     unet = SVDUNet(UNetConfig(widths=(8, 8, 8, 8), context_dim=8, time_dim=16, id_dim=8, extension_frames=5))
     reset_extension(unet)
     vae = VAE(VAEConfig(widths=(8, 8, 8, 8)))
-    encoder = ImageEncoder(ImageEncoderConfig(width=8, layers=1, heads=1, hidden=8, patch=56, embedding_dim=8))
+    encoder = ImageEncoder(
+        ImageEncoderConfig(
+            hidden_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            intermediate_size=8,
+            patch_size=56,
+            projection_dim=8,
+        )
+    )
     base = {name: weight for name, weight in unet.state_dict().items() if ".extension." not in name}
     save_svd(folder / "svd.safetensors", base, vae.state_dict(), encoder.clip.state_dict())
     save_extension(folder / "extension.safetensors", unet.state_dict())

@@ -60,7 +60,7 @@ def test_pictures_of_a_batch_are_encoded_by_themselves() -> None:
     encoder, images_BCHW = build_image_encoder(), noise(3, 3, 40, 50).clamp(-1, 1)
     embeddings = encoder(images_BCHW)
 
-    assert embeddings.shape == (3, TINY.image_encoder.embedding_dim)
+    assert embeddings.shape == (3, TINY.image_encoder.projection_dim)
     torch.testing.assert_close(embeddings[1:2], encoder(images_BCHW[1:2]), atol=1e-5, rtol=0)
 
 

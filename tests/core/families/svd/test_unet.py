@@ -73,7 +73,7 @@ def test_timesteps_and_ids_may_come_per_frame(unet: SVDUNet, rows: int) -> None:
 def test_ids_may_come_embedded(unet: SVDUNet) -> None:
     embedded = sinusoid(IDS[0], TINY.unet.id_dim).view(1, -1)
 
-    assert torch.equal(unet.denoise(latents(3), STEP, CONTEXT, embedded), unet(latents(3), STEP, CONTEXT, IDS))
+    assert torch.equal(unet(latents(3), STEP, CONTEXT, embedded), unet(latents(3), STEP, CONTEXT, IDS))
 
 
 @torch.inference_mode()
