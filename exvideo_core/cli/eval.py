@@ -103,14 +103,14 @@ def _measure_all(found: dict[Path, VideoInfo], chunk: int) -> list[_Result]:
     results = []
     for path, info in found.items():
         with Bar(path.name, "frame") as reading:
-            video = read_reduced(path, info, reading)
+            frames_T3HW, sharpness_T = read_reduced(path, info, reading)
         results.append(
             _Result(
                 path=path,
                 name=path.name if names.count(path.name) == 1 else str(path),
                 info=info,
-                measures=measure(video.frames_T3HW, video.sharpness_T),
-                curves=curves(video.frames_T3HW, chunk, video.sharpness_T),
+                measures=measure(frames_T3HW, sharpness_T),
+                curves=curves(frames_T3HW, chunk, sharpness_T),
             )
         )
     return results
@@ -149,8 +149,7 @@ def _limits(name: str) -> str:
 
 
 def _as_json(results: Sequence[_Result]) -> str:
-    videos = [_record(result) for result in results]
-    return json.dumps({"videos": videos}, indent=2, allow_nan=False, ensure_ascii=False)
+    return json.dumps({"videos": list(map(_record, results))}, indent=2, allow_nan=False, ensure_ascii=False)
 
 
 def _record(result: _Result) -> dict[str, Any]:
