@@ -27,11 +27,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def inspect(path: Path) -> str:
-    """Describe a weight file, or a folder of a whole model in diffusers' layout, in a few lines.
-
-    Raises:
-        CheckpointError: nothing can be said, because the file is missing, incomplete or not safetensors.
-    """
+    """Describe a weight file, or a model's folder in diffusers' layout; CheckpointError if nothing can be said."""
     for family in registry.FAMILIES:
         inspection = family.inspection()
         if (path / inspection.folders[0]).is_dir():

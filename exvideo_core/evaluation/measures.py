@@ -92,9 +92,7 @@ def read_reduced(
 
     Returns:
         [T, 3, H, W] float16 in [-1, 1], and the `sharpness` [T] of the frames at their full size: reducing hides blur.
-
-    Raises:
-        VideoError: it cannot be read, or is shorter than FEWEST_FRAMES or longer than MOST_FRAMES.
+        VideoError if it cannot be read, or is shorter than FEWEST_FRAMES or longer than MOST_FRAMES.
     """
     check_length(info.num_frames, path.name)
     if info.num_frames > MOST_FRAMES:

@@ -43,22 +43,17 @@ class Codec:
     quality_range: tuple[float, float]
     is_yuv: bool = True  # BT.709 in limited range; the other codecs take RGB
     even_size: tuple[bool, bool] = (True, True)  # width, height: an odd one is padded by a copy of the last pixel
-    max_fps: int | None = None
+    max_fps: int = 1000
 
-    def arguments(self, encoder: str, quality: Quality | None, bit_depth: int) -> list[str]:
-        """ffmpeg's output arguments, without the file."""
+    def arguments(self, encoder: str, quality: float, bit_depth: int) -> list[str]:
+        """ffmpeg's output arguments, without the file; the quality is on the codec's own scale."""
         pixel_format = self.pixel_format_10 if bit_depth == 10 else self.pixel_format
         colours = _BT709.format(pixel_format=pixel_format)
         pixels = ["-vf", colours] if self.is_yuv else ["-pix_fmt", str(pixel_format)]
-        number = self.quality_number(quality)
-        return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{number:g}"]
+        return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{quality:g}"]
 
     def quality_number(self, quality: Quality | None) -> float:
-        """Quality on the codec's own scale; None is DEFAULT_QUALITY.
-
-        Raises:
-            VideoError: an unknown word, or a number outside of the scale.
-        """
+        """Quality on the codec's own scale, None is DEFAULT_QUALITY; VideoError if it is no word or number of it."""
         quality = DEFAULT_QUALITY if quality is None else quality
         if isinstance(quality, str):
             if quality in QUALITIES:
@@ -168,11 +163,7 @@ CODECS = {
 
 
 def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
-    """The container for a file's suffix, and the name of the codec.
-
-    Raises:
-        VideoError: an unknown suffix or codec, or a codec that does not go into this container.
-    """
+    """The container for a file's suffix, and the name of the codec; VideoError if they do not go together."""
     suffix = path.suffix.lower()
     if suffix not in CONTAINERS:
         raise VideoError(f"{path.name}: the kind of file is not known. Valid endings: {', '.join(CONTAINERS)}.")
@@ -191,11 +182,7 @@ def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
 
 
 def pick_encoder(codec: str, available: Collection[str]) -> str:
-    """The first of the codec's encoders in this ffmpeg.
-
-    Raises:
-        VideoError: it has none.
-    """
+    """The first of the codec's encoders in this ffmpeg; VideoError if it has none."""
     for encoder in CODECS[codec].encoders:
         if encoder in available:
             return encoder
@@ -206,11 +193,7 @@ def pick_encoder(codec: str, available: Collection[str]) -> str:
 
 
 def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
-    """Bits per colour in the file; None chooses the most compatible.
-
-    Raises:
-        VideoError: the codec cannot do that, or should not.
-    """
+    """Bits per colour in the file, None is the most compatible; VideoError if the codec cannot, or should not."""
     options = CODECS[codec]
     has_8 = options.pixel_format != options.pixel_format_10
     if bit_depth is None:
@@ -231,12 +214,10 @@ def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
     """Frames per second as an exact fraction.
 
     Rounded NTSC rates become exact, else sound drifts by a frame in an hour: 23.98 and 23.976 mean 24000/1001, 29.97
-    means 30000/1001, 59.94 means 60000/1001. A Fraction stays as it is.
-
-    Raises:
-        VideoError: not a positive number, or more than players of this codec show.
+    means 30000/1001, 59.94 means 60000/1001. A Fraction stays as it is. VideoError if it is not a positive number, or
+    more than players of this codec show.
     """
-    limit = CODECS[codec].max_fps or 1000
+    limit = CODECS[codec].max_fps
     if not 0 < fps <= limit:  # also refuses NaN
         raise VideoError(
             f"{fps} frames per second are not possible in {codec}: choose more than 0 and at most {limit}."

@@ -53,11 +53,7 @@ def opened(path: Path, what: str = "a PNG, JPEG or WebP file") -> Iterator[Image
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Read and decode a picture file.
-
-    Raises:
-        VideoError: it is missing, not a picture, damaged, or too large.
-    """
+    """Read and decode a picture file; VideoError as in `opened`."""
     with opened(path) as image:
         image.load()
         return image
