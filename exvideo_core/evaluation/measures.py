@@ -125,16 +125,13 @@ def reduced_size(width: int, height: int) -> tuple[int, int]:
 
 
 def measure(frames_T3HW: Tensor, sharpness_T: Tensor | None = None) -> Measures:
-    """Measure a clip of at least six frames.
+    """Measure a clip of at least six frames; VideoError if it has fewer.
 
     A clip that is frozen at its end also has a `loop` of 0: its last frames are old ones.
 
     Args:
         frames_T3HW: the clip, in [-1, 1].
         sharpness_T: of its frames before they were reduced; None finds it in the frames.
-
-    Raises:
-        VideoError: there are fewer frames.
     """
     facts = _Facts(frames_T3HW, sharpness_T)
     step_S = facts.step_S.clamp_min(_STILL)
@@ -155,11 +152,8 @@ def measure(frames_T3HW: Tensor, sharpness_T: Tensor | None = None) -> Measures:
 def curves(frames_T3HW: Tensor, chunk: int = CHUNK, sharpness_T: Tensor | None = None) -> ClipCurves:
     """Measure a clip of at least six frames along its length, in chunks of so many frames.
 
-    Arguments as in `measure`. A step belongs to the chunk of its second frame.
-
-    Raises:
-        VideoError: there are fewer frames.
-        ValueError: a chunk is shorter than 2 frames.
+    Arguments and errors as in `measure`; a chunk of less than 2 frames is a ValueError. A step belongs to the chunk of
+    its second frame.
     """
     if chunk < 2:
         raise ValueError(f"{chunk=} must be at least 2 frames")

@@ -6,7 +6,7 @@ tables are plain data, so that a program can fill its menus from them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,10 +35,9 @@ class Codec:
     """A codec and its ffmpeg arguments."""
 
     encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders and their arguments; the first available is used
-    pixel_format: str  # by default
-    pixel_format_10: str | None = None  # None: no 10 bits
+    pixel_formats: Mapping[int, str]  # by bit depth; the lowest is the default
     only_8_because: str = ""  # reason in the error message about 10 bits
-    quality_option: str
+    quality_option: str = "-crf"
     quality_words: tuple[float, float, float, float]  # the numbers of QUALITIES
     quality_range: tuple[float, float]
     is_yuv: bool = True  # BT.709 in limited range; the other codecs take RGB
@@ -47,9 +46,8 @@ class Codec:
 
     def arguments(self, encoder: str, quality: float, bit_depth: int) -> list[str]:
         """ffmpeg's output arguments, without the file; the quality is on the codec's own scale."""
-        pixel_format = self.pixel_format_10 if bit_depth == 10 else self.pixel_format
-        colours = _BT709.format(pixel_format=pixel_format)
-        pixels = ["-vf", colours] if self.is_yuv else ["-pix_fmt", str(pixel_format)]
+        pixel_format = self.pixel_formats[bit_depth]
+        pixels = ["-vf", _BT709.format(pixel_format=pixel_format)] if self.is_yuv else ["-pix_fmt", pixel_format]
         return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{quality:g}"]
 
     def quality_number(self, quality: Quality | None) -> float:
@@ -91,29 +89,26 @@ CONTAINERS = {
     ".webp": Container(muxer="webp", codecs=("webp",), options=("-loop", "0"), has_tags=True),
 }
 
+_YUV420 = {8: "yuv420p", 10: "yuv420p10le"}  # 4:4:4 would keep more colour but not play in browsers and on phones
+
 CODECS = {
     "h264": Codec(
         encoders={"libx264": ("-preset", "medium")},
-        pixel_format="yuv420p",  # 4:4:4 would keep more colour but not play in browsers and on phones
+        pixel_formats={8: "yuv420p"},
         only_8_because="hardly any browser, phone or television would play it",
-        quality_option="-crf",
         quality_words=(28, 23, 17, 12),
         quality_range=(0, 51),
     ),
     "h265": Codec(
         # hvc1 instead of ffmpeg's hev1: Apple's players open nothing else
         encoders={"libx265": ("-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error")},
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(30, 25, 20, 14),
         quality_range=(0, 51),
     ),
     "vp9": Codec(
         encoders={"libvpx-vp9": ("-b:v", "0", "-deadline", "good", "-cpu-used", "4", "-row-mt", "1")},
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(42, 34, 24, 15),
         quality_range=(0, 63),
     ),
@@ -122,16 +117,13 @@ CODECS = {
             "libsvtav1": ("-preset", "8"),
             "libaom-av1": ("-b:v", "0", "-cpu-used", "6", "-row-mt", "1"),
         },
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(45, 35, 24, 15),
         quality_range=(0, 63),
     ),
     "prores": Codec(
         encoders={"prores_ks": ("-vendor", "apl0")},
-        pixel_format="yuv422p10le",
-        pixel_format_10="yuv422p10le",
+        pixel_formats={10: "yuv422p10le"},
         quality_option="-profile:v",  # proxy, LT, standard, HQ
         quality_words=(0, 2, 3, 3),
         quality_range=(0, 3),
@@ -139,7 +131,7 @@ CODECS = {
     ),
     "gif": Codec(
         encoders={"gif": ()},
-        pixel_format="bgr0",  # of the lossless clip from which the palette is made
+        pixel_formats={8: "bgr0"},  # of the lossless clip from which the palette is made
         only_8_because="it has 256 colours",
         quality_option="colours",
         quality_words=(32, 96, 256, 256),
@@ -150,7 +142,7 @@ CODECS = {
     ),
     "webp": Codec(
         encoders={"libwebp_anim": ()},
-        pixel_format="bgra",  # libwebp converts, with the matrix that decoders expect
+        pixel_formats={8: "bgra"},  # libwebp converts, with the matrix that decoders expect
         only_8_because="the format has no more than 8",
         quality_option="-quality",
         quality_words=(50, 75, 90, 98),
@@ -194,20 +186,17 @@ def pick_encoder(codec: str, available: Collection[str]) -> str:
 
 def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
     """Bits per colour in the file, None is the most compatible; VideoError if the codec cannot, or should not."""
-    options = CODECS[codec]
-    has_8 = options.pixel_format != options.pixel_format_10
+    possible = CODECS[codec].pixel_formats
     if bit_depth is None:
-        return 8 if has_8 else 10
-    if bit_depth == 10 and options.pixel_format_10 is None:
-        deep = [name for name, other in CODECS.items() if other.pixel_format_10]
-        raise VideoError(
-            f"{codec} is not written in 10 bits: {options.only_8_because}. Choose {', '.join(deep)}, or 8 bits."
-        )
-    if bit_depth == 8 and not has_8:
-        raise VideoError(f"{codec} always has 10 bits. Leave the bit depth to auto, or choose another codec.")
+        return min(possible)
+    if bit_depth in possible:
+        return bit_depth
     if bit_depth not in BIT_DEPTHS:
         raise VideoError(f"{bit_depth} bits are not possible: choose 8 or 10.")
-    return bit_depth
+    if bit_depth == 8:
+        raise VideoError(f"{codec} always has 10 bits. Leave the bit depth to auto, or choose another codec.")
+    deep = ", ".join(name for name, other in CODECS.items() if 10 in other.pixel_formats)
+    raise VideoError(f"{codec} is not written in 10 bits: {CODECS[codec].only_8_because}. Choose {deep}, or 8 bits.")
 
 
 def frame_rate(fps: float | Fraction, codec: str) -> Fraction:

@@ -44,7 +44,7 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
     metadata: Mapping[str, str] | None = None,
     progress: WriteProgress | None = None,
 ) -> Path:
-    """Write a clip to a file, which appears when it is complete and replaces one of the same name.
+    """Write a clip to a file, which appears when it is complete and replaces one of the same name. Returns its path.
 
     Frames are consumed one by one, so a generator may decode meanwhile; arguments are checked before the first. Values
     are truncated to 8 bits as in `to_uint8`, or rounded to 16 for a codec that writes 10. In formats with subsampled
@@ -63,9 +63,6 @@ def save_video(  # noqa: PLR0913 - each is one choice about the file, by name
         audio: a file, or (waveform [channels, samples] in [-1, 1], samples per second); cut to the clip's length.
         metadata: tags; ComfyUI restores a graph from `prompt` and `workflow`, both JSON.
         progress: called after each frame; an exception from it stops the writing.
-
-    Returns:
-        The path.
 
     Raises:
         VideoError: the file cannot be written, or not like this. Exceptions of `frames` and `progress` pass unchanged.

@@ -61,8 +61,7 @@ def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
 def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
     """Read a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1].
 
-    Raises:
-        VideoError: as in `read_video`, or it does not fit into memory, or the frame size changes.
+    VideoError as in `read_video`, or if it does not fit into memory, or its frames are not all of one size.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames=} must be at least 1")

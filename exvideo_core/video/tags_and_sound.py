@@ -95,7 +95,9 @@ def add_audio(
     if isinstance(audio, tuple):
         waveform, sample_rate = audio
         file = clip.with_name("sound.f32le")
-        _write_samples(waveform, file)
+        samples = waveform.detach().float().clamp(-1, 1).T.contiguous().cpu().numpy().astype("<f4")
+        with whole_file(file, VideoError) as temporary:
+            temporary.write_bytes(samples.tobytes())
         kind = ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(waveform.shape[0])]
         sound = [*kind, "-t", f"{float(length):.6f}", "-i", ffmpeg.file_argument(file)]
     else:
@@ -125,9 +127,3 @@ def _check_waveform(waveform: Tensor, sample_rate: int) -> None:
         raise VideoError("the sound is empty, or has NaN or Inf. Leave it out, or make it again.")
     if sample_rate < 1:
         raise ValueError(f"{sample_rate=} must be positive, in samples per second")
-
-
-def _write_samples(waveform: Tensor, file: Path) -> None:
-    samples = waveform.detach().float().clamp(-1, 1).T.contiguous().cpu().numpy().astype("<f4")
-    with whole_file(file, VideoError) as temporary:
-        temporary.write_bytes(samples.tobytes())

@@ -25,7 +25,9 @@ def add_tags(file: Path, tags: Mapping[str, str]) -> None:
     try:
         content = bytearray(file.read_bytes())
         if content[12:16] != b"VP8X":  # a single picture without the extended header
-            content[12:12] = _extended_header(file)
+            with Image.open(file) as image:
+                sides = [(side - 1).to_bytes(3, "little") for side in image.size]
+            content[12:12] = _chunk(b"VP8X", bytes(4) + b"".join(sides))
         content[20] |= _HAS_EXIF
         content += _chunk(b"EXIF", _exif_table(tags))
         content[4:8] = struct.pack("<I", len(content) - 8)
@@ -53,12 +55,6 @@ def _exif_table(tags: Mapping[str, str]) -> bytes:
         entries.append(struct.pack("<HHI", _MODEL - i, _STRING, len(string)) + value)
     table = struct.pack("<H", len(entries)) + b"".join(reversed(entries)) + bytes(4)  # in ascending order
     return b"II*\0" + struct.pack("<I", 8) + table + texts
-
-
-def _extended_header(file: Path) -> bytes:
-    with Image.open(file) as image:
-        width, height = image.size
-    return _chunk(b"VP8X", bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:
