@@ -17,8 +17,8 @@ from .progress import Bar, say
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
-    add, default = parser.add_argument, Path("video.mp4")
-    add("-o", "--output", type=Path, default=default, help="mp4, mov, mkv, webm, gif or webp (%(default)s)")
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default="video.mp4", help="mp4, mov, mkv, webm, gif or webp (%(default)s)")
     add("--codec", choices=list(CODECS), help="default: what plays in most places, for that ending")
     add("--quality", choices=QUALITIES, default=DEFAULT_QUALITY, help="of the video (%(default)s)")
     add("--bit-depth", type=int, choices=BIT_DEPTHS, help="per colour; 10 for h265, vp9, av1 and prores (default: 8)")
