@@ -66,18 +66,12 @@ class ClipCurves:
     A remainder of less than half a chunk belongs to the last chunk.
     """
 
-    chunk: int  # frames
-    num_frames: int
     starts: tuple[int, ...]  # first frame of each chunk
+    middles: tuple[float, ...]  # middle frame of each chunk
     difference: tuple[float, ...]  # mean absolute difference of neighbouring frames
     drift: tuple[float, ...]  # mean colour against the first chunk, as in `Measures`
     contrast: tuple[float, ...]  # spread over that of the first chunk
     sharpness: tuple[float, ...]  # gradients for the contrast, over those of the first chunk
-
-    @property
-    def middles(self) -> tuple[float, ...]:
-        """Middle frame of each chunk."""
-        return tuple((start + end - 1) / 2 for start, end in pairwise((*self.starts, self.num_frames)))
 
 
 def read_reduced(
@@ -163,9 +157,8 @@ def curves(frames_T3HW: Tensor, chunk: int = CHUNK, sharpness_T: Tensor | None =
     parts = [slice(start, end) for start, end in pairwise([*starts, num_frames])]
     steps = [slice(max(part.start - 1, 0), part.stop - 1) for part in parts]
     return ClipCurves(
-        chunk=chunk,
-        num_frames=num_frames,
         starts=tuple(starts),
+        middles=tuple((part.start + part.stop - 1) / 2 for part in parts),
         difference=tuple(float(facts.difference_S[part].mean()) for part in steps),
         drift=tuple(_drift(facts.colour_T3, part, parts[0]) for part in parts),
         contrast=tuple(_ratio(facts.spread_T, part, parts[0]) for part in parts),
