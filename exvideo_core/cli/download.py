@@ -51,7 +51,7 @@ def _run(arguments: argparse.Namespace) -> int:
     for file, folder in folders.items():
         path = found[file]
         if path is None:
-            with Bar(file.name, "B", scaled=True) as bar:
+            with Bar(file.name, "B") as bar:
                 path = fetch(file, folder, arguments.source, progress=bar)
         print(check_whole(path))
     return 0

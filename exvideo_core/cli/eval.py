@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from ..evaluation.measures import (
     LONGEST_SIDE,
     USUAL,
     ClipCurves,
-    Measures,
     check_length,
     curves,
     measure,
@@ -28,6 +27,7 @@ from ..terminal.progress import Bar
 from ..video import VideoInfo, probe
 from ..whole_file import check_writable, whole_file
 
+_Record = dict[str, Any]  # of a video, as in JSON
 _EXPLANATIONS = {  # of the fields of Measures; black to white is 2
     "difference": "mean change from frame to frame: motion, flicker and noise together",
     "acceleration": "change of that change; steady motion is below 1, noise and flicker near 1.7",
@@ -40,17 +40,6 @@ _EXPLANATIONS = {  # of the fields of Measures; black to white is 2
 _MEASURED_AT = (
     f"Measured at {LONGEST_SIDE} pixels or less on the longer side (averaged over areas), sharpness at the full size."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Result:
-    """A video file and its measures."""
-
-    path: Path
-    name: str  # the file name, or its path where two have one name
-    info: VideoInfo
-    measures: Measures
-    curves: ClipCurves
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,13 +62,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    results = _measure_all(_checked(arguments), arguments.chunk)
+    found = _checked(arguments)
+    names = [path.name for path in found]
+    records, along = {}, {}
+    for path, info in found.items():
+        name = path.name if names.count(path.name) == 1 else str(path)
+        records[name], along[name] = _measured(path, info, arguments.chunk)
     if arguments.plot is not None:
-        plot_measures({result.name: result.curves for result in results}, arguments.plot)
+        plot_measures(along, arguments.plot)
     if arguments.json is not None and arguments.json != "-":
         with whole_file(Path(arguments.json), ExVideoError) as temporary:
-            temporary.write_text(_as_json(results) + "\n", encoding="utf-8")
-    print(_as_json(results) if arguments.json == "-" else _table(results))
+            temporary.write_text(_as_json(records) + "\n", encoding="utf-8")
+    print(_as_json(records) if arguments.json == "-" else _table(records))
     return 0
 
 
@@ -98,31 +92,31 @@ def _checked(arguments: argparse.Namespace) -> dict[Path, VideoInfo]:
     return found
 
 
-def _measure_all(found: dict[Path, VideoInfo], chunk: int) -> list[_Result]:
-    names = [path.name for path in found]
-    results = []
-    for path, info in found.items():
-        with Bar(path.name, "frame") as reading:
-            video = read_reduced(path, info, reading)
-        results.append(
-            _Result(
-                path=path,
-                name=path.name if names.count(path.name) == 1 else str(path),
-                info=info,
-                measures=measure(video.frames_T3HW, video.sharpness_T),
-                curves=curves(video.frames_T3HW, chunk, video.sharpness_T),
-            )
-        )
-    return results
+def _measured(path: Path, info: VideoInfo, chunk: int) -> tuple[_Record, ClipCurves]:
+    with Bar(path.name, "frame") as reading:
+        frames_T3HW, sharpness_T = read_reduced(path, info, reading)
+    along = curves(frames_T3HW, chunk, sharpness_T)
+    fields = ("starts", "difference", "drift", "contrast", "sharpness")
+    record = {
+        "file": str(path),
+        "num_frames": info.num_frames,
+        "fps": float(info.fps),
+        "width": info.width,
+        "height": info.height,
+        "measured_at": reduced_size(info.width, info.height),
+        "sharpness_at": (info.width, info.height),
+        "measures": asdict(measure(frames_T3HW, sharpness_T)),
+        "chunks": {"frames": chunk, **{name: getattr(along, name) for name in fields}},
+    }
+    return record, along
 
 
-def _table(results: Sequence[_Result]) -> str:
+def _table(records: Mapping[str, _Record]) -> str:
     """A row for each video, and what the columns mean."""
     rows = [["video", "frames", *_EXPLANATIONS]]
-    for result in results:
-        values = asdict(result.measures)
-        cells = [f"{value:.3f}{_mark(name, value)}" for name, value in values.items()]
-        rows.append([result.name, f"{result.info.num_frames} ", *cells])
+    for video, record in records.items():
+        cells = [f"{value:.3f}{_mark(name, value)}" for name, value in record["measures"].items()]
+        rows.append([video, f"{record['num_frames']} ", *cells])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
@@ -148,24 +142,5 @@ def _limits(name: str) -> str:
     return f" (! {', '.join(limits)})" if limits else ""
 
 
-def _as_json(results: Sequence[_Result]) -> str:
-    videos = [_record(result) for result in results]
-    return json.dumps({"videos": videos}, indent=2, allow_nan=False, ensure_ascii=False)
-
-
-def _record(result: _Result) -> dict[str, Any]:
-    chunks = asdict(result.curves)
-    return {
-        "file": str(result.path),
-        "num_frames": result.info.num_frames,
-        "fps": float(result.info.fps),
-        "width": result.info.width,
-        "height": result.info.height,
-        "measured_at": reduced_size(result.info.width, result.info.height),
-        "sharpness_at": (result.info.width, result.info.height),
-        "measures": asdict(result.measures),
-        "chunks": {
-            "frames": chunks.pop("chunk"),
-            **{name: values for name, values in chunks.items() if name != "num_frames"},
-        },
-    }
+def _as_json(records: Mapping[str, _Record]) -> str:
+    return json.dumps({"videos": list(records.values())}, indent=2, allow_nan=False, ensure_ascii=False)

@@ -7,7 +7,6 @@ from functools import partial
 
 from .. import registry
 from ..family import Command
-from ..terminal.estimate_option import add_estimate
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -17,7 +16,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         command = family.command()
         parser = models.add_parser(family.name, help=command.help)
         command.add_options(parser)
-        add_estimate(parser)
+        parser.add_argument(
+            "--estimate",
+            action="store_true",
+            help="say how long it would take, and in how much memory, and make nothing",
+        )
         parser.set_defaults(run=partial(_run, command))
 
 

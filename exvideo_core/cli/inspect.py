@@ -27,11 +27,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def inspect(path: Path) -> str:
-    """Describe a weight file, or a folder of a whole model in diffusers' layout, in a few lines.
-
-    Raises:
-        CheckpointError: nothing can be said, because the file is missing, incomplete or not safetensors.
-    """
+    """Describe a weight file, or a model's folder in diffusers' layout; CheckpointError if nothing can be said."""
     for family in registry.FAMILIES:
         inspection = family.inspection()
         if (path / inspection.folders[0]).is_dir():
@@ -44,7 +40,7 @@ def _inspect_folder(path: Path, inspection: Inspection) -> str:
     whole = inspection.whole
     if whole is None:
         return "\n".join(map(_inspect_file, parts))
-    rows = [_describe(open_weights(part)) for part in sorted(parts) if _has_weights(part)]
+    rows = [_describe(open_weights(part)) for part in sorted(parts) if any(part.glob("*.safetensors*"))]
     rows += [f"{path.name}: {whole.name} in diffusers' layout", _row("loads", _verdict(path, whole))]
     return "\n".join(rows)
 
@@ -53,10 +49,6 @@ def _inspect_file(path: Path) -> str:
     file = open_weights(path)
     found = file.identity
     return "\n".join([_describe(file), _row("loads", _verdict(file, found.kind)), _row("use", found.kind.where)])
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(".safetensors" in path.name for path in folder.iterdir())
 
 
 def _row(label: str, text: str) -> str:

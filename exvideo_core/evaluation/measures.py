@@ -10,7 +10,7 @@ Shapes: T frames, S = T - 1 steps from one frame to the next, H and W in pixels,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -66,29 +66,17 @@ class ClipCurves:
     A remainder of less than half a chunk belongs to the last chunk.
     """
 
-    chunk: int  # frames
-    num_frames: int
     starts: tuple[int, ...]  # first frame of each chunk
+    middles: tuple[float, ...]  # middle frame of each chunk
     difference: tuple[float, ...]  # mean absolute difference of neighbouring frames
     drift: tuple[float, ...]  # mean colour against the first chunk, as in `Measures`
     contrast: tuple[float, ...]  # spread over that of the first chunk
     sharpness: tuple[float, ...]  # gradients for the contrast, over those of the first chunk
 
-    @property
-    def middles(self) -> tuple[float, ...]:
-        """Middle frame of each chunk."""
-        return tuple((start + end - 1) / 2 for start, end in pairwise((*self.starts, self.num_frames)))
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReducedVideo:
-    """A video file, small enough to be measured."""
-
-    frames_T3HW: Tensor  # float16 in [-1, 1], at most LONGEST_SIDE pixels wide and high
-    sharpness_T: Tensor  # of the frames at their full size, see `sharpness`: reducing hides blur
-
-
-def read_reduced(path: Path, info: VideoInfo, progress: Callable[[int, int], None] | None = None) -> ReducedVideo:
+def read_reduced(
+    path: Path, info: VideoInfo, progress: Callable[[int, int], None] | None = None
+) -> tuple[Tensor, Tensor]:
     """Read a video, each frame averaged over areas down to LONGEST_SIDE pixels on its longer side.
 
     Args:
@@ -96,8 +84,9 @@ def read_reduced(path: Path, info: VideoInfo, progress: Callable[[int, int], Non
         info: what `probe` said about it.
         progress: called with (frames read, all frames) after each.
 
-    Raises:
-        VideoError: it cannot be read, or is shorter than FEWEST_FRAMES or longer than MOST_FRAMES.
+    Returns:
+        [T, 3, H, W] float16 in [-1, 1], and the `sharpness` [T] of the frames at their full size: reducing hides blur.
+        VideoError if it cannot be read, or is shorter than FEWEST_FRAMES or longer than MOST_FRAMES.
     """
     check_length(info.num_frames, path.name)
     if info.num_frames > MOST_FRAMES:
@@ -114,7 +103,7 @@ def read_reduced(path: Path, info: VideoInfo, progress: Callable[[int, int], Non
         frames_T3HW[index] = F.interpolate(frame_3HW[None], (height, width), mode="area")[0]
         if progress is not None:
             progress(index + 1, info.num_frames)
-    return ReducedVideo(frames_T3HW=frames_T3HW, sharpness_T=sharpness_T)
+    return frames_T3HW, sharpness_T
 
 
 def check_length(num_frames: int, name: str = "the clip") -> None:
@@ -130,18 +119,15 @@ def reduced_size(width: int, height: int) -> tuple[int, int]:
 
 
 def measure(frames_T3HW: Tensor, sharpness_T: Tensor | None = None) -> Measures:
-    """Measure a clip of at least six frames.
+    """Measure a clip of at least six frames; VideoError if it has fewer.
 
     A clip that is frozen at its end also has a `loop` of 0: its last frames are old ones.
 
     Args:
         frames_T3HW: the clip, in [-1, 1].
         sharpness_T: of its frames before they were reduced; None finds it in the frames.
-
-    Raises:
-        VideoError: there are fewer frames.
     """
-    facts = _look_at(frames_T3HW, sharpness_T)
+    facts = _Facts(frames_T3HW, sharpness_T)
     step_S = facts.step_S.clamp_min(_STILL)
     distance_TT = _distances(frames_T3HW)
     ratios = [distance_TT[t, : t - _RETURN + 1].min() / step_S[t - 1] for t in range(_RETURN, len(frames_T3HW))]
@@ -160,23 +146,19 @@ def measure(frames_T3HW: Tensor, sharpness_T: Tensor | None = None) -> Measures:
 def curves(frames_T3HW: Tensor, chunk: int = CHUNK, sharpness_T: Tensor | None = None) -> ClipCurves:
     """Measure a clip of at least six frames along its length, in chunks of so many frames.
 
-    Arguments as in `measure`. A step belongs to the chunk of its second frame.
-
-    Raises:
-        VideoError: there are fewer frames.
-        ValueError: a chunk is shorter than 2 frames.
+    Arguments and errors as in `measure`; a chunk of less than 2 frames is a ValueError. A step belongs to the chunk of
+    its second frame.
     """
     if chunk < 2:
         raise ValueError(f"{chunk=} must be at least 2 frames")
-    facts = _look_at(frames_T3HW, sharpness_T)
+    facts = _Facts(frames_T3HW, sharpness_T)
     num_frames = len(frames_T3HW)
     starts = [start for start in range(0, num_frames, chunk) if start == 0 or 2 * (num_frames - start) >= chunk]
     parts = [slice(start, end) for start, end in pairwise([*starts, num_frames])]
     steps = [slice(max(part.start - 1, 0), part.stop - 1) for part in parts]
     return ClipCurves(
-        chunk=chunk,
-        num_frames=num_frames,
         starts=tuple(starts),
+        middles=tuple((part.start + part.stop - 1) / 2 for part in parts),
         difference=tuple(float(facts.difference_S[part].mean()) for part in steps),
         drift=tuple(_drift(facts.colour_T3, part, parts[0]) for part in parts),
         contrast=tuple(_ratio(facts.spread_T, part, parts[0]) for part in parts),
@@ -195,43 +177,32 @@ def sharpness(frame_3HW: Tensor) -> Tensor:
     return (across.square() + down.square()).mean().sqrt() / (_spread(frame_3HW) + _STILL)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Facts:
     """Statistics of each frame and each step, in float32."""
 
-    colour_T3: Tensor  # mean
-    spread_T: Tensor  # standard deviation within each colour
-    sharpness_T: Tensor
-    difference_S: Tensor  # mean absolute
-    step_S: Tensor  # root mean squared
-    bend_S: Tensor  # root mean squared difference of a step from the previous; [S - 1]
+    def __init__(self, frames_T3HW: Tensor, sharpness_T: Tensor | None) -> None:
+        check_length(len(frames_T3HW))
+
+        def frames() -> Iterator[Tensor]:
+            return (frame_3HW.float() for frame_3HW in frames_T3HW)
+
+        def steps() -> Iterator[Tensor]:
+            return _changes(frames())
+
+        self.colour_T3 = _of_each(frames(), lambda frame: frame.mean(dim=(1, 2)))
+        self.spread_T = _of_each(frames(), _spread)  # within each colour
+        self.sharpness_T = _of_each(frames(), sharpness) if sharpness_T is None else sharpness_T
+        self.difference_S = _of_each(steps(), lambda step: step.abs().mean())
+        self.step_S = _of_each(steps(), _root_mean_square)
+        self.bend_S = _of_each(_changes(steps()), _root_mean_square)  # of a step from the previous; [S - 1]
 
 
-def _look_at(frames_T3HW: Tensor, sharpness_T: Tensor | None) -> _Facts:
-    check_length(len(frames_T3HW))
-    frame, step = None, None
-    colour, spread, sharp, difference, length, bend = [], [], [], [], [], []
-    for following in frames_T3HW:
-        frame, previous = following.float(), frame
-        colour.append(frame.mean(dim=(1, 2)))
-        spread.append(_spread(frame))
-        if sharpness_T is None:
-            sharp.append(sharpness(frame))
-        if previous is None:
-            continue
-        step, previous_step = frame - previous, step
-        difference.append(step.abs().mean())
-        length.append(_root_mean_square(step))
-        if previous_step is not None:
-            bend.append(_root_mean_square(step - previous_step))
-    return _Facts(
-        colour_T3=torch.stack(colour),
-        spread_T=torch.stack(spread),
-        sharpness_T=torch.stack(sharp) if sharpness_T is None else sharpness_T,
-        difference_S=torch.stack(difference),
-        step_S=torch.stack(length),
-        bend_S=torch.stack(bend),
-    )
+def _changes(values: Iterator[Tensor]) -> Iterator[Tensor]:
+    return (value - previous for previous, value in pairwise(values))
+
+
+def _of_each(values: Iterator[Tensor], statistic: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.stack([statistic(value) for value in values])
 
 
 def _root_mean_square(numbers: Tensor) -> Tensor:

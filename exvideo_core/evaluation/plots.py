@@ -38,21 +38,19 @@ _SMOOTHING = 0.05  # of all steps, that the smoothed loss looks back
 def check_plot(path: Path) -> None:
     """Raise ExVideoError now if no plot could be written there: for use before minutes of work."""
     _new_figure(1, 1)
-    _check_suffix(path)
+    if path.suffix.lower() != ".png":
+        raise ExVideoError(f"the plot is a PNG picture: {path.name} has to end in .png.")
     check_writable(path)
 
 
 def plot_measures(named: Mapping[str, ClipCurves], path: Path) -> None:
     """Draw four panels (difference, drift, contrast, sharpness) over the frames, a line for each clip, into a PNG.
 
-    The range of `measures.USUAL` is shaded.
-
-    Raises:
-        ExVideoError: matplotlib is missing, or the file cannot be written.
-        ValueError: there is no clip.
+    The range of `measures.USUAL` is shaded. ExVideoError if matplotlib is missing, or the file cannot be written.
     """
     if not named:
         raise ValueError("there is no clip to plot")
+    check_plot(path)
     columns = max(1, min(4, len(named), 120 // (8 + max(map(len, named)))))  # of the legend: 120 letters wide
     rows = -(-len(named) // columns)
     figure = _new_figure(10, 6.6 + 0.25 * rows)
@@ -150,13 +148,11 @@ def _read_columns(path: Path, names: Sequence[str]) -> dict[str, list[float]]:
 def _new_figure(width: float, height: float) -> Figure:
     """An empty figure, in inches, that draws itself without a screen."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # optional; slow to import
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # optional; slow to import
     except ModuleNotFoundError as error:
         raise ExVideoError("the plot needs matplotlib: pip install 'exvideo[train]'") from error
     figure = Figure(figsize=(width, height), dpi=120)
     figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.12)  # inches
-    FigureCanvasAgg(figure)
     return figure
 
 
@@ -186,12 +182,6 @@ def _label(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix.lower() != ".png":
-        raise ExVideoError(f"the plot is a PNG picture: {path.name} has to end in .png.")
-
-
 def _save(figure: Figure, path: Path) -> None:
-    _check_suffix(path)
     with whole_file(path, ExVideoError) as temporary:
         figure.savefig(temporary, format="png")

@@ -1,10 +1,11 @@
-"""Options of the video file, shared by the verbs that make a clip, and writing it."""
+"""Options of the video file, shared by the verbs that make a clip, and making and writing it."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from ..errors import VideoError
 from ..runtime.resume import SavedRun
@@ -16,14 +17,11 @@ from .progress import Bar, say
 
 def add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("video.mp4"), help="mp4, mov, mkv, webm, gif or webp (%(default)s)"
-    )
-    parser.add_argument("--codec", choices=list(CODECS), help="default: what plays in most places, for that ending")
-    parser.add_argument("--quality", choices=QUALITIES, default=DEFAULT_QUALITY, help="of the video (%(default)s)")
-    parser.add_argument(
-        "--bit-depth", type=int, choices=BIT_DEPTHS, help="per colour; 10 for h265, vp9, av1 and prores (default: 8)"
-    )
+    add = parser.add_argument
+    add("-o", "--output", type=Path, default="video.mp4", help="mp4, mov, mkv, webm, gif or webp (%(default)s)")
+    add("--codec", choices=list(CODECS), help="default: what plays in most places, for that ending")
+    add("--quality", choices=QUALITIES, default=DEFAULT_QUALITY, help="of the video (%(default)s)")
+    add("--bit-depth", type=int, choices=BIT_DEPTHS, help="per colour; 10 for h265, vp9, av1 and prores (default: 8)")
 
 
 def check_output(arguments: argparse.Namespace) -> None:
@@ -35,6 +33,22 @@ def saved_run(arguments: argparse.Namespace) -> SavedRun:
     """Where the state of the run is saved, beside the video, until the video is written."""
     output: Path = arguments.output
     return SavedRun(output.with_name(f"{output.name}.unfinished"), tell=say)
+
+
+def make_clip(
+    call: Callable[..., Any], chunk: str, fps: float, arguments: argparse.Namespace, resume: SavedRun | None
+) -> None:
+    """Call a pipeline that has all its settings, with progress bars, and write the file.
+
+    Args:
+        call: takes callback, decode_progress and resume, and returns a result with frames.
+        chunk: what is decoded at once.
+    """
+    with Bar("sampling", "step") as sampling, Bar("decoding", chunk) as decoding:
+        result = call(
+            callback=lambda step, steps, _denoised: sampling(step, steps), decode_progress=decoding, resume=resume
+        )
+    write_output(result.frames, fps, arguments)
 
 
 def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namespace) -> None:

@@ -16,27 +16,23 @@ def say(text: str) -> None:
 class Bar:
     """A progress bar with time left, called with (done, all); it shows itself at the first call.
 
-    Args:
-        scaled: write large numbers as 1.2G.
+    The unit B, of bytes, is written as 1.2G.
     """
 
-    def __init__(self, label: str, unit: str, *, scaled: bool = False) -> None:
-        self.label, self.unit, self.scaled = label, unit, scaled
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
         self.bar: tqdm[NoReturn] | None = None
 
     def __enter__(self) -> Bar:
         return self
 
     def __call__(self, done: int, total: int | None) -> None:
-        bar = self.bar = self.bar or self._shown(done, total)
-        bar.total = total
-        if done != bar.n:  # else a waiting download would fill a log with the same line
-            bar.update(done - bar.n)
-
-    def _shown(self, done: int, total: int | None) -> tqdm[NoReturn]:
-        # what was done before this command says nothing about the time left
-        before = max(done - 1, 0)
-        return tqdm(total=total, initial=before, desc=self.label, unit=self.unit, unit_scale=self.scaled)
+        if self.bar is None:
+            before = max(done - 1, 0)  # by an earlier command, which says nothing about the time left
+            self.bar = tqdm(total=total, initial=before, desc=self.label, unit=self.unit, unit_scale=self.unit == "B")
+        self.bar.total = total
+        if done != self.bar.n:  # else a waiting download would fill a log with the same line
+            self.bar.update(done - self.bar.n)
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:

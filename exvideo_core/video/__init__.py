@@ -1,9 +1,8 @@
 """Pictures and clips: layouts, reading and writing."""
 
-from .contact_sheet import contact_sheet
 from .files import check_target, save_video
-from .poster import save_poster
 from .reading import VideoInfo, load_frames, probe, read_video
+from .stills import contact_sheet, save_poster
 
 __all__ = [
     "VideoInfo",

@@ -6,7 +6,7 @@ tables are plain data, so that a program can fill its menus from them.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,30 +35,23 @@ class Codec:
     """A codec and its ffmpeg arguments."""
 
     encoders: dict[str, tuple[str, ...]]  # ffmpeg's encoders and their arguments; the first available is used
-    pixel_format: str  # by default
-    pixel_format_10: str | None = None  # None: no 10 bits
+    pixel_formats: Mapping[int, str]  # by bit depth; the lowest is the default
     only_8_because: str = ""  # reason in the error message about 10 bits
-    quality_option: str
+    quality_option: str = "-crf"
     quality_words: tuple[float, float, float, float]  # the numbers of QUALITIES
     quality_range: tuple[float, float]
     is_yuv: bool = True  # BT.709 in limited range; the other codecs take RGB
     even_size: tuple[bool, bool] = (True, True)  # width, height: an odd one is padded by a copy of the last pixel
-    max_fps: int | None = None
+    max_fps: int = 1000
 
-    def arguments(self, encoder: str, quality: Quality | None, bit_depth: int) -> list[str]:
-        """ffmpeg's output arguments, without the file."""
-        pixel_format = self.pixel_format_10 if bit_depth == 10 else self.pixel_format
-        colours = _BT709.format(pixel_format=pixel_format)
-        pixels = ["-vf", colours] if self.is_yuv else ["-pix_fmt", str(pixel_format)]
-        number = self.quality_number(quality)
-        return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{number:g}"]
+    def arguments(self, encoder: str, quality: float, bit_depth: int) -> list[str]:
+        """ffmpeg's output arguments, without the file; the quality is on the codec's own scale."""
+        pixel_format = self.pixel_formats[bit_depth]
+        pixels = ["-vf", _BT709.format(pixel_format=pixel_format)] if self.is_yuv else ["-pix_fmt", pixel_format]
+        return [*pixels, "-c:v", encoder, *self.encoders[encoder], self.quality_option, f"{quality:g}"]
 
     def quality_number(self, quality: Quality | None) -> float:
-        """Quality on the codec's own scale; None is DEFAULT_QUALITY.
-
-        Raises:
-            VideoError: an unknown word, or a number outside of the scale.
-        """
+        """Quality on the codec's own scale, None is DEFAULT_QUALITY; VideoError if it is no word or number of it."""
         quality = DEFAULT_QUALITY if quality is None else quality
         if isinstance(quality, str):
             if quality in QUALITIES:
@@ -96,29 +89,26 @@ CONTAINERS = {
     ".webp": Container(muxer="webp", codecs=("webp",), options=("-loop", "0"), has_tags=True),
 }
 
+_YUV420 = {8: "yuv420p", 10: "yuv420p10le"}  # 4:4:4 would keep more colour but not play in browsers and on phones
+
 CODECS = {
     "h264": Codec(
         encoders={"libx264": ("-preset", "medium")},
-        pixel_format="yuv420p",  # 4:4:4 would keep more colour but not play in browsers and on phones
+        pixel_formats={8: "yuv420p"},
         only_8_because="hardly any browser, phone or television would play it",
-        quality_option="-crf",
         quality_words=(28, 23, 17, 12),
         quality_range=(0, 51),
     ),
     "h265": Codec(
         # hvc1 instead of ffmpeg's hev1: Apple's players open nothing else
         encoders={"libx265": ("-preset", "medium", "-tag:v", "hvc1", "-x265-params", "log-level=error")},
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(30, 25, 20, 14),
         quality_range=(0, 51),
     ),
     "vp9": Codec(
         encoders={"libvpx-vp9": ("-b:v", "0", "-deadline", "good", "-cpu-used", "4", "-row-mt", "1")},
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(42, 34, 24, 15),
         quality_range=(0, 63),
     ),
@@ -127,16 +117,13 @@ CODECS = {
             "libsvtav1": ("-preset", "8"),
             "libaom-av1": ("-b:v", "0", "-cpu-used", "6", "-row-mt", "1"),
         },
-        pixel_format="yuv420p",
-        pixel_format_10="yuv420p10le",
-        quality_option="-crf",
+        pixel_formats=_YUV420,
         quality_words=(45, 35, 24, 15),
         quality_range=(0, 63),
     ),
     "prores": Codec(
         encoders={"prores_ks": ("-vendor", "apl0")},
-        pixel_format="yuv422p10le",
-        pixel_format_10="yuv422p10le",
+        pixel_formats={10: "yuv422p10le"},
         quality_option="-profile:v",  # proxy, LT, standard, HQ
         quality_words=(0, 2, 3, 3),
         quality_range=(0, 3),
@@ -144,7 +131,7 @@ CODECS = {
     ),
     "gif": Codec(
         encoders={"gif": ()},
-        pixel_format="bgr0",  # of the lossless clip from which the palette is made
+        pixel_formats={8: "bgr0"},  # of the lossless clip from which the palette is made
         only_8_because="it has 256 colours",
         quality_option="colours",
         quality_words=(32, 96, 256, 256),
@@ -155,7 +142,7 @@ CODECS = {
     ),
     "webp": Codec(
         encoders={"libwebp_anim": ()},
-        pixel_format="bgra",  # libwebp converts, with the matrix that decoders expect
+        pixel_formats={8: "bgra"},  # libwebp converts, with the matrix that decoders expect
         only_8_because="the format has no more than 8",
         quality_option="-quality",
         quality_words=(50, 75, 90, 98),
@@ -168,11 +155,7 @@ CODECS = {
 
 
 def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
-    """The container for a file's suffix, and the name of the codec.
-
-    Raises:
-        VideoError: an unknown suffix or codec, or a codec that does not go into this container.
-    """
+    """The container for a file's suffix, and the name of the codec; VideoError if they do not go together."""
     suffix = path.suffix.lower()
     if suffix not in CONTAINERS:
         raise VideoError(f"{path.name}: the kind of file is not known. Valid endings: {', '.join(CONTAINERS)}.")
@@ -191,11 +174,7 @@ def choose(path: Path, codec: str | None = None) -> tuple[Container, str]:
 
 
 def pick_encoder(codec: str, available: Collection[str]) -> str:
-    """The first of the codec's encoders in this ffmpeg.
-
-    Raises:
-        VideoError: it has none.
-    """
+    """The first of the codec's encoders in this ffmpeg; VideoError if it has none."""
     for encoder in CODECS[codec].encoders:
         if encoder in available:
             return encoder
@@ -206,37 +185,28 @@ def pick_encoder(codec: str, available: Collection[str]) -> str:
 
 
 def choose_bit_depth(codec: str, bit_depth: int | None) -> int:
-    """Bits per colour in the file; None chooses the most compatible.
-
-    Raises:
-        VideoError: the codec cannot do that, or should not.
-    """
-    options = CODECS[codec]
-    has_8 = options.pixel_format != options.pixel_format_10
+    """Bits per colour in the file, None is the most compatible; VideoError if the codec cannot, or should not."""
+    possible = CODECS[codec].pixel_formats
     if bit_depth is None:
-        return 8 if has_8 else 10
-    if bit_depth == 10 and options.pixel_format_10 is None:
-        deep = [name for name, other in CODECS.items() if other.pixel_format_10]
-        raise VideoError(
-            f"{codec} is not written in 10 bits: {options.only_8_because}. Choose {', '.join(deep)}, or 8 bits."
-        )
-    if bit_depth == 8 and not has_8:
-        raise VideoError(f"{codec} always has 10 bits. Leave the bit depth to auto, or choose another codec.")
+        return min(possible)
+    if bit_depth in possible:
+        return bit_depth
     if bit_depth not in BIT_DEPTHS:
         raise VideoError(f"{bit_depth} bits are not possible: choose 8 or 10.")
-    return bit_depth
+    if bit_depth == 8:
+        raise VideoError(f"{codec} always has 10 bits. Leave the bit depth to auto, or choose another codec.")
+    deep = ", ".join(name for name, other in CODECS.items() if 10 in other.pixel_formats)
+    raise VideoError(f"{codec} is not written in 10 bits: {CODECS[codec].only_8_because}. Choose {deep}, or 8 bits.")
 
 
 def frame_rate(fps: float | Fraction, codec: str) -> Fraction:
     """Frames per second as an exact fraction.
 
     Rounded NTSC rates become exact, else sound drifts by a frame in an hour: 23.98 and 23.976 mean 24000/1001, 29.97
-    means 30000/1001, 59.94 means 60000/1001. A Fraction stays as it is.
-
-    Raises:
-        VideoError: not a positive number, or more than players of this codec show.
+    means 30000/1001, 59.94 means 60000/1001. A Fraction stays as it is. VideoError if it is not a positive number, or
+    more than players of this codec show.
     """
-    limit = CODECS[codec].max_fps or 1000
+    limit = CODECS[codec].max_fps
     if not 0 < fps <= limit:  # also refuses NaN
         raise VideoError(
             f"{fps} frames per second are not possible in {codec}: choose more than 0 and at most {limit}."

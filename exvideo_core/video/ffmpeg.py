@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from types import TracebackType
-from typing import IO
+from typing import IO, cast
 
 import imageio_ffmpeg  # type: ignore[import-untyped]  # it ships no types
 
@@ -38,7 +37,7 @@ class FFmpeg:
         """Start it.
 
         Args:
-            arguments: without the program; "pipe:0" is what `write` gets, "pipe:1" what `read` returns.
+            arguments: without the program; "pipe:0" is what `write` gets, "pipe:1" is `output`.
             subject: what it does, for error messages: "writing clip.mp4 (h264)".
             is_fed: whether frames are written to it; else it has no input.
             kept_lines: how many of its last messages to keep; None keeps all.
@@ -48,18 +47,15 @@ class FFmpeg:
         self._process = _start([executable(), "-hide_banner", "-nostats", *arguments], is_fed)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+        self.output = cast("IO[bytes]", self._process.stdout)  # of "pipe:1"; none if it is fed
 
     def __enter__(self) -> FFmpeg:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._process.poll() is None:
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError), self._process:  # which closes its pipes; unsent bytes of a killed process are an error
             self._process.kill()
-        self._close(self._process.stdin)
-        self._process.wait()
-        self._listener.join()
-        self._close(self._process.stdout)
-        self._close(self._process.stderr)
+            self._listener.join()
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Write bytes to its input; VideoError if ffmpeg has exited."""
@@ -68,16 +64,6 @@ class FFmpeg:
             self._process.stdin.write(chunk)
         except OSError as error:  # BrokenPipeError; EINVAL on Windows
             raise self._failure() from error
-
-    def read(self, size: int = -1) -> bytes:
-        """At most `size` bytes of its output; fewer only at the end."""
-        assert self._process.stdout is not None
-        return self._process.stdout.read(size)
-
-    def readline(self) -> bytes:
-        """One line of its output; empty at the end."""
-        assert self._process.stdout is not None
-        return self._process.stdout.readline()
 
     def finish(self) -> str:
         """Close its input, wait for its end, and return its last messages; VideoError if it failed."""
@@ -102,15 +88,8 @@ class FFmpeg:
     def _listen(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
-            text = line.decode("utf-8", errors="replace").strip()
-            if text:
+            if text := line.decode("utf-8", errors="replace").strip():
                 self._last_lines.append(text)
-
-    @staticmethod
-    def _close(pipe: IO[bytes] | None) -> None:
-        if pipe is not None:
-            with suppress(OSError):  # unsent bytes of a killed process
-                pipe.close()
 
 
 def _what_to_do(cause: str, status: int) -> str:
@@ -124,7 +103,7 @@ def _what_to_do(cause: str, status: int) -> str:
 def run(arguments: Sequence[str], subject: str) -> bytes:
     """Run ffmpeg without input, and return its output on pipe:1; VideoError if it failed."""
     with FFmpeg(arguments, subject) as process:
-        output = process.read()
+        output = process.output.read()
         process.finish()
     return output
 
@@ -132,10 +111,9 @@ def run(arguments: Sequence[str], subject: str) -> bytes:
 def executable() -> str:
     """Path of ffmpeg; VideoError if there is none."""
     try:
-        program: str = imageio_ffmpeg.get_ffmpeg_exe()
+        return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
         raise VideoError("ffmpeg is missing. Install it with: pip install imageio-ffmpeg") from error
-    return program
 
 
 def encoders() -> frozenset[str]:
@@ -164,14 +142,9 @@ def input_arguments(path: Path) -> list[str]:
 
 
 def check_video(path: Path) -> None:
-    """Check the structure of a video in a separate process, for an in-process reader without such limits.
-
-    Raises:
-        VideoError: it is not a video, or needs absurd amounts of memory.
-    """
+    """Check a video in a separate process, for a reader in this one; VideoError if it is none, or asks for too much."""
     look = ("-map", "0:v:0", "-c", "copy", "-frames:v", "1", "-f", "null", "-")
-    arguments = ["-v", "error", *input_arguments(path), *look]
-    run(arguments, f"reading {path.name}")
+    run(["-v", "error", *input_arguments(path), *look], f"reading {path.name}")
 
 
 def file_argument(path: Path) -> str:

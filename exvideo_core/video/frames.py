@@ -52,31 +52,19 @@ def pixels_to_frames(video_TCHW: Tensor) -> Tensor:
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Frames of any float dtype in [0, 1] to 8 bits, truncated as in the reference.
+    """Frames of any float dtype, clipped to [0, 1], to uint8, truncated as in the reference.
 
     The reference clips and truncates (x + 1) * 127.5 (DiffSynth 1.1.9, `tensor2video`), which for x = 2 f - 1 is
     f * 255, bit-equal in float32. Values u / 255 come back as u; pixels u * 2 / 255 - 1 lose one level for 47 of the
-    256 values, as in the reference.
-
-    Args:
-        frames: [..., 3], clipped to [0, 1]; the caller checks for NaN.
-
-    Returns:
-        The same shape in uint8.
+    256 values, as in the reference. The caller checks for NaN.
     """
     return (frames.float() * 255).clamp(0, 255).to(torch.uint8)
 
 
 def to_uint16(frames: Tensor) -> Tensor:
-    """Frames of any float dtype in [0, 1], or uint8, to 16 bits, rounded; for encoders of more than 8 bits.
+    """Frames of any float dtype, clipped to [0, 1], or of uint8, to uint16, rounded; for encoders of more than 8 bits.
 
-    The 8-bit value u becomes 257 u, from float or uint8.
-
-    Args:
-        frames: [..., 3], clipped to [0, 1]; the caller checks for NaN.
-
-    Returns:
-        The same shape in uint16.
+    The 8-bit value u becomes 257 u, from float or uint8. The caller checks for NaN.
     """
     if frames.dtype == torch.uint8:
         return (frames.to(torch.int32) * 257).to(torch.uint16)
@@ -109,12 +97,9 @@ def cover_crop(image: Image.Image | Tensor, width: int, height: int) -> Image.Im
     return image_HWC[top : top + height, left : left + width].contiguous()
 
 
+@decoding()
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    with decoding():
-        return _rgb(ImageOps.exif_transpose(image))
-
-
-def _rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         raise VideoError(
             f"the picture has mode {image.mode} (32 bits a pixel), whose black and white are not defined. "

@@ -45,30 +45,19 @@ class Geometry:
         if height % self.spatial_factor or width % self.spatial_factor:
             raise ValueError(f"height and width must be multiples of {self.spatial_factor}, not {height} and {width}")
 
-    def nearest_side(self, pixels: int) -> int:
-        """The valid width or height next to this one."""
-        multiple = self.size_multiple
-        return max(self.min_size, (pixels + multiple // 2) // multiple * multiple)
-
     def check_size(self, width: int, height: int) -> None:
         """Raise ClipError with the nearest valid size unless the model makes width x height pixels."""
-        nearest = self.nearest_side(width), self.nearest_side(height)
-        if (width, height) != nearest:
+        multiple = self.size_multiple
+        nearest = [max(self.min_size, (side + multiple // 2) // multiple * multiple) for side in (width, height)]
+        if [width, height] != nearest:
             raise ClipError(
-                f"{width}x{height} pixels are not possible: width and height must be multiples of "
-                f"{self.size_multiple} and at least {self.min_size}. The nearest size is {nearest[0]}x{nearest[1]}."
+                f"{width}x{height} pixels are not possible: width and height must be multiples of {multiple} "
+                f"and at least {self.min_size}. The nearest size is {nearest[0]}x{nearest[1]}."
             )
 
     def most_frames(self, num_frames: int) -> int:
         """The longest valid clip of no more frames, or the shortest there is."""
         return max(self.min_frames, (num_frames - 1) // self.frame_multiple * self.frame_multiple + 1)
-
-    def nearest_frames(self, num_frames: int, longest: int | None = None) -> list[int]:
-        """The valid lengths next to this one: itself, or one or two others; `longest` as in `check_frames`."""
-        below = self.most_frames(num_frames)
-        above = below if below >= num_frames else below + self.frame_multiple
-        limit = above if longest is None else self.most_frames(longest)
-        return sorted({min(below, limit), min(above, limit)})
 
     def check_frames(self, num_frames: int, longest: int | None = None) -> None:
         """Raise ClipError with the nearest valid lengths unless the model makes clips of so many frames.
@@ -77,7 +66,10 @@ class Geometry:
             num_frames: of the clip.
             longest: length of the position table, where the model has one.
         """
-        nearest = self.nearest_frames(num_frames, longest)
+        below = self.most_frames(num_frames)
+        above = below if below >= num_frames else below + self.frame_multiple
+        limit = above if longest is None else self.most_frames(longest)
+        nearest = sorted({min(below, limit), min(above, limit)})
         if num_frames not in nearest:
             verb = "is" if len(nearest) == 1 else "are"
             raise ClipError(

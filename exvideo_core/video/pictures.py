@@ -34,14 +34,9 @@ _DAMAGE = (
 
 @contextmanager
 def opened(path: Path, what: str = "a PNG, JPEG or WebP file") -> Iterator[Image.Image]:
-    """Open a picture of a checked size; errors of decoding it in the block become VideoErrors.
+    """Open a picture of a checked size; `what` is the expected file, for the message.
 
-    Args:
-        path: of a regular file.
-        what: the expected file, for the message.
-
-    Raises:
-        VideoError: it is missing, not a picture, damaged, or too large.
+    VideoError if it is missing, no regular file, not a picture, too large, or damaged, also where the block decodes it.
     """
     try:
         regular_size(path)
@@ -53,11 +48,7 @@ def opened(path: Path, what: str = "a PNG, JPEG or WebP file") -> Iterator[Image
 
 
 def read_picture(path: Path) -> Image.Image:
-    """Read and decode a picture file.
-
-    Raises:
-        VideoError: it is missing, not a picture, damaged, or too large.
-    """
+    """Read and decode a picture file; VideoError as in `opened`."""
     with opened(path) as image:
         image.load()
         return image

@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageSequence
+from PIL import ImageSequence
 from torch import Tensor
 
 from ..errors import VideoError
 from . import ffmpeg, webp_tags
-from .pictures import check_size, decoding, opened
+from .pictures import check_size, opened
 from .tags_and_sound import read_tags
 
 _MOST_VALUES = 2**31  # of a clip in memory at once: 8 GiB in float32, 680 frames of 1024x1024
@@ -53,14 +53,15 @@ def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     path = Path(path)
     if not path.is_file():
         raise VideoError(f"the video {path} does not exist.")
-    return _animation_frames(path) if _is_animation(path) else _ffmpeg_frames(path)
+    if _is_animation(path):
+        return (frame_HWC for frame_HWC, _ in _animation(path))
+    return _ffmpeg_frames(path)
 
 
 def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
     """Read a video, or its first `max_frames`, as float32 [T, H, W, 3] in [0, 1].
 
-    Raises:
-        VideoError: as in `read_video`, or it does not fit into memory, or the frame size changes.
+    VideoError as in `read_video`, or if it does not fit into memory, or its frames are not all of one size.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"{max_frames=} must be at least 1")
@@ -76,8 +77,8 @@ def load_frames(path: str | Path, max_frames: int | None = None) -> Tensor:
         if frames[0].shape != frames[-1].shape:
             raise VideoError(f"{Path(path).name} changes its size at frame {len(frames) - 1}: convert it to mp4.")
     video_THWC = torch.empty(len(frames), *frames[0].shape)
-    for i in range(len(frames)):
-        video_THWC[i] = frames[i]  # torch.stack would need twice the memory
+    for i, frame in enumerate(frames):
+        video_THWC[i] = frame  # torch.stack would need twice the memory
     return video_THWC.div_(255)
 
 
@@ -89,19 +90,14 @@ def probe(path: str | Path) -> VideoInfo:
         num_frames += 1
         height, width = frame_HWC.shape[:2]
     if _is_animation(path):
-        fps, codec, audio_codec = _animation_rate(path), path.suffix.lower()[1:], None
+        milliseconds = [duration for _, duration in _animation(path)]
+        fps, codec, audio_codec = Fraction(1000 * num_frames, max(sum(milliseconds), 1)), path.suffix.lower()[1:], None
         tags = webp_tags.read_tags(path) if codec == "webp" else {}
     else:
         fps, codec, audio_codec = _stream_facts(path)
         tags = read_tags(path)
     return VideoInfo(
-        width=width,
-        height=height,
-        fps=fps,
-        num_frames=num_frames,
-        codec=codec,
-        audio_codec=audio_codec,
-        tags=tags,
+        width=width, height=height, fps=fps, num_frames=num_frames, codec=codec, audio_codec=audio_codec, tags=tags
     )
 
 
@@ -113,10 +109,10 @@ def _ffmpeg_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
     ]
     num_frames = 0
     with ffmpeg.FFmpeg(arguments, f"reading {path.name}") as process:
-        while process.readline() == b"P6\n":
-            width, height = (int(side) for side in process.readline().split())
-            process.readline()  # the largest value, 255
-            picture = bytearray(process.read(width * height * 3))  # writable, for torch
+        while process.output.readline() == b"P6\n":
+            width, height = (int(side) for side in process.output.readline().split())
+            process.output.readline()  # the largest value, 255
+            picture = bytearray(process.output.read(width * height * 3))  # writable, for torch
             if len(picture) == width * height * 3:
                 num_frames += 1
                 yield np.frombuffer(picture, np.uint8).reshape(height, width, 3)
@@ -146,22 +142,10 @@ def _is_animation(path: Path) -> bool:
     return path.suffix.lower() in (".gif", ".webp")
 
 
-def _animation_frames(path: Path) -> Iterator[NDArray[np.uint8]]:
-    for picture, _ in _animation_pictures(path):
-        with decoding():
-            pixels = np.array(picture.convert("RGB"))
-        yield pixels
-
-
-def _animation_rate(path: Path) -> Fraction:
-    milliseconds = [duration for _, duration in _animation_pictures(path)]
-    return Fraction(1000 * len(milliseconds), max(sum(milliseconds), 1))
-
-
-def _animation_pictures(path: Path) -> Iterator[tuple[Image.Image, int]]:
-    """Pictures and the milliseconds each is shown."""
+def _animation(path: Path) -> Iterator[tuple[NDArray[np.uint8], int]]:
+    """Frames, and the milliseconds each is shown."""
     with opened(path, f"a {path.suffix[1:]} file") as image:
         for picture in ImageSequence.Iterator(image):
             check_size(picture, path)
-            picture.load()  # its duration is known after this
-            yield picture, int(picture.info.get("duration", 0))
+            frame_HWC = np.array(picture.convert("RGB"))
+            yield frame_HWC, int(picture.info.get("duration", 0))  # known after the picture is decoded

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..errors import VideoError
-from ..whole_file import cannot_write
+from ..whole_file import whole_file
 from . import ffmpeg
 from .codecs import Container
 from .webp_tags import MOST_TAGS
@@ -19,13 +19,7 @@ Audio = str | Path | tuple[Tensor, int]  # a file, or waveform [channels, sample
 
 
 def check_metadata(metadata: Mapping[str, str] | None, container: Container, path: Path) -> None:
-    """Check that a container can hold these tags.
-
-    Raises:
-        VideoError: the container cannot hold tags.
-        TypeError: a name or text is not a string.
-        ValueError: an empty name, a NUL character, a text that ends in a backslash, or too many tags for webp.
-    """
+    """Raise VideoError unless a container can hold tags, and TypeError or ValueError unless it can hold these."""
     if not metadata:
         return
     if not container.has_tags:
@@ -44,17 +38,12 @@ def check_metadata(metadata: Mapping[str, str] | None, container: Container, pat
 def tag_input(metadata: Mapping[str, str], folder: Path) -> list[str]:
     """Write tags to a file in `folder`, as they can exceed a command line, and return ffmpeg's arguments to read it.
 
-    Matroska and WebM store names in capitals, with underscores for spaces.
-
-    Raises:
-        VideoError: the disk refuses.
+    Matroska and WebM store names in capitals, with underscores for spaces. VideoError if the disk refuses.
     """
     lines = [";FFMETADATA1", *(f"{_escaped(name)}={_escaped(text)}" for name, text in metadata.items()), ""]
     file = folder / "tags.txt"
-    try:
-        file.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))  # lone surrogates become "?"
-    except OSError as error:
-        raise VideoError(cannot_write(file, error)) from error
+    with whole_file(file, VideoError) as temporary:
+        temporary.write_bytes("\n".join(lines).encode("utf-8", errors="replace"))  # lone surrogates become "?"
     return ["-f", "ffmetadata", "-i", ffmpeg.file_argument(file)]
 
 
@@ -73,12 +62,7 @@ def read_tags(path: Path) -> dict[str, str]:
 
 
 def check_audio(audio: Audio | None, container: Container, path: Path) -> None:
-    """Check that a container can hold sound, and that this sound can be read.
-
-    Raises:
-        VideoError: the container cannot hold sound, or the audio file is missing or silent.
-        ValueError: the waveform has another shape, dtype or rate.
-    """
+    """Raise VideoError unless a container can hold sound and the audio file has some, ValueError for a bad waveform."""
     if audio is None:
         return
     if not container.audio:
@@ -111,7 +95,9 @@ def add_audio(
     if isinstance(audio, tuple):
         waveform, sample_rate = audio
         file = clip.with_name("sound.f32le")
-        _write_samples(waveform, file)
+        samples = waveform.detach().float().clamp(-1, 1).T.contiguous().cpu().numpy().astype("<f4")
+        with whole_file(file, VideoError) as temporary:
+            temporary.write_bytes(samples.tobytes())
         kind = ["-f", "f32le", "-ar", str(sample_rate), "-ac", str(waveform.shape[0])]
         sound = [*kind, "-t", f"{float(length):.6f}", "-i", ffmpeg.file_argument(file)]
     else:
@@ -141,11 +127,3 @@ def _check_waveform(waveform: Tensor, sample_rate: int) -> None:
         raise VideoError("the sound is empty, or has NaN or Inf. Leave it out, or make it again.")
     if sample_rate < 1:
         raise ValueError(f"{sample_rate=} must be positive, in samples per second")
-
-
-def _write_samples(waveform: Tensor, file: Path) -> None:
-    samples = waveform.detach().float().clamp(-1, 1).T.contiguous().cpu().numpy().astype("<f4")
-    try:
-        file.write_bytes(samples.tobytes())
-    except OSError as error:
-        raise VideoError(cannot_write(file, error)) from error

@@ -21,28 +21,17 @@ _STRING, _HAS_EXIF = 2, 0x08
 
 
 def add_tags(file: Path, tags: Mapping[str, str]) -> None:
-    """Append an EXIF table of tags to a finished file.
-
-    Raises:
-        VideoError: the disk refuses.
-    """
-    table = _exif_table(tags)
+    """Append an EXIF table of tags to a finished file; VideoError if the disk refuses."""
     try:
-        with file.open("r+b") as stream:
-            head = stream.read(21)
-            if head[12:16] != b"VP8X":  # a single picture without the extended header
-                stream.seek(12)
-                pictures = stream.read()
-                stream.seek(12)
-                stream.write(_extended_header(file) + pictures)
-                head = head[:20] + b"\0"
-            stream.seek(20)
-            stream.write(bytes([head[20] | _HAS_EXIF]))
-            stream.seek(0, 2)
-            stream.write(_chunk(b"EXIF", table))
-            size = stream.tell()
-            stream.seek(4)
-            stream.write(struct.pack("<I", size - 8))
+        content = bytearray(file.read_bytes())
+        if content[12:16] != b"VP8X":  # a single picture without the extended header
+            with Image.open(file) as image:
+                sides = [(side - 1).to_bytes(3, "little") for side in image.size]
+            content[12:12] = _chunk(b"VP8X", bytes(4) + b"".join(sides))
+        content[20] |= _HAS_EXIF
+        content += _chunk(b"EXIF", _exif_table(tags))
+        content[4:8] = struct.pack("<I", len(content) - 8)
+        file.write_bytes(content)
     except OSError as error:
         raise VideoError(cannot_write(file, error)) from error
 
@@ -66,12 +55,6 @@ def _exif_table(tags: Mapping[str, str]) -> bytes:
         entries.append(struct.pack("<HHI", _MODEL - i, _STRING, len(string)) + value)
     table = struct.pack("<H", len(entries)) + b"".join(reversed(entries)) + bytes(4)  # in ascending order
     return b"II*\0" + struct.pack("<I", 8) + table + texts
-
-
-def _extended_header(file: Path) -> bytes:
-    with Image.open(file) as image:
-        width, height = image.size
-    return _chunk(b"VP8X", bytes(4) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"))
 
 
 def _chunk(name: bytes, content: bytes) -> bytes:

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,16 +18,12 @@ from ...errors import ExVideoError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
 from ...lora import LoRA, apply_lora, merge, read_lora
-from ...progress import Progress
 from ...runtime.distributed import init_world
-from ...runtime.resume import SavedRun
 from ...sampling.guidance import rising_guidance
 from ...sampling.inputs import check_init_video
-from ...sampling.samplers import Callback
-from ...terminal.estimate_option import place_of
-from ...terminal.model_options import add_loading, add_reuse, make_faster
-from ...terminal.output_options import add_output, check_output, saved_run, write_output
-from ...terminal.progress import Bar, say
+from ...terminal.model_options import add_loading, add_sampling, make_faster, place_of
+from ...terminal.output_options import add_output, check_output, make_clip, saved_run
+from ...terminal.progress import say
 from ...video import load_frames
 from ...weights.assign import shapes_of
 from ...weights.formats import FORMATS
@@ -40,62 +37,51 @@ from .pipeline import CogVideoXPipeline, CogVideoXResult, load_cogvideox
 from .sequence_parallel import share_tokens
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `exvideo generate cogvideox`."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     anywhere = "a file, its shards' folder, or the diffusers folder of the whole model"
-    parser.add_argument("--transformer", type=Path, required=True, help=f"of CogVideoX-5B: {anywhere}")
-    parser.add_argument("--text-encoder", type=Path, required=True, help=f"T5 v1.1 XXL: {anywhere}")
-    parser.add_argument("--vae", type=Path, required=True, help=f"of CogVideoX: {anywhere}")
-    parser.add_argument(
-        "--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="ExVideo's, or others; repeatable"
-    )
+    add = parser.add_argument
+    add("--transformer", type=Path, required=True, help=f"of CogVideoX-5B: {anywhere}")
+    add("--text-encoder", type=Path, required=True, help=f"T5 v1.1 XXL: {anywhere}")
+    add("--vae", type=Path, required=True, help=f"of CogVideoX: {anywhere}")
+    add("--lora", action="append", default=[], metavar="FILE[:STRENGTH]", help="ExVideo's, or others; repeatable")
     add_loading(parser, "bf16 on CUDA, else fp32")
-    parser.add_argument("--prompt", required=True, help="what to show")
-    add_settings(parser)
+    add("--prompt", required=True, help="what to show")
+    _add_settings(parser)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options of every clip, whatever model files it is made with."""
-    parser.add_argument("--negative", default="", help="what to keep away from")
+    add = parser.add_argument
+    add("--negative", default="", help="what to keep away from")
     add_output(parser)
-    parser.add_argument("--frames", type=int, default=129, help="length, 8 k + 1 (%(default)s)")
-    parser.add_argument("--width", type=int, default=720, help="pixels, a multiple of 16 (%(default)s)")
-    parser.add_argument("--height", type=int, default=480, help="pixels, a multiple of 16 (%(default)s)")
-    parser.add_argument(
-        "--fps", type=_positive(float), default=8, help="frames a second (%(default)s, as CogVideoX was trained)"
-    )
-    parser.add_argument("--steps", type=int, default=50, help="model calls, pairs of them with guidance (%(default)s)")
-    parser.add_argument("--method", choices=METHODS, default="ddim", help="way from noise to clip (%(default)s)")
-    add_reuse(parser)
-    parser.add_argument(
+    add("--frames", type=int, default=129, help="length, 8 k + 1 (%(default)s)")
+    add("--width", type=int, default=720, help="pixels, a multiple of 16 (%(default)s)")
+    add("--height", type=int, default=480, help="pixels, a multiple of 16 (%(default)s)")
+    add("--fps", type=_positive(float), default=8, help="frames a second (%(default)s, as CogVideoX was trained)")
+    add_sampling(parser, METHODS, "model calls, pairs of them with guidance")
+    add(
         "--guidance-scale",
         type=float,
         default=7.0,
         help="how closely to follow the prompt; 1 is twice as fast (%(default)s)",
     )
-    parser.add_argument(
-        "--dynamic-guidance", action="store_true", help="let the guidance rise from 1 to 1 + the scale over the steps"
-    )
-    parser.add_argument("--init-video", type=Path, help="video to start from; use with --denoise")
-    parser.add_argument("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    parser.add_argument(
+    add("--dynamic-guidance", action="store_true", help="let the guidance rise from 1 to 1 + the scale over the steps")
+    add(
         "--decode-tile",
         type=_positive(int),
         help="decode in tiles of so many latent cells: less memory, not quite the same",
     )
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Make the clip of `exvideo generate cogvideox`."""
-    init_video = check_settings(arguments)
+def _run(arguments: argparse.Namespace) -> None:
+    init_video = _checked_init_video(arguments)
     loras = [_lora(text) for text in arguments.lora]
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         _run_shared(init_video, loras, arguments)
         return
     pipeline, reports = _loaded(arguments, arguments.device, loras)
     sys.stderr.write(reports)
-    make_clip(pipeline, init_video, arguments, saved_run(arguments))
+    make_clip(_call(pipeline, init_video, arguments), "chunk", arguments.fps, arguments, saved_run(arguments))
 
 
 def _run_shared(
@@ -109,14 +95,15 @@ def _run_shared(
     with init_world(arguments.device) as world:
         pipeline, reports = _loaded(arguments, world.device, loras)
         share_tokens(pipeline.transformer)
+        call = _call(pipeline, init_video, arguments)
         if world.is_first:
             sys.stderr.write(reports)
             # each process would save its own part, and all would have to resume at one step
             say("several processes save no steps: if this run is interrupted, it starts over.")
-            make_clip(pipeline, init_video, arguments, resume=None)
+            make_clip(call, "chunk", arguments.fps, arguments, resume=None)
         else:
             with suppress(_Denoised):
-                _clip(pipeline, init_video, arguments, callback=_leave_after_the_last_step)
+                call(callback=_leave_after_the_last_step)
 
 
 def _loaded(
@@ -146,11 +133,8 @@ def _leave_after_the_last_step(step: int, steps: int, _denoised: Tensor) -> None
         raise _Denoised
 
 
-def estimate(arguments: argparse.Namespace) -> Estimate:
-    """Estimate the clip of `exvideo generate cogvideox`."""
-    GEOMETRY.check_size(arguments.width, arguments.height)
-    GEOMETRY.check_frames(arguments.frames)
-    check_steps(arguments.steps, arguments.denoise)
+def _estimate(arguments: argparse.Namespace) -> Estimate:
+    _check(arguments)
     transformer = TransformerConfig.from_shapes(shapes_of(read_transformer(arguments.transformer).weights))
     vae = VAEConfig.from_shapes(shapes_of(read_vae(arguments.vae).weights))
     clip = Clip(
@@ -164,47 +148,28 @@ def estimate(arguments: argparse.Namespace) -> Estimate:
     return estimate_cogvideox(transformer, vae, clip, place_of(arguments, torch.bfloat16))
 
 
-def check_settings(arguments: argparse.Namespace) -> list[Tensor] | None:
-    """Check all that can be checked before gigabytes are read; returns the frames of --init-video."""
-    check_output(arguments)
+def _check(arguments: argparse.Namespace) -> None:
     GEOMETRY.check_size(arguments.width, arguments.height)
     GEOMETRY.check_frames(arguments.frames)
     check_steps(arguments.steps, arguments.denoise)
+
+
+def _checked_init_video(arguments: argparse.Namespace) -> list[Tensor] | None:
+    """Check all that can be checked before gigabytes are read; returns the frames of --init-video."""
+    check_output(arguments)
+    _check(arguments)
     init_video = list(load_frames(arguments.init_video)) if arguments.init_video else None
     check_init_video(init_video, arguments.frames, arguments.denoise)
     return init_video
 
 
-def make_clip(
-    pipeline: CogVideoXPipeline,
-    init_video: list[Tensor] | None,
-    arguments: argparse.Namespace,
-    resume: SavedRun | None,
-) -> None:
-    """Run the pipeline with progress bars, and write the file."""
-    with Bar("sampling", "step") as sampling, Bar("decoding", "chunk") as decoding:
-        result = _clip(
-            pipeline,
-            init_video,
-            arguments,
-            callback=lambda step, steps, _denoised: sampling(step, steps),
-            decode_progress=decoding,
-            resume=resume,
-        )
-    write_output(result.frames, arguments.fps, arguments)
-
-
-def _clip(
-    pipeline: CogVideoXPipeline,
-    init_video: list[Tensor] | None,
-    arguments: argparse.Namespace,
-    *,
-    callback: Callback,
-    decode_progress: Progress | None = None,
-    resume: SavedRun | None = None,
-) -> CogVideoXResult:
+def _call(
+    pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace
+) -> partial[CogVideoXResult]:
+    """The pipeline with its settings, but for callback, decode_progress and resume."""
     scale, steps = arguments.guidance_scale, arguments.steps
-    return pipeline(
+    return partial(
+        pipeline,
         arguments.prompt,
         negative_prompt=arguments.negative,
         num_frames=arguments.frames,
@@ -217,31 +182,22 @@ def _clip(
         seed=arguments.seed,
         method=arguments.method,
         reuse=arguments.reuse,
-        callback=callback,
-        decode_progress=decode_progress,
         decode_tile=arguments.decode_tile,
-        resume=resume,
     )
 
 
-def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `exvideo demo --model cogvideox`."""
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     prompt = "a red circle swings on white"  # of the kind that the demo model was trained on
     parser.add_argument("--prompt", default=prompt, help="colour, shape, motion and ground (%(default)s)")
-    add_settings(parser)
+    _add_settings(parser)
     parser.set_defaults(width=96, height=96, steps=20, guidance_scale=3.0)  # the clips it was trained on
 
 
-def run_demo(arguments: argparse.Namespace) -> None:
-    """Make the clip of `exvideo demo --model cogvideox`."""
-    init_video = check_settings(arguments)
-    pipeline = load_cogvideox(
-        DEMO_TRANSFORMER,
-        text_encoder=DEMO_TEXT_ENCODER,
-        vae=DEMO_VAE,
-    )
+def _run_demo(arguments: argparse.Namespace) -> None:
+    init_video = _checked_init_video(arguments)
+    pipeline = load_cogvideox(DEMO_TRANSFORMER, text_encoder=DEMO_TEXT_ENCODER, vae=DEMO_VAE)
     apply_lora(pipeline, DEMO_LORA)
-    make_clip(pipeline, init_video, arguments, saved_run(arguments))
+    make_clip(_call(pipeline, init_video, arguments), "chunk", arguments.fps, arguments, saved_run(arguments))
 
 
 def _lora(text: str) -> tuple[LoRA, float]:
@@ -266,8 +222,8 @@ def _positive(number: type[int] | type[float]) -> Callable[[str], float]:
 
 COMMAND = Command(
     help="from one sentence, with CogVideoX-5B",
-    add_options=add_options,
-    run=run,
-    estimate=estimate,
-    demo=Demo(add_options=add_demo_options, run=run_demo),
+    add_options=_add_options,
+    run=_run,
+    estimate=_estimate,
+    demo=Demo(add_options=_add_demo_options, run=_run_demo),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,10 +13,8 @@ from torch import Tensor
 from ...errors import ClipError
 from ...estimate import Clip, Estimate
 from ...family import Command, Demo
-from ...terminal.estimate_option import place_of
-from ...terminal.model_options import add_loading, add_reuse, make_faster
-from ...terminal.output_options import add_output, check_output, saved_run, write_output
-from ...terminal.progress import Bar
+from ...terminal.model_options import add_loading, add_sampling, make_faster, place_of
+from ...terminal.output_options import add_output, check_output, make_clip, saved_run
 from ...video import load_frames
 from ...video.pictures import read_picture
 from ...weights.assign import shapes_of
@@ -31,8 +30,7 @@ from .pipeline import SVDPipeline, load_svd
 from .vae import SCALING_FACTOR
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `exvideo generate svd`."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--image", type=Path, required=True, help="the first frame")
     add("--checkpoint", type=Path, required=True, help="svd_xt.safetensors, or a diffusers folder")
@@ -40,10 +38,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_loading(parser, "fp16 on CUDA, else fp32")
     add("--width", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
     add("--height", type=int, default=512, help="pixels, a multiple of 8 (default: %(default)s)")
-    add_settings(parser)
+    _add_settings(parser)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Add the options of every clip, whatever model files it is made with."""
     add_output(parser)
     add = parser.add_argument
@@ -51,24 +49,18 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     add("--fps", type=float, help="frames a second (default: 30, or 7 without an extension)")
     add("--motion-bucket-id", type=float, default=127, help="amount of motion, 0 to 255 (%(default)s)")
     add("--noise-aug-strength", type=float, default=0.02, help="noise on the picture (%(default)s)")
-    add("--steps", type=int, default=50, help="model calls (%(default)s)")
-    add("--method", choices=METHODS, default="euler", help="way from noise to clip (%(default)s)")
-    add_reuse(parser)
+    add_sampling(parser, METHODS)
     add("--min-guidance-scale", type=float, help="of the first frame (default: 2, or 1 without an extension)")
     add("--max-guidance-scale", type=float, help="of the last frame (default: 2, or 3 without an extension)")
     add("--normalize", action=argparse.BooleanOptionalAction, help="even out the frames (default: with an extension)")
     add("--contrast", type=float, help="factor on the latents (default: 1.2, or 1 without)")
-    add("--init-video", type=Path, help="video to start from; use with --denoise")
-    add("--denoise", type=float, default=1.0, help="how far the video is changed, 0 to 1")
     add(
         "--keyframe", action="append", default=[], metavar="INDEX=PICTURE", help="hold a frame to a picture; repeatable"
     )
     add("--encode-scale", type=float, default=SCALING_FACTOR, help="of given frames; 0.13025 as DiffSynth-Studio")
-    add("--seed", type=int, default=0, help="of the noise (%(default)s)")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Make the clip of `exvideo generate svd`."""
+def _run(arguments: argparse.Namespace) -> None:
     check_output(arguments)
     image = read_picture(arguments.image)
     pipeline = load_svd(
@@ -80,11 +72,10 @@ def run(arguments: argparse.Namespace) -> None:
         stream=arguments.stream,
     )
     make_faster(pipeline.unet, arguments)
-    make_clip(pipeline, image, arguments)
+    _make_clip(pipeline, image, arguments)
 
 
-def estimate(arguments: argparse.Namespace) -> Estimate:
-    """Estimate the clip of `exvideo generate svd`."""
+def _estimate(arguments: argparse.Namespace) -> Estimate:
     GEOMETRY.check_size(arguments.width, arguments.height)
     weights = read_svd(arguments.checkpoint, arguments.extension)
     unet = UNetConfig.from_shapes(shapes_of(weights.unet))
@@ -107,50 +98,44 @@ def estimate(arguments: argparse.Namespace) -> Estimate:
     return estimate_svd(unet, vae, clip, place, others * place.dtype.itemsize)
 
 
-def add_demo_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `exvideo demo --model svd`."""
+def _add_demo_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", type=Path, required=True, help="the first frame")
-    add_settings(parser)
+    _add_settings(parser)
     # the demo model was trained on such clips and without guidance
     parser.set_defaults(width=128, height=128, steps=12, min_guidance_scale=1.0, max_guidance_scale=1.0, contrast=1.0)
 
 
-def run_demo(arguments: argparse.Namespace) -> None:
-    """Make the clip of `exvideo demo --model svd`."""
+def _run_demo(arguments: argparse.Namespace) -> None:
     check_output(arguments)
     image = read_picture(arguments.image)
-    make_clip(load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION), image, arguments)
+    _make_clip(load_svd(DEMO_CHECKPOINT, DEMO_EXTENSION), image, arguments)
 
 
-def make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:
-    """Run the pipeline with progress bars, and write the file."""
+def _make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Namespace) -> None:
     fps = pipeline.defaults.fps if arguments.fps is None else arguments.fps
-    with Bar("sampling", "step") as sampling, Bar("decoding", "window") as decoding:
-        result = pipeline(
-            image,
-            num_frames=arguments.frames,
-            height=arguments.height,
-            width=arguments.width,
-            fps=fps,
-            motion_bucket_id=arguments.motion_bucket_id,
-            noise_aug_strength=arguments.noise_aug_strength,
-            num_inference_steps=arguments.steps,
-            min_guidance_scale=arguments.min_guidance_scale,
-            max_guidance_scale=arguments.max_guidance_scale,
-            normalize=arguments.normalize,
-            contrast=arguments.contrast,
-            denoise=arguments.denoise,
-            init_video=list(load_frames(arguments.init_video)) if arguments.init_video else None,
-            keyframes=dict(map(_keyframe, arguments.keyframe)),
-            encode_scale=arguments.encode_scale,
-            seed=arguments.seed,
-            method=arguments.method,
-            reuse=arguments.reuse,
-            callback=lambda step, steps, _denoised: sampling(step, steps),
-            decode_progress=decoding,
-            resume=saved_run(arguments),
-        )
-    write_output(result.frames, fps, arguments)
+    call = partial(
+        pipeline,
+        image,
+        num_frames=arguments.frames,
+        height=arguments.height,
+        width=arguments.width,
+        fps=fps,
+        motion_bucket_id=arguments.motion_bucket_id,
+        noise_aug_strength=arguments.noise_aug_strength,
+        num_inference_steps=arguments.steps,
+        min_guidance_scale=arguments.min_guidance_scale,
+        max_guidance_scale=arguments.max_guidance_scale,
+        normalize=arguments.normalize,
+        contrast=arguments.contrast,
+        denoise=arguments.denoise,
+        init_video=list(load_frames(arguments.init_video)) if arguments.init_video else None,
+        keyframes=dict(map(_keyframe, arguments.keyframe)),
+        encode_scale=arguments.encode_scale,
+        seed=arguments.seed,
+        method=arguments.method,
+        reuse=arguments.reuse,
+    )
+    make_clip(call, "window", fps, arguments, saved_run(arguments))
 
 
 def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
@@ -162,8 +147,8 @@ def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:
 
 COMMAND = Command(
     help="from one picture, with Stable Video Diffusion",
-    add_options=add_options,
-    run=run,
-    estimate=estimate,
-    demo=Demo(add_options=add_demo_options, run=run_demo),
+    add_options=_add_options,
+    run=_run,
+    estimate=_estimate,
+    demo=Demo(add_options=_add_demo_options, run=_run_demo),
 )

@@ -208,14 +208,14 @@ def test_a_file_is_read_small_and_its_detail_is_measured_at_full_size(tmp_path):
     path = save_video(moving_TW[:, None, :, None].expand(-1, 8, -1, 3), tmp_path / "clip.mp4", quality="best")
 
     calls = []
-    video = read_reduced(path, probe(path), lambda *call: calls.append(call))
+    frames_T3HW, sharpness_T = read_reduced(path, probe(path), lambda *call: calls.append(call))
 
-    assert video.frames_T3HW.shape == (FRAMES, 3, 4, LONGEST_SIDE)
-    assert video.frames_T3HW.float().aminmax() == pytest.approx((-0.3, 0.3), abs=0.03)
+    assert frames_T3HW.shape == (FRAMES, 3, 4, LONGEST_SIDE)
+    assert frames_T3HW.float().aminmax() == pytest.approx((-0.3, 0.3), abs=0.03)
     assert calls[-1] == (FRAMES, FRAMES)
-    assert measure(video.frames_T3HW).sharpness == pytest.approx(1, abs=0.05)
-    assert measure(video.frames_T3HW, video.sharpness_T).sharpness < 0.6
-    assert curves(video.frames_T3HW, 16, video.sharpness_T).sharpness[1] < 0.6
+    assert measure(frames_T3HW).sharpness == pytest.approx(1, abs=0.05)
+    assert measure(frames_T3HW, sharpness_T).sharpness < 0.6
+    assert curves(frames_T3HW, 16, sharpness_T).sharpness[1] < 0.6
 
 
 @pytest.mark.parametrize(("num_frames", "words"), [(5, "at least 6"), (MOST_FRAMES + 1, "Cut it into parts")])
