@@ -9,44 +9,41 @@ from . import aliases, registry
 from .errors import CheckpointError, ClipError, DownloadError, ExVideoError, VideoError
 
 if TYPE_CHECKING:
-    from .evaluation.measures import measure
-    from .families.cogvideox.pipeline import CogVideoXPipeline, CogVideoXResult, load_cogvideox
-    from .families.svd.pipeline import SVDPipeline, SVDResult, load_svd
-    from .families.svd.save import save_extension, save_svd
-    from .lora import apply_lora, remove_loras
-    from .nn.fp8 import multiply_in_fp8, store_in_fp8
-    from .nn.step_cache import Reuse
-    from .runtime.resume import SavedRun
-    from .video import load_frames, save_video
-    from .weights.write import write_weights
+    from .evaluation.measures import measure as measure
+    from .families.cogvideox.pipeline import (
+        CogVideoXPipeline as CogVideoXPipeline,
+        CogVideoXResult as CogVideoXResult,
+        load_cogvideox as load_cogvideox,
+    )
+    from .families.svd.pipeline import SVDPipeline as SVDPipeline, SVDResult as SVDResult, load_svd as load_svd
+    from .families.svd.save import save_extension as save_extension, save_svd as save_svd
+    from .lora import apply_lora as apply_lora, remove_loras as remove_loras
+    from .nn.fp8 import multiply_in_fp8 as multiply_in_fp8, store_in_fp8 as store_in_fp8
+    from .nn.step_cache import Reuse as Reuse
+    from .runtime.resume import SavedRun as SavedRun
+    from .video import load_frames as load_frames, save_video as save_video
+    from .weights.write import write_weights as write_weights
 
 # imported when they are asked for, so that ComfyUI's start imports what the nodes need and no more
 _LAZY = {
-    "CogVideoXPipeline": "families.cogvideox.pipeline",
-    "CogVideoXResult": "families.cogvideox.pipeline",
-    "Reuse": "nn.step_cache",
-    "SVDPipeline": "families.svd.pipeline",
-    "SVDResult": "families.svd.pipeline",
-    "SavedRun": "runtime.resume",
-    "apply_lora": "lora",
-    "load_cogvideox": "families.cogvideox.pipeline",
-    "load_frames": "video",
-    "load_svd": "families.svd.pipeline",
-    "measure": "evaluation.measures",
-    "multiply_in_fp8": "nn.fp8",
-    "remove_loras": "lora",
-    "save_extension": "families.svd.save",
-    "save_svd": "families.svd.save",
-    "save_video": "video",
-    "store_in_fp8": "nn.fp8",
-    "write_weights": "weights.write",
+    "evaluation.measures": ("measure",),
+    "families.cogvideox.pipeline": ("CogVideoXPipeline", "CogVideoXResult", "load_cogvideox"),
+    "families.svd.pipeline": ("SVDPipeline", "SVDResult", "load_svd"),
+    "families.svd.save": ("save_extension", "save_svd"),
+    "lora": ("apply_lora", "remove_loras"),
+    "nn.fp8": ("multiply_in_fp8", "store_in_fp8"),
+    "nn.step_cache": ("Reuse",),
+    "runtime.resume": ("SavedRun",),
+    "video": ("load_frames", "save_video"),
+    "weights.write": ("write_weights",),
 }
+_MODULES = {name: module for module, names in _LAZY.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in _LAZY:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    value: object = getattr(import_module(f".{_MODULES[name]}", __name__), name)
     return value
 
 
@@ -54,28 +51,4 @@ registry.connect()
 aliases.keep_old_paths()
 
 __version__ = "0.2.0"
-__all__ = [
-    "CheckpointError",
-    "ClipError",
-    "CogVideoXPipeline",
-    "CogVideoXResult",
-    "DownloadError",
-    "ExVideoError",
-    "Reuse",
-    "SVDPipeline",
-    "SVDResult",
-    "SavedRun",
-    "VideoError",
-    "apply_lora",
-    "load_cogvideox",
-    "load_frames",
-    "load_svd",
-    "measure",
-    "multiply_in_fp8",
-    "remove_loras",
-    "save_extension",
-    "save_svd",
-    "save_video",
-    "store_in_fp8",
-    "write_weights",
-]
+__all__ = ["CheckpointError", "ClipError", "DownloadError", "ExVideoError", "VideoError", "__version__", *_MODULES]

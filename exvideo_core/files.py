@@ -9,11 +9,7 @@ from pathlib import Path
 
 
 def regular_size(path: Path) -> int:
-    """Bytes of a regular file, also through a link.
-
-    Raises:
-        OSError: it is missing, or not a regular file: a pipe would block forever, and a device never end.
-    """
+    """Bytes of a regular file, also through a link; OSError if it is missing, or a folder, pipe or device."""
     status = path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))

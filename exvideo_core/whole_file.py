@@ -22,8 +22,7 @@ _WORK = ".exvideo-"  # begins the names of hidden folders
 def whole_file(path: Path, error_type: type[ExVideoError]) -> Iterator[Path]:
     """Give a temporary path beside `path`. It is flushed to the disk and renamed when the block ends, else deleted.
 
-    Raises:
-        error_type: the disk refuses; any OSError of the block counts as that.
+    Any OSError of the block becomes an `error_type`.
     """
     temporary = path.with_name(part_name(path.name, str(os.getpid())))
     try:
@@ -45,8 +44,7 @@ def part_name(name: str, process: str) -> str:
 def work_folder(path: Path) -> Iterator[Path]:
     """A hidden folder beside `path`, on the same disk. It is deleted with everything in it when the block ends.
 
-    Raises:
-        VideoError: no file can be written at `path`.
+    VideoError if no file can be written at `path`.
     """
     try:
         if path.is_dir():

@@ -97,11 +97,7 @@ def keys() -> list[str]:
 
 
 def choose(name: str) -> tuple[PublishedFile, ...]:
-    """The files behind a group's title or key, or a file's key or name on disk.
-
-    Raises:
-        DownloadError: there is no such file; the sentence lists those there are.
-    """
+    """The files behind a group's title or key, or a file's key or name on disk; DownloadError lists those there are."""
     for group in groups():
         if name in (group.title, group.key):
             return group.files

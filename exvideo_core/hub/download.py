@@ -55,8 +55,7 @@ def fetch_all(
 ) -> list[Path]:
     """Fetch several files, each into its folder; `progress` counts the bytes of all.
 
-    Raises:
-        DownloadError: says why one could not be had, and what to do; those before it are there.
+    DownloadError says why one could not be had, and what to do; those before it are there.
     """
     check_room(folders)
     sizes = {file: file.num_bytes for file in folders}
@@ -83,10 +82,7 @@ def fetch(
 ) -> Path:
     """Make sure that a published file is in a folder, under its name on disk; return its path.
 
-    Nothing is asked of the network when it is there.
-
-    Raises:
-        DownloadError: says why it could not be had, and what to do.
+    Nothing is asked of the network when it is there. DownloadError says why it could not be had, and what to do.
     """
     target = folder / file.name
     if target.exists():

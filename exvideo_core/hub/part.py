@@ -60,11 +60,7 @@ class Part:
         self.num_bytes, self._digest = 0, hashlib.sha256()
 
     def finish(self, sha256: str | None) -> None:
-        """Check the hash and flush the file to disk; it keeps the part's name.
-
-        Raises:
-            DamagedError: its hash is not this one.
-        """
+        """Flush the file to disk; it keeps the part's name. DamagedError if its hash is not this one."""
         if sha256 not in (None, self._digest.hexdigest()):
             raise DamagedError("its SHA-256 is not the announced one")
         os.fsync(self._stream.fileno())

@@ -32,9 +32,7 @@ class Announcement:
 def announce(file: PublishedFile, source: str, silence: float) -> Announcement:
     """Ask a source about a file; `silence` in seconds.
 
-    Raises:
-        StatusError, PassingError: it refuses, or does not answer.
-        DownloadError: its answer makes no sense.
+    StatusError or PassingError if it refuses or does not answer, DownloadError if its answer makes no sense.
     """
     return _SOURCES[source](file, silence)
 

@@ -89,8 +89,7 @@ def store_in_fp8(network: nn.Module) -> None:
 def multiply_in_fp8(network: nn.Module) -> None:
     """Round weights as `store_in_fp8`, and multiply in fp8 in linear layers: faster, and less exact.
 
-    Raises:
-        ExVideoError: the GPU has no fp8 products.
+    ExVideoError if the GPU has no fp8 products.
     """
     check_products(next(network.parameters()).device)
     store_in_fp8(network)

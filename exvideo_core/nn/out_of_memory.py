@@ -40,11 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained(doing: str, hint: str) -> Iterator[None]:
-    """Turn out-of-memory errors in a block into one that says what to do.
-
-    Raises:
-        DeviceMemoryError: out of memory while `doing`; `hint` is a sentence about what to lower.
-    """
+    """Turn out-of-memory errors in a block into a DeviceMemoryError; `hint` is a sentence about what to lower."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

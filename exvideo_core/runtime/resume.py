@@ -130,11 +130,7 @@ class SavedRun:
         return point
 
     def write(self, point: Point, notes: Mapping[str, str], parts: Mapping[str, Stateful]) -> None:
-        """Save a state in place of the previous one.
-
-        Raises:
-            CheckpointError, OSError: the file cannot be written.
-        """
+        """Save a state in place of the previous one; CheckpointError or OSError if it cannot be written."""
         tensors = {"x": point.x} if point.earlier is None else {"x": point.x, "earlier": point.earlier}
         for name, part in parts.items():
             tensors |= {f"{name}/{key}": item for key, item in part.state().items()}

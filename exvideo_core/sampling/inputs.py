@@ -75,11 +75,7 @@ def named(what: str, name: str, choices: Mapping[str, T]) -> T:
 
 
 def attention_named(name: str) -> Attention:
-    """A backend of `exvideo_core.nn.attention`.
-
-    Raises:
-        ExVideoError: there is none of that name, or its package is not installed.
-    """
+    """A backend of `exvideo_core.nn.attention`; ExVideoError if there is none, or its package is not installed."""
     backend = named("attention", name, BACKENDS)
     if name in PACKAGES:
         package_of(name)  # raises before gigabytes are read

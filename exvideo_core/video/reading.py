@@ -46,9 +46,7 @@ def read_video(path: str | Path) -> Iterator[NDArray[np.uint8]]:
     """Iterate over the frames of a video, upright, as uint8 [H, W, 3].
 
     Leaving the iteration early ends the decoder. A damaged file yields the frames before the damage.
-
-    Raises:
-        VideoError: at once if there is no such file; while iterating if it is damaged or not a video.
+    VideoError at once if there is no such file; while iterating if it is damaged or not a video.
     """
     path = Path(path)
     if not path.is_file():

@@ -42,8 +42,7 @@ def sized_by(source: str) -> Iterator[None]:
 def assign_weights(module: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
     """Put weights, without a copy, into a module that was built on the meta device; all must fit exactly.
 
-    Raises:
-        CheckpointError: with counts and first names of what is missing, unknown or of another shape.
+    CheckpointError has counts and first names of what is missing, unknown or of another shape.
     """
     wanted, model = module.state_dict(), type(module).__name__
     known = {name: weight for name, weight in weights.items() if name in wanted}

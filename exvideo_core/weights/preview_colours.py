@@ -19,10 +19,7 @@ _LONGEST = 10_000  # characters; 16 channels take 500
 def read_colours(notes: Mapping[str, str], source: str, channels: int) -> tuple[list[list[float]], list[float]] | None:
     """Factors and bias from a file's metadata; None if it has none.
 
-    Latents times the factors plus the bias are red, green and blue in [-1, 1].
-
-    Raises:
-        CheckpointError: they cannot be read.
+    Latents times the factors plus the bias are red, green and blue in [-1, 1]. CheckpointError if they are damaged.
     """
     if FACTORS not in notes:
         return None

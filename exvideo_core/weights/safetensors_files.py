@@ -94,10 +94,7 @@ class WeightFile(Mapping[str, Tensor]):
 def open_weights(path: Path | WeightFile) -> WeightFile:
     """Open a safetensors file, one shard (all others are opened, too), an index of shards, or a folder of one model.
 
-    A WeightFile is returned as it is.
-
-    Raises:
-        CheckpointError: the file is missing, incomplete, damaged, or not safetensors.
+    A WeightFile is returned as it is. CheckpointError if the file is missing, incomplete, damaged, or not safetensors.
     """
     if isinstance(path, WeightFile):
         return path

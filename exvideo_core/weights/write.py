@@ -16,11 +16,7 @@ from ..whole_file import whole_file
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file, all of it or nothing, also if the power fails.
-
-    Raises:
-        CheckpointError: the disk refuses.
-    """
+    """Write a safetensors file, all of it or nothing, also if the power fails; CheckpointError if the disk refuses."""
     contiguous = {name: weight.detach().contiguous() for name, weight in weights.items()}
     with whole_file(path, CheckpointError) as temporary:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,8 +46,7 @@ _EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight")  # T5's token emb
 def read_transformer(path: Path | WeightFile) -> PartWeights:
     """Read a transformer of CogVideoX-5B 1.0, text to video or image to video.
 
-    Raises:
-        CheckpointError: the file is damaged, or another kind of file: says which, and where it belongs.
+    CheckpointError if the file is damaged, or another kind of file: says which, and where it belongs.
     """
     file, source = _open(
         path, "transformer", (detect.TRANSFORMER, detect.IMAGE_TO_VIDEO), "the transformer of CogVideoX-5B"

@@ -37,8 +37,7 @@ def layer_name(spelling: str) -> str | None:
 def to_diffsynth_name(parameter: str) -> str:
     """DiffSynth's name of a weight of ours, used by the published LoRA: blocks.3.attn1.to_out.weight.
 
-    Raises:
-        ValueError: LoRAs do not change this weight.
+    ValueError if LoRAs do not change this weight.
     """
     name = renamed(parameter, _TO_DIFFSYNTH)
     if name is None:

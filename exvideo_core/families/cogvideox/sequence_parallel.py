@@ -25,10 +25,7 @@ def share_tokens(transformer: CogVideoXTransformer) -> None:
     """Split the tokens of every forward pass over the processes of the default group.
 
     Each process holds a copy of the transformer, gets all inputs and returns the whole result. Inference only:
-    gradients do not flow through the exchanges.
-
-    Raises:
-        ExVideoError: the heads cannot be divided by the number of processes.
+    gradients do not flow through the exchanges. ExVideoError if the heads cannot be divided by the processes.
     """
     ulysses, heads = _Ulysses(), transformer.config.width // transformer.config.head_dim
     if heads % ulysses.world:
