@@ -20,14 +20,12 @@ from torch import Tensor, nn
 
 from exvideo_core.families.cogvideox import config as cog
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
-from exvideo_core.families.cogvideox.vae import SCALING_FACTOR as COG_SCALE
-from exvideo_core.families.cogvideox.vae import CogVideoXVAE, temporal_chunks
+from exvideo_core.families.cogvideox.vae import SCALING_FACTOR as COG_SCALE, CogVideoXVAE, temporal_chunks
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_from_diffusers, vae_from_diffusers
 from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.families.svd.unet import SVDUNet
-from exvideo_core.families.svd.vae import SCALING_FACTOR as SVD_SCALE
-from exvideo_core.families.svd.vae import VAE
+from exvideo_core.families.svd.vae import SCALING_FACTOR as SVD_SCALE, VAE
 
 # frames, h, w; for some tasks ext (rows of the extension's position table), layers, batch, is_streamed
 Config = Mapping[str, Any]

@@ -6,8 +6,7 @@ import re
 from urllib.parse import unquote
 
 import pytest
-from docs_pages import PAGES as ALL_PAGES
-from docs_pages import ROOT
+from docs_pages import PAGES as ALL_PAGES, ROOT
 
 PAGES = [page for page in ALL_PAGES if not page.is_relative_to(ROOT / "web")]  # those are read inside ComfyUI
 

@@ -10,8 +10,7 @@ import torch
 from docs_pages import ROOT, snippets
 
 from exvideo_core.estimate import Clip, Place, estimate_cogvideox, estimate_svd
-from exvideo_core.families.cogvideox.config import TransformerConfig
-from exvideo_core.families.cogvideox.config import VAEConfig as CogVideoXVAEConfig
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig as CogVideoXVAEConfig
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"

@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from ..errors import ExVideoError
-from . import demo, download, generate, inspect, train
-from . import eval as evaluation
+from . import demo, download, eval as evaluation, generate, inspect, train
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from narrow_cogvideox import NARROW as COGVIDEOX
-from narrow_cogvideox import build_transformer
+from narrow_cogvideox import NARROW as COGVIDEOX, build_transformer
 from narrow_svd import NARROW, noise, reset_extension
 from safetensors.torch import load_file
 from torch import Tensor, nn

@@ -4,8 +4,7 @@ import csv
 
 import pytest
 import yaml
-from narrow_cogvideox import build_text_encoder, build_transformer
-from narrow_cogvideox import save_files as save_cogvideox
+from narrow_cogvideox import build_text_encoder, build_transformer, save_files as save_cogvideox
 from narrow_svd import save_files as save_svd
 from safetensors.torch import save_file
 from training_videos import write_video

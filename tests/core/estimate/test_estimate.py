@@ -10,11 +10,20 @@ from PIL import Image
 
 from benchmarks import count
 from exvideo_core.cli import main
-from exvideo_core.estimate import Clip, Place, Speed, Work, counting, estimate_cogvideox, estimate_svd, probe, seconds
-from exvideo_core.estimate import jobs as estimated
+from exvideo_core.estimate import (
+    Clip,
+    Place,
+    Speed,
+    Work,
+    counting,
+    estimate_cogvideox,
+    estimate_svd,
+    jobs as estimated,
+    probe,
+    seconds,
+)
 from exvideo_core.estimate.speed import work_of
-from exvideo_core.families.cogvideox import config as cog
-from exvideo_core.families.cogvideox import estimate as cogvideox_estimate
+from exvideo_core.families.cogvideox import config as cog, estimate as cogvideox_estimate
 from exvideo_core.families.cogvideox.files import DEMO_TEXT_ENCODER, DEMO_TRANSFORMER, DEMO_VAE
 from exvideo_core.families.cogvideox.pipeline import load_cogvideox
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer

@@ -12,8 +12,7 @@ from rounding import assert_equal_but_for_rounding
 from torch import Tensor, nn
 
 from exvideo_core.estimate.counting import count
-from exvideo_core.families.svd import blocks
-from exvideo_core.families.svd import lazy_frames as skips
+from exvideo_core.families.svd import blocks, lazy_frames as skips
 from exvideo_core.families.svd.transformer import SpatioTemporalTransformer
 from exvideo_core.families.svd.unet import SVDUNet
 
