@@ -117,12 +117,12 @@ class Streams:
 
 
 class Uses:
-    """Who has read and written a piece of memory, and who may still do so.
+    """Who has read and written some memory, and who may still do so.
 
     Attributes:
         owner: the stream it was allocated on; None for memory of the host.
         what: the operation that allocated it.
-        recorded: streams that the allocator was told of, by `Tensor.record_stream`.
+        recorded: streams that `Tensor.record_stream` named to the allocator.
     """
 
     __slots__ = ("owner", "reads", "recorded", "what", "write")
