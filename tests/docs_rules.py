@@ -60,7 +60,7 @@ class Accepted(Exception):  # noqa: N818  a parser took the words; nothing went 
 def run(command: str, patch: pytest.MonkeyPatch) -> None:
     """Run or check a command; the current folder is the sandbox."""
     command = re.sub(r"^(\w+=\S+ )+", "", command)
-    given = [docs_sandbox.PLACEHOLDERS.get(word, word) for word in words(re.sub(r"cuda(:\d)?\b", "cpu", command))]
+    given = [docs_sandbox.PLACEHOLDERS.get(word, word) for word in words(re.sub(r"\bcuda(:\d)?\b", "cpu", command))]
     for pattern, check in RULES:
         if re.match(pattern, command):
             check(given, patch)
@@ -336,7 +336,7 @@ RULES: tuple[tuple[str, Callable[[Sequence[str], pytest.MonkeyPatch], None]], ..
     (r"(python3? )?run\.py ", run_script),
     (r"(python|\.venv/bin/python) -m pytest", tests),
     (r"python -m exvideo_core(\.training)? ", exvideo_module),
-    (r"python -m tools\.demo_models\.", script),
+    (r"python -m tools\.demo_models\.|\.venv/bin/python -m tests\.emulated_cuda", script),
     (r"python benchmarks/approximations\.py", approximations),
     (
         r"(python|\.venv/bin/python) (benchmarks|tests/(cpu_settings|golden|host|record_release|soak|faults|fuzz))",

@@ -21,6 +21,7 @@ FILES = (
     "core/training/test_scale.py",
     "core/training/test_shipped.py",
     "demo_models/",
+    "emulated_cuda/",
     "faults/",
     "nodes/test_import_time.py",
     "nodes/test_memory.py",

@@ -1,0 +1,120 @@
+"""Kernels that are launched: few enough for a large card, and none without need."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from exvideo_core.nn.chunks import CHUNK_BYTES
+from exvideo_core.nn.group_norm import affine, norm_silu
+
+from .cards import H200, RTX_3060, RTX_4090, Card
+from .device import EmulatedCuda
+from .mini import mini_cogvideox, mini_svd
+from .patches import emulated, placed
+from .pipelines import PICTURE, UNGUIDED, cogvideox_clip
+
+HALF = torch.float16
+LARGE = 2**30  # bytes of a chunk from 24 GB on: a third of the launches of 256 MiB
+
+
+class Seen(Exception):  # noqa: N818  nothing went wrong
+    """Ends a clip where its chunk size is known."""
+
+
+def sampled_in(card: Card) -> int:
+    """Chunk size in which the UNet computes on a card."""
+    with emulated(card) as cuda:
+        pipe = mini_svd(cuda)
+
+        def stop(*_: object) -> None:
+            raise Seen(pipe.unet.chunk_bytes)
+
+        with pytest.raises(Seen) as seen:
+            pipe(PICTURE, num_frames=2, height=128, width=128, num_inference_steps=1, callback=stop, **UNGUIDED)
+    return seen.value.args[0]
+
+
+def decoded_in(card: Card) -> int:
+    """Chunk size in which CogVideoX's autoencoder computes on a card."""
+    with emulated(card) as cuda:
+        pipe = mini_cogvideox(cuda)
+
+        def stop(*_: object) -> None:
+            raise Seen(pipe.vae.chunk_bytes)
+
+        with pytest.raises(Seen) as seen:
+            cogvideox_clip(cuda, pipe, frames=9, height=64, width=64, steps=1, guidance_scale=1, decode_progress=stop)
+    return seen.value.args[0]
+
+
+def test_chunks_are_small_on_a_small_card() -> None:
+    assert sampled_in(RTX_3060) == decoded_in(RTX_3060) == CHUNK_BYTES
+
+
+@pytest.mark.parametrize("card", [RTX_4090, H200], ids=lambda card: card.name)
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="chunks are 256 MiB on every card, which waits for Python"
+)
+def test_sampling_takes_large_chunks_on_a_large_card(card: Card) -> None:
+    assert sampled_in(card) >= LARGE
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="chunks are 256 MiB on every card, which waits for Python"
+)
+def test_decoding_takes_large_chunks_on_a_large_card() -> None:
+    assert decoded_in(H200) >= LARGE
+
+
+def float64_kernels(chunks: int) -> int:
+    """Kernels in float64 of a norm over so many chunks."""
+    with emulated(H200) as cuda, torch.inference_mode():
+        norm = placed(cuda, lambda: nn.GroupNorm(32, 320), HALF, "cuda:0")
+        maps = [torch.empty(2, 320, 32, 32, dtype=HALF, device="cuda") for _ in range(chunks)]
+        affine(norm, (norm.weight, norm.bias), maps)
+        return cuda.costs.float64.total()
+
+
+@pytest.mark.xfail(
+    strict=True, raises=AssertionError, reason="each chunk's statistics are merged at once, by ten kernels"
+)
+def test_statistics_of_chunks_are_merged_together() -> None:
+    assert float64_kernels(16) == float64_kernels(8)
+
+
+def test_statistics_are_merged_in_float64() -> None:
+    assert float64_kernels(2) > 0
+
+
+WIDENED = "the variance is computed of a copy in float32, though CUDA's kernel adds up 16 bits in float32"
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason=WIDENED)
+def test_statistics_of_chunks_copy_nothing(cuda: EmulatedCuda) -> None:
+    norm = placed(cuda, lambda: nn.GroupNorm(32, 320), HALF, "cuda:0")
+    with torch.inference_mode():
+        x = torch.empty(2, 320, 64, 64, dtype=HALF, device="cuda")
+        affine(norm, (norm.weight, norm.bias), [x, x])
+
+    assert cuda.costs.widened.total() < x.nbytes
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason=WIDENED)
+def test_a_norm_with_silu_copies_nothing(cuda: EmulatedCuda) -> None:
+    norm = placed(cuda, lambda: nn.GroupNorm(32, 320), HALF, "cuda:0")
+    with torch.inference_mode():
+        x = torch.empty(2, 320, 64, 64, dtype=HALF, device="cuda").to(memory_format=torch.channels_last)
+        norm_silu(norm, x)
+
+    assert cuda.costs.widened.total() < x.nbytes
+
+
+def test_guidance_launches_each_branch_once(cuda: EmulatedCuda) -> None:
+    pipe = mini_cogvideox(cuda)
+    clip = {"frames": 9, "height": 64, "width": 64, "steps": 2}
+    alone = cogvideox_clip(cuda, pipe, **clip, guidance_scale=1).of(2).launches.total()
+    both = cogvideox_clip(cuda, pipe, **clip).of(2).launches.total()
+
+    assert 1.8 * alone < both < 2.2 * alone
