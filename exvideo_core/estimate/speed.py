@@ -118,7 +118,7 @@ def _fastest(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type == "mps":
+        torch.mps.synchronize()  # which takes no device
+    elif device.type != "cpu":
+        torch.get_device_module(device).synchronize(device)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .convolution import bind_conv
+from .convolution import bind_conv, channels_last_on_gpu
 from .effective_weights import Weights, effective_weights
 
 
@@ -36,11 +36,10 @@ def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
         return layer
     padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
     if weights[0].shape[3:] == (1, 1):
-        return partial(_over_time, weights, padding[0])
+        return partial(_over_time, (channels_last_on_gpu(weights[0].squeeze(-1)), weights[1]), padding[0])
     if not _by_frames(like):
         return bind_conv(layer, like)
-    taps = [tap.contiguous() for tap in weights[0].unbind(2)]
-    return partial(_over_frames, taps, weights[1], padding[1:])
+    return partial(_over_frames, _taps(weights[0]), weights[1], padding[1:])
 
 
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
@@ -50,7 +49,12 @@ def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[
         convolve = bind_conv3d(layer, like)
         return lambda frames: convolve(torch.cat(tuple(frames), dim=2))
     padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
-    return partial(_of_frames, [tap.contiguous() for tap in weights[0].unbind(2)], weights[1], padding[1:])
+    return partial(_of_frames, _taps(weights[0]), weights[1], padding[1:])
+
+
+def _taps(weight: Tensor) -> list[Tensor]:
+    """Weights of the 2D convolutions, one for each frame that a kernel spans, laid out once for all chunks."""
+    return [channels_last_on_gpu(tap.contiguous()) for tap in weight.unbind(2)]
 
 
 def _of_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], frames: Sequence[Tensor]) -> Tensor:
@@ -73,7 +77,7 @@ def _over_time(weights: Weights, padding: int, x_BCTHW: Tensor) -> Tensor:
     """One 2D convolution of an image whose rows are frames and whose columns are cells."""
     weight, bias = weights
     x_BTLC = x_BCTHW.permute(0, 2, 3, 4, 1).flatten(2, 3)  # channels-last also for a single clip
-    out_BCTL = F.conv2d(x_BTLC.permute(0, 3, 1, 2), weight.squeeze(-1), bias, padding=(padding, 0))
+    out_BCTL = F.conv2d(x_BTLC.permute(0, 3, 1, 2), weight, bias, padding=(padding, 0))
     return out_BCTL.unflatten(3, x_BCTHW.shape[3:])
 
 

@@ -28,6 +28,13 @@ def channels_last_on_gpu(x_BCX: Tensor) -> Tensor:
     return x_BCX.contiguous(memory_format=torch.channels_last if x_BCX.ndim == 4 else torch.channels_last_3d)
 
 
+def lay_out_weights(network: nn.Module) -> None:
+    """Lay the weights of 2D convolutions out channels-last on a GPU, or its kernels would at every call."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data = channels_last_on_gpu(layer.weight.data)
+
+
 def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     """Bind a Conv2d or Conv3d to its effective weights, equal within rounding; the layer itself if it must be called.
 
@@ -39,7 +46,8 @@ def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     if weights is None:
         return conv
     assert isinstance(conv, nn.Conv2d | nn.Conv3d)
-    return partial(_convolved, conv, weights)
+    weight, bias = weights
+    return partial(_convolved, conv, (channels_last_on_gpu(weight), bias))
 
 
 def convolved(conv: nn.Module, x_BCX: Tensor) -> Tensor:

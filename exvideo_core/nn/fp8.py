@@ -61,7 +61,7 @@ class _MultipliedLinear(_Linear):
         return None  # it must be called: rounding the input is part of it
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
-        rows = input.reshape(-1, input.shape[-1])
+        rows = input.reshape(-1, input.shape[-1]).contiguous()  # one frame's tokens are a view with channels apart
         scale = (rows.abs().amax(dim=1, keepdim=True).float() / _LARGEST).clamp(min=torch.finfo(torch.float32).tiny)
         rounded = (rows / scale.to(rows.dtype)).clamp(-_LARGEST, _LARGEST).to(_FORMAT)
         # kernels with a scale for each row return bfloat16
@@ -102,12 +102,19 @@ FP8 = {"weights": store_in_fp8, "matmul": multiply_in_fp8}
 
 
 def check_products(device: torch.device) -> None:
-    """Raise ExVideoError if the GPU cannot multiply in fp8."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
+    """Raise ExVideoError if the device cannot multiply in fp8, as one small product shows."""
+    side = _MULTIPLE
+    one, scale = torch.zeros(side, side, device=device), torch.ones(side, 1, device=device)
+    try:
+        one = one.to(_FORMAT)
+        torch._scaled_mm(one, one.t(), scale, scale.t(), out_dtype=torch.bfloat16)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        reason = str(error).partition("\n")[0][:200]
         raise ExVideoError(
-            f"{torch.cuda.get_device_name(device)} cannot multiply in fp8 (the first to do so were GeForce 40 and "
-            f"H100). Choose fp8 'weights', which saves the same memory."
-        )
+            f"{name} with PyTorch {torch.__version__} cannot multiply in fp8 ({reason}). It takes GeForce 40, H100 or "
+            f"newer, and PyTorch 2.7 on GeForce. Choose fp8 'weights', which saves the same memory."
+        ) from error
 
 
 def _store(layer: nn.Module) -> None:

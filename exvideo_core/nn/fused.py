@@ -68,7 +68,10 @@ def gated_gelu(x: Tensor) -> Tensor:
 @fusible
 def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     """SiLU(factor * x + summand), computed in float32."""
-    return F.silu(torch.addcmul(summand, x, factor), inplace=True).to(x.dtype)
+    if torch.is_grad_enabled():
+        return F.silu(torch.addcmul(summand, x, factor)).to(x.dtype)
+    wide = torch.empty_like(x, dtype=summand.dtype)  # else the result is laid out like the summand
+    return F.silu(torch.addcmul(summand, x, factor, out=wide), inplace=True).to(x.dtype)
 
 
 @fusible

@@ -5,8 +5,7 @@ Shapes: B items, C channels, G groups; what follows are axes of space and time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import reduce
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +15,29 @@ from .chunks import items_within, spans
 from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
 
-_Statistics = tuple[int, Tensor, Tensor]  # of each channel: count, mean and sum of squared differences from it, [C]
+_Statistics = tuple[int, Tensor, Tensor]  # of each channel of a chunk: count, mean and variance, [C]
 
 
 def _statistics(x_BCX: Tensor) -> _Statistics:
     axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
     # one pass over x, numerically stable
     variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
-    count = x_BCX.numel() // x_BCX.shape[1]
-    exact = torch.float32 if x_BCX.device.type == "mps" else torch.float64  # MPS has no float64
-    return count, mean_C.to(exact), variance_C.to(exact) * count
+    return x_BCX.numel() // x_BCX.shape[1], mean_C, variance_C
 
 
-def _merged(one: _Statistics, other: _Statistics) -> _Statistics:
-    """Statistics of two chunks together (Chan et al. 1983)."""
-    (count, mean_C, squares_C), (more, other_mean_C, other_squares_C) = one, other
-    total, difference_C = count + more, other_mean_C - mean_C
-    squares_C = squares_C + other_squares_C + difference_C.square() * (count * more / total)
-    return total, mean_C + difference_C * (more / total), squares_C
+def _merged(chunks: Sequence[_Statistics]) -> tuple[int, Tensor, Tensor]:
+    """Count, mean and sum of squared differences of all chunks together (Chan et al. 1983), [C]."""
+    counts, means, variances = zip(*chunks, strict=True)
+    total = sum(counts)
+    exact = torch.float32 if means[0].device.type == "mps" else torch.float64  # MPS has no float64
+    mean_PC, variance_PC = torch.stack(means).to(exact), torch.stack(variances).to(exact)
+    if len(set(counts)) > 1:  # chunks of nearly equal size
+        shares = torch.cat([mean_PC.new_full((1, 1), count / total) for count in counts])
+    else:
+        shares = 1 / len(counts)
+    mean_C = (mean_PC * shares).sum(0)
+    squares_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0) * total
+    return total, mean_C, squares_C
 
 
 def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: int = 0) -> tuple[Tensor, Tensor]:
@@ -43,7 +47,7 @@ def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: in
     has `axes` axes of length 1 after C.
     """
     assert isinstance(norm, nn.GroupNorm)
-    count, mean_C, squares_C = reduce(_merged, map(_statistics, chunks))
+    count, mean_C, squares_C = _merged([_statistics(chunk_BCX) for chunk_BCX in chunks])
     mean_GC, squares_GC = mean_C.view(norm.num_groups, -1), squares_C.view(norm.num_groups, -1)
     mean_G = mean_GC.mean(1)
     spread_G = squares_GC.sum(1) + count * (mean_GC - mean_G[:, None]).square().sum(1)

@@ -18,8 +18,12 @@ T = TypeVar("T")
 SMALLEST_CHUNK = 2**24  # bytes: below, nearly all memory is in tensors that cannot be chunked
 SMALLEST_TILE = 16  # latent cells
 
-# Messages of other errors that mean it: from cuBLAS and cuDNN, other accelerators, main memory.
-_SAYINGS = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+# Messages of other errors that mean it: from cuBLAS and cuDNN (whose convolutions report that no plan's workspace found
+# room as "unable to find an engine", pytorch#108645), MPS, Level Zero, main memory.
+_SAYINGS = (
+    *("out of memory", "alloc_failed", "allocation_failed", "unable to find an engine", "invalid buffer size"),
+    *("out_of_device_memory", "can't allocate memory", "not enough memory"),
+)
 
 
 class DeviceMemoryError(ExVideoError, torch.cuda.OutOfMemoryError):
@@ -104,9 +108,13 @@ def free_unused() -> None:
         forget_error()
     elif torch.backends.mps.is_available():
         torch.mps.empty_cache()
+    elif torch.xpu.is_initialized():
+        torch.xpu.empty_cache()
 
 
 def forget_error() -> None:
-    """Clear CUDA's last error, which it reports again at the next launch."""
+    """Clear the last error of CUDA's current device, which it reports again at the next launch."""
     with suppress(RuntimeError):
-        torch.zeros(1, device="cuda")
+        few = torch.zeros(1, device=torch.device("cuda", torch.cuda.current_device()))
+        few.add(few)  # a kernel's launch: a fill may be a memset, which leaves the error
+        torch.cuda.synchronize()

@@ -35,10 +35,12 @@ def num_bytes(module: nn.Module) -> int:
 
 def free_bytes(device: torch.device) -> float:
     """Memory available for new tensors; infinite for devices that do not report it."""
-    if device.type != "cuda":
+    accelerator = torch.get_device_module(device)
+    if not hasattr(accelerator, "mem_get_info"):
         return math.inf
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, _ = accelerator.mem_get_info(device)
+    cached = accelerator.memory_reserved(device) - accelerator.memory_allocated(device)
+    return float(free + cached)
 
 
 @contextmanager

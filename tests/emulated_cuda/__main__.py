@@ -16,8 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from exvideo_core.families.cogvideox.config import TransformerConfig
-from exvideo_core.families.cogvideox.config import VAEConfig as CogVAEConfig
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig as CogVAEConfig
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
 from exvideo_core.families.svd.config import UNetConfig, VAEConfig

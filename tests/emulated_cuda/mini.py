@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from exvideo_core import CogVideoXPipeline, SVDPipeline
-from exvideo_core.families.cogvideox.config import TransformerConfig
-from exvideo_core.families.cogvideox.config import VAEConfig as CogVAEConfig
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig as CogVAEConfig
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 

@@ -16,14 +16,12 @@ from torch import Tensor, nn
 from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_svd
 from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.cogvideox.checkpoint import PartWeights
-from exvideo_core.families.cogvideox.config import TransformerConfig
-from exvideo_core.families.cogvideox.config import VAEConfig as CogVAEConfig
+from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig as CogVAEConfig
 from exvideo_core.families.cogvideox.detect import TRANSFORMER
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
-from exvideo_core.families.svd import lazy_frames
-from exvideo_core.families.svd import pipeline as svd
+from exvideo_core.families.svd import lazy_frames, pipeline as svd
 from exvideo_core.families.svd.checkpoint import SVDWeights
 from exvideo_core.families.svd.config import ImageEncoderConfig, UNetConfig, VAEConfig
 from exvideo_core.families.svd.image_encoder import build_clip

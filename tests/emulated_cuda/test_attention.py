@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from exvideo_core.estimate.counting import count
 from exvideo_core.families.svd.vae_blocks import SelfAttention
 from exvideo_core.nn.attention import BACKENDS, choice
-from exvideo_core.nn.attention.rule import Facts, candidates
+from exvideo_core.nn.attention.choice import candidates
 
 from .cards import H200, MI300, RTX_2080, RTX_3060, Card
 from .device import EmulatedCuda
@@ -57,18 +57,12 @@ def attend(cuda: EmulatedCuda, frames: int = 8, cells: int = 128) -> None:
         layer(x, CHUNK_BYTES)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="its queries have three axes; fused kernels take four only"
-)
 def test_attention_of_the_svd_autoencoder_is_fused(cuda: EmulatedCuda) -> None:
     attend(cuda)
 
     assert "math" not in cuda.costs.attention
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="the scores of a frame, in float32 and 3.25 times, are 3.5 GB"
-)
 def test_attention_of_the_svd_autoencoder_holds_little_beside_its_frames() -> None:
     frames = 8 * 512 * 128**2 * HALF.itemsize
     with emulated(H200) as cuda:
@@ -77,9 +71,6 @@ def test_attention_of_the_svd_autoencoder_holds_little_beside_its_frames() -> No
         assert cuda.memory.peak["cuda:0"] < 2 * frames + 6 * CHUNK_BYTES
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="estimates take attention of three axes for fused, which it is not"
-)
 def test_estimates_count_what_attention_of_the_svd_autoencoder_holds() -> None:
     layer = SelfAttention(512, torch.nn).to("meta", HALF)
     inputs = 8 * 512 * 64**2 * HALF.itemsize  # which count among what the layer holds, on the card
@@ -101,11 +92,6 @@ def test_cudnn_takes_the_shapes_of_temporal_attention(cuda: EmulatedCuda) -> Non
     assert cuda.costs.attention["cudnn"] > 0
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="a shape that cuDNN has no plan for is an error, though other kernels take it",
-)
 def test_a_shape_without_a_plan_of_cudnn_goes_to_another_kernel(cuda: EmulatedCuda) -> None:
     cuda.cudnn_refuses = lambda q: len(q) > 100
     q = torch.empty(4096, 5, 128, 64, dtype=HALF, device="cuda")
@@ -132,16 +118,10 @@ def test_out_of_memory_in_cudnn_goes_to_no_other_kernel() -> None:
 _TOKENS, _HEADS = 44_776, 10  # of CogVideoX at 129 frames of 720x480, in one of its groups of heads
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="XPU, which has fused attention since PyTorch 2.7, never tries it"
-)
 def test_xpu_tries_the_fused_kernel_first() -> None:
-    assert candidates(Facts(device="xpu", dtype=BRAIN)) == ("sdpa", "sliced")
+    assert candidates("xpu", BRAIN) == ("sdpa", "sliced")
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="slices of 256 MiB of scores make 301 calls for each group of heads"
-)
 def test_slices_on_mps_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 

@@ -19,11 +19,6 @@ def test_cogvideox_is_loaded_in_bfloat16(card: Card) -> None:
         assert mini_cogvideox(cuda).dtype == BRAIN
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="bfloat16 is taken on every card; before Ampere no convolution computes in it",
-)
 def test_cogvideox_is_loaded_in_float16_on_an_older_card() -> None:
     with emulated(RTX_2080) as cuda:
         assert mini_cogvideox(cuda).dtype == HALF

@@ -65,11 +65,6 @@ def test_products_take_chunks_of_several_frames() -> None:
     transform(2**28)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="rows of a single frame are strided as its group norm left them: mat1 must be row_major",
-)
 def test_products_take_chunks_of_one_frame() -> None:
     transform(2**15)
 
@@ -86,26 +81,17 @@ def test_older_cards_are_refused(card: Card) -> None:
         check_products(torch.device("cuda:0"))
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pytest.fail.Exception,
-    reason="with PyTorch 2.4 to 2.6 a GeForce 40 has products, but with one scale for all",
-)
 def test_products_without_scales_of_rows_are_refused() -> None:
     with emulated(replace(RTX_4090, scales_rows=False)), pytest.raises(ExVideoError, match="fp8"):
         check_products(torch.device("cuda:0"))
 
 
 @pytest.mark.parametrize("card", [MI300, RX_7900], ids=lambda card: card.name)
-@pytest.mark.xfail(
-    strict=True, raises=pytest.fail.Exception, reason="AMD's gfx numbers are compared with NVIDIA's compute capability"
-)
 def test_cards_of_amd_without_these_products_are_refused(card: Card) -> None:
     with emulated(card), pytest.raises(ExVideoError, match="fp8"):
         check_products(torch.device("cuda:0"))
 
 
-@pytest.mark.xfail(strict=True, raises=pytest.fail.Exception, reason="only CUDA is asked")
 def test_mps_is_refused() -> None:
     with pytest.raises(ExVideoError, match="fp8"):
         check_products(torch.device("mps"))

@@ -77,9 +77,6 @@ def float64_kernels(chunks: int) -> int:
         return cuda.costs.float64.total()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="each chunk's statistics are merged at once, by ten kernels"
-)
 def test_statistics_of_chunks_are_merged_together() -> None:
     assert float64_kernels(16) == float64_kernels(8)
 

@@ -21,9 +21,6 @@ def share_of_channels_first(costs: Costs) -> float:
     return costs.convolutions["channels first"] / costs.launches["convolution"]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="each norm's result is laid out as the latents' scale and shift: NCHW"
-)
 def test_cogvideox_decodes_channels_last(cuda: EmulatedCuda) -> None:
     vae = mini_cogvideox(cuda).vae
 
@@ -52,22 +49,18 @@ def activated(cuda: EmulatedCuda, chunks: int) -> Tensor:
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="addcmul lays its result out as its first operand")
 def test_a_latent_norm_keeps_channels_last(cuda: EmulatedCuda, chunks: int) -> None:
     assert activated(cuda, chunks).is_contiguous(memory_format=torch.channels_last_3d)
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="weights are NCHW, and turned for each chunk and tap")
 def test_weights_of_svd_are_not_turned_at_each_call(cuda: EmulatedCuda) -> None:
     assert call_unet(cuda, mini_svd(cuda).unet, frames=4, cells=16).convolutions["weights re-laid"] == 0
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="weights are NCHW, and turned for each chunk and tap")
 def test_weights_of_the_svd_autoencoder_are_not_turned_at_each_call(cuda: EmulatedCuda) -> None:
     assert decode(cuda, mini_svd(cuda).vae, 4, 4, 16, 16).convolutions["weights re-laid"] == 0
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason="weights are NCHW, and turned for each chunk and tap")
 def test_weights_of_the_cogvideox_autoencoder_are_not_turned_at_each_call(cuda: EmulatedCuda) -> None:
     vae = mini_cogvideox(cuda).vae
     with torch.inference_mode():

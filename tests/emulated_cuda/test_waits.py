@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from torch import nn
 
@@ -46,14 +45,12 @@ def test_decoding_svd_waits_for_each_window(cuda: EmulatedCuda) -> None:
     assert costs.waits.total() <= 2  # the frames, and whether they are finite
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=COPIED_NUMBERS)
 def test_decoding_cogvideox_waits_for_each_chunk_of_frames(cuda: EmulatedCuda) -> None:
     costs = decode(cuda, mini_cogvideox(cuda).vae, 1, 16, 5, 12, 12)
 
     assert costs.waits["H2D"] == 0
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError, reason=COPIED_NUMBERS)
 def test_a_latent_norm_waits_for_nothing(cuda: EmulatedCuda) -> None:
     norm = placed(cuda, lambda: LatentNorm(64, 16, nn), HALF, "cuda:0")
     with torch.inference_mode():

@@ -34,14 +34,17 @@ class LatentNorm(nn.Module):
 
     def forward(self, x_BCFHW: Tensor, z_BZTHW: Tensor) -> Tensor:
         scale, shift = self.scale_and_shift(z_BZTHW, x_BCFHW.shape[2])
-        return _from_cells(torch.addcmul(shift, _in_cells(self.norm_layer(x_BCFHW), z_BZTHW), scale))
+        cells = _in_cells(self.norm_layer(x_BCFHW), z_BZTHW)
+        # else the result is laid out like the shift, and every later convolution is channels first
+        out = None if torch.is_grad_enabled() else torch.empty_like(cells)
+        return _from_cells(torch.addcmul(shift, cells, scale, out=out))
 
     def scale_and_shift(self, z_BZTHW: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Scale and shift of every frame and latent cell, [B, C, F, h, 1, w, 1].
 
         1x1x1 convolutions commute with nearest upsampling, so they run at latent size and are broadcast.
         """
-        index_F = latent_frame_of(frames, z_BZTHW.shape[2]).to(z_BZTHW.device)
+        index_F = latent_frame_of(frames, z_BZTHW.shape[2], z_BZTHW.device)
         convs = self.conv_y["conv"], self.conv_b["conv"]
         scale, shift = (conv3d(conv, z_BZTHW)[:, :, index_F, :, None, :, None] for conv in convs)
         return scale, shift
@@ -81,8 +84,8 @@ def _from_cells(x: Tensor) -> Tensor:
     return x.flatten(-2).flatten(-3, -2)
 
 
-def latent_frame_of(frames: int, latent_frames: int) -> Tensor:
+def latent_frame_of(frames: int, latent_frames: int, device: torch.device | None = None) -> Tensor:
     """Index of the latent frame of each frame of a temporal chunk; of an odd number, the first has its own."""
     single = frames % 2 if frames > 1 else 0
     repeats = (frames - single) // (latent_frames - single)
-    return (torch.arange(frames) + (repeats - 1) * single) // repeats
+    return (torch.arange(frames, device=device) + (repeats - 1) * single) // repeats

@@ -258,7 +258,7 @@ def load_cogvideox(
     Args:
         transformer: a file, shards, the part's folder, or diffusers' folder of the whole model. So are the others.
         text_encoder: T5 v1.1 XXL; None if prompts come as embeddings. It stays on the CPU.
-        dtype: of the networks; bfloat16 on CUDA, else float32.
+        dtype: of the networks; bfloat16 on CUDA (float16 on cards that only emulate it), else float32.
         device: CUDA if there is one. With two, such as "cuda:0,cuda:1", each computes a branch of guidance with its
             own copy of the transformer; the other networks are on the first.
         attention: a name in `exvideo_core.nn.attention.BACKENDS`; auto chooses an exact one for the device.
@@ -269,7 +269,7 @@ def load_cogvideox(
         ExVideoError: a device or the attention cannot be used.
     """
     backend, devices = inputs.attention_named(attention), inputs.chosen_devices(device)
-    dtype = dtype or (torch.bfloat16 if devices[0].type == "cuda" else torch.float32)
+    dtype = dtype or default_dtype(devices[0])
     parts = read_transformer(Path(transformer)), read_vae(Path(vae))
     encoder = build_text_encoder(read_text_encoder(Path(text_encoder))).to(dtype) if text_encoder else None
     network, decoder = build_transformer(parts[0], backend), build_vae(parts[1]).to(devices[0], dtype)
@@ -278,6 +278,14 @@ def load_cogvideox(
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(network, devices[0], dtype)
     return CogVideoXPipeline(network, decoder, encoder, devices=devices, stream=source)
+
+
+def default_dtype(device: torch.device) -> torch.dtype:
+    """The dtype that CogVideoX was published in, or what stands in for it on a device that has no products in it."""
+    if device.type != "cuda":
+        return torch.float32
+    with torch.cuda.device(device):  # before Ampere, cuDNN has no convolution in bfloat16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
 
 
 def build_transformer(part: PartWeights, attention: Attention = sdpa) -> CogVideoXTransformer:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
+from ...nn.convolution import lay_out_weights
 from ...nn.nan_check import checked
 from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
@@ -261,10 +262,11 @@ def load_svd(
     dtype = dtype or (torch.float16 if devices[0].type == "cuda" else torch.float32)
     weights = read_svd(Path(checkpoint), Path(extension) if extension else None)
     unet, vae, image_encoder = build_svd(weights, backend)
-    vae.to(devices[0], dtype)
+    lay_out_weights(vae.to(devices[0], dtype))
     image_encoder.to(dtype)
     if not stream:
-        return SVDPipeline(unet.to(devices[0], dtype), vae, image_encoder, devices=devices)
+        lay_out_weights(unet.to(devices[0], dtype))
+        return SVDPipeline(unet, vae, image_encoder, devices=devices)
     source = WeightStream(blocks_of, is_locked=devices[0].type == "cuda")
     source.place(unet, devices[0], dtype)
     unet.offload_skip = HostTensor

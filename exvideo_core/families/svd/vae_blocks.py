@@ -104,9 +104,10 @@ class SelfAttention(nn.Module):
 
     def _residual(self, x_TCHW: Tensor) -> Tensor:
         h_TCHW = self.norm(x_TCHW)
-        q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T (H W) C") for layer in (self.q, self.k, self.v))
-        out_TLC = F.scaled_dot_product_attention(q, k, v)
-        return self.proj_out(rearrange(out_TLC, "T (H W) C -> T C H W", H=x_TCHW.shape[2]))
+        # one head: CUDA has fused kernels for four axes only
+        q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T 1 (H W) C") for layer in (self.q, self.k, self.v))
+        out_T1LC = F.scaled_dot_product_attention(q, k, v)
+        return self.proj_out(rearrange(out_T1LC, "T 1 (H W) C -> T C H W", H=x_TCHW.shape[2]))
 
 
 class Middle(nn.Module):

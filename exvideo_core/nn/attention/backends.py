@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import threading
 from collections.abc import Callable
 from functools import wraps
@@ -19,6 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import ExVideoError
 from ..chunks import CHUNK_BYTES, items_within, spans
+from ..out_of_memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 # q, k, v and the result are [B, N, L, D]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -27,6 +31,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 # of all latent cells (16384 at 1024x1024) times the heads.
 _MAX_ROWS = 65535
 _SHORT = 1024  # tokens below which quantising costs more than it saves
+_MPS_SCORES = 2**31  # bytes of scores at a time: each call waits, and main memory is the GPU's
 
 # Backends in optional packages: module, package, how to install it.
 PACKAGES = {
@@ -75,7 +80,7 @@ def sdpa(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
 def sliced(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     """PyTorch's attention for chunks of queries, for devices whose kernel keeps all scores in memory."""
     queries, bytes_per_query = q_BNLD.shape[2], 4 * k_BNLD.shape[:3].numel()
-    size = items_within(CHUNK_BYTES, bytes_per_query)
+    size = items_within(_MPS_SCORES if q_BNLD.device.type == "mps" else CHUNK_BYTES, bytes_per_query)
     if queries <= size:
         return F.scaled_dot_product_attention(q_BNLD, k_BNLD, v_BNLD)
     out_BNLD = _empty_result(q_BNLD, v_BNLD)
@@ -90,8 +95,13 @@ def cudnn(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     _check("cudnn", q_BNLD)
     if not _CAN_ORDER:
         raise ExVideoError(f"attention 'cudnn' needs PyTorch 2.6 or newer, not {torch.__version__}. {_INSTEAD}")
-    order = ["CUDNN_ATTENTION", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"]
-    return by_kernels(order, q_BNLD, k_BNLD, v_BNLD)
+    try:
+        return by_kernels(["CUDNN_ATTENTION", *_OTHERS], q_BNLD, k_BNLD, v_BNLD)
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        log.info("attention: cuDNN has no plan for %s (%s); another kernel computes it", tuple(q_BNLD.shape), error)
+    return by_kernels(_OTHERS, q_BNLD, k_BNLD, v_BNLD)
 
 
 @within_the_grid
@@ -133,7 +143,8 @@ def sage(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
         raise ExVideoError(f"attention 'sage' has no gradients, so nothing can be trained with it. {_INSTEAD}")
     if k_BNLD.shape[2] < _SHORT:
         return sdpa(q_BNLD, k_BNLD, v_BNLD)
-    return package.sageattn(q_BNLD, k_BNLD, v_BNLD, tensor_layout="HND")
+    with torch.cuda.device(q_BNLD.device):  # version 1.0.6 launches its kernels on the current one
+        return package.sageattn(q_BNLD, k_BNLD, v_BNLD, tensor_layout="HND")
 
 
 def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
@@ -145,6 +156,7 @@ def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor)
 
 
 _INSTEAD = "Choose attention 'sdpa', which runs everywhere."
+_OTHERS = ["FLASH_ATTENTION", "EFFICIENT_ATTENTION", "MATH"]
 _CAN_ORDER = "set_priority" in inspect.signature(sdpa_kernel).parameters
 _kernels_lock = threading.Lock()  # sdpa_kernel sets globals, and each GPU may run a network in its own thread
 

@@ -92,6 +92,8 @@ def candidates(
     """
     if device in ("cpu", "meta"):
         return ("sdpa",)
+    if device == "xpu":
+        return ("sdpa", "sliced")  # fused since PyTorch 2.7
     if device != "cuda":
         return ("sliced",)  # on MPS and others PyTorch may keep all scores in memory
     if is_rocm or dtype not in (torch.float16, torch.bfloat16):
