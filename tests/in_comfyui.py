@@ -34,7 +34,8 @@ TABLE = 12  # frames the narrow extension knows
 
 def save_narrow_files(folder):
     """svd_xt.safetensors and an extension for TABLE frames."""
-    two_layers = replace(TINY.image_encoder, num_hidden_layers=2)  # ComfyUI's CLIPVisionEncode returns the last but one, too
+    # ComfyUI's CLIPVisionEncode returns the last layer but one, too
+    two_layers = replace(TINY.image_encoder, num_hidden_layers=2)
     return save_files(folder, replace(TINY, image_encoder=two_layers), TABLE)
 
 
