@@ -104,9 +104,8 @@ FP8 = {"weights": store_in_fp8, "matmul": multiply_in_fp8}
 def check_products(device: torch.device) -> None:
     """Raise ExVideoError if the device cannot multiply in fp8, as one small product shows."""
     side = _MULTIPLE
-    one, scale = torch.zeros(side, side, device=device), torch.ones(side, 1, device=device)
     try:
-        one = one.to(_FORMAT)
+        one, scale = torch.zeros(side, side, device=device).to(_FORMAT), torch.ones(side, 1, device=device)
         torch._scaled_mm(one, one.t(), scale, scale.t(), out_dtype=torch.bfloat16)
     except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

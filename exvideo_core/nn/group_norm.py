@@ -31,10 +31,8 @@ def _merged(chunks: Sequence[_Statistics]) -> tuple[int, Tensor, Tensor]:
     total = sum(counts)
     exact = torch.float32 if means[0].device.type == "mps" else torch.float64  # MPS has no float64
     mean_PC, variance_PC = torch.stack(means).to(exact), torch.stack(variances).to(exact)
-    if len(set(counts)) > 1:  # chunks of nearly equal size
-        shares = torch.cat([mean_PC.new_full((1, 1), count / total) for count in counts])
-    else:
-        shares = 1 / len(counts)
+    # made on the device: a list of numbers would be copied there, and waited for
+    shares = torch.cat([mean_PC.new_full((1, 1), count / total) for count in counts])
     mean_C = (mean_PC * shares).sum(0)
     squares_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0) * total
     return total, mean_C, squares_C

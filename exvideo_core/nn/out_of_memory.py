@@ -113,8 +113,10 @@ def free_unused() -> None:
 
 
 def forget_error() -> None:
-    """Clear the last error of CUDA's current device, which it reports again at the next launch."""
+    """Clear CUDA's last error, which it reports again at the next launch."""
+    used = (index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index))
+    device = torch.device("cuda", next(used, torch.cuda.current_device()))  # a device in use: a first use takes memory
     with suppress(RuntimeError):
-        few = torch.zeros(1, device=torch.device("cuda", torch.cuda.current_device()))
+        few = torch.zeros(1, device=device)
         few.add(few)  # a kernel's launch: a fill may be a memset, which leaves the error
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .chunks import empty_map
-from .convolution import convolved
+from .convolution import channels_last_on_gpu, convolved
 from .effective_weights import effective_weights
 
 _WORTHWHILE = 256  # cells; for fewer, merging taps takes longer than it saves (1280 channels on a CPU)
@@ -41,7 +41,9 @@ def doubled_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda x_BCHW: convolved(conv, F.interpolate(x_BCHW, scale_factor=2, mode="nearest"))
     weight, bias = weights
     wide = weight if weight.dtype == torch.float64 else weight.float()
-    by_place = [[part.to(weight) for part in _merge_taps(rows, 3)] for rows in _merge_taps(wide, 2)]
+    by_place = [
+        [channels_last_on_gpu(part.to(weight)) for part in _merge_taps(rows, 3)] for rows in _merge_taps(wide, 2)
+    ]
     return lambda x_BCHW: _by_place(x_BCHW, by_place, bias)
 
 

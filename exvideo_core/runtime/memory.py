@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 from ..nn.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _WORKING_SPACE = 2**30  # bytes for the activations of a network that is temporarily on a device
 
@@ -41,6 +46,18 @@ def free_bytes(device: torch.device) -> float:
     free, _ = accelerator.mem_get_info(device)
     cached = accelerator.memory_reserved(device) - accelerator.memory_allocated(device)
     return float(free + cached)
+
+
+def on_own_device(call: Callable[P, T]) -> Callable[P, T]:
+    """Decorator of a pipeline's call: its CUDA device is the current one, on which some packages launch kernels."""
+
+    @wraps(call)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        device: torch.device = args[0].device  # type: ignore[attr-defined]  # of the pipeline
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return call(*args, **kwargs)
+
+    return guarded
 
 
 @contextmanager

@@ -24,11 +24,17 @@ UNET = UNetConfig(
 )
 VAE = VAEConfig(widths=(32, 32, 64, 64), blocks_per_level=1)
 IMAGE_ENCODER = ImageEncoderConfig(
-    width=32, layers=1, heads=2, hidden=64, patch=16, image_size=32, embedding_dim=UNET.context_dim
+    hidden_size=32,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=64,
+    patch_size=16,
+    image_size=32,
+    projection_dim=UNET.context_dim,
 )
 TRANSFORMER = TransformerConfig(width=128, layers=2, hidden=256, time_dim=64, text_dim=32)
 COG_VAE = CogVAEConfig(widths=(32, 32, 64, 64), blocks_per_level=1)
-TEXT_ENCODER = TextEncoderConfig(width=TRANSFORMER.text_dim, layers=1, heads=2, head_dim=16, hidden=64)
+TEXT_ENCODER = TextEncoderConfig(d_model=TRANSFORMER.text_dim, num_layers=1, num_heads=2, d_kv=16, d_ff=64)
 
 
 def mini_svd(cuda: EmulatedCuda, **options: Any) -> SVDPipeline:

@@ -17,7 +17,6 @@ from exvideo_core import CogVideoXPipeline, SVDPipeline, load_cogvideox, load_sv
 from exvideo_core.families.cogvideox import pipeline as cogvideox
 from exvideo_core.families.cogvideox.checkpoint import PartWeights
 from exvideo_core.families.cogvideox.config import TransformerConfig, VAEConfig as CogVAEConfig
-from exvideo_core.families.cogvideox.detect import TRANSFORMER
 from exvideo_core.families.cogvideox.text_encoder import TextEncoderConfig, build_t5
 from exvideo_core.families.cogvideox.transformer import CogVideoXTransformer
 from exvideo_core.families.cogvideox.vae import CogVideoXVAE
@@ -113,9 +112,7 @@ def loaded_cogvideox(
     """`load_cogvideox` of files in these sizes; the published ones if none are given."""
 
     def part(build: Callable[[], nn.Module], dtype: torch.dtype = BRAIN) -> Callable[[Path], PartWeights]:
-        return lambda path: PartWeights(
-            weights=_weights(cuda, build, dtype), source=path.name, kind=TRANSFORMER, naming="diffusers"
-        )
+        return lambda path: PartWeights(weights=_weights(cuda, build, dtype), source=path.name)
 
     readers = {
         "read_transformer": part(lambda: CogVideoXTransformer(transformer or TransformerConfig())),

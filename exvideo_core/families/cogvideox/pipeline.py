@@ -23,7 +23,7 @@ from ...nn.step_cache import Branch, Reuse, StepCache
 from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
-from ...runtime.memory import free_bytes, temporarily_on
+from ...runtime.memory import free_bytes, on_own_device, temporarily_on
 from ...runtime.resume import Resume
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
@@ -86,6 +86,7 @@ class CogVideoXPipeline:
 
     @torch.inference_mode()
     @oom_hints.sampling
+    @on_own_device
     def __call__(  # noqa: PLR0913  every one is a setting that users know
         self,
         prompt: str | None = None,

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import added, empty_map, items_within, map_chunks, spans
-from ...nn.convolution import bind_conv, convolved
+from ...nn.convolution import bind_conv, channels_last_on_gpu, convolved
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu, row_chunks
@@ -103,8 +103,8 @@ class SelfAttention(nn.Module):
         return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
 
     def _residual(self, x_TCHW: Tensor) -> Tensor:
-        h_TCHW = self.norm(x_TCHW)
-        # one head: CUDA has fused kernels for four axes only
+        h_TCHW = channels_last_on_gpu(self.norm(x_TCHW))
+        # CUDA's fused kernels take four axes, the last one dense
         q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T 1 (H W) C") for layer in (self.q, self.k, self.v))
         out_T1LC = F.scaled_dot_product_attention(q, k, v)
         return self.proj_out(rearrange(out_T1LC, "T 1 (H W) C -> T C H W", H=x_TCHW.shape[2]))

@@ -143,8 +143,7 @@ def sage(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
         raise ExVideoError(f"attention 'sage' has no gradients, so nothing can be trained with it. {_INSTEAD}")
     if k_BNLD.shape[2] < _SHORT:
         return sdpa(q_BNLD, k_BNLD, v_BNLD)
-    with torch.cuda.device(q_BNLD.device):  # version 1.0.6 launches its kernels on the current one
-        return package.sageattn(q_BNLD, k_BNLD, v_BNLD, tensor_layout="HND")
+    return package.sageattn(q_BNLD, k_BNLD, v_BNLD, tensor_layout="HND")
 
 
 def by_kernels(names: list[str], q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
