@@ -255,7 +255,7 @@ def test_a_loaded_model_s_line_is_counted_once(estimates, config, weights, clip,
     again, second = timed(estimated.usual_line, estimates, config, torch.float32, CPU, weights)
 
     assert line == again
-    assert first < 5  # one second
+    assert first < 10  # one to two seconds of a processor that has nothing else to do
     assert second < 0.1
     assert line.startswith(f"{clip} in 50 steps take about ")
     assert line.endswith(sizes)
