@@ -54,7 +54,7 @@ def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[
 
 def _taps(weight: Tensor) -> list[Tensor]:
     """Weights of the 2D convolutions, one for each frame that a kernel spans, laid out once for all chunks."""
-    return [channels_last_on_gpu(tap.contiguous()) for tap in weight.unbind(2)]
+    return [channels_last_on_gpu(tap) for tap in weight.unbind(2)]
 
 
 def _of_frames(taps: Sequence[Tensor], bias: Tensor | None, padding: Sequence[int], frames: Sequence[Tensor]) -> Tensor:
