@@ -14,21 +14,21 @@ from exvideo_core.sampling.levels import Levels
 from exvideo_core.sampling.samplers import NoiseSource, solve
 
 
-def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *told: Any) -> Tensor:
-    return solve(denoiser, x, Levels.from_sigmas(sigmas), *told)
+def euler(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *options: Any) -> Tensor:
+    return solve(denoiser, x, Levels.from_sigmas(sigmas), *options)
 
 
-def dpmpp_2m_sigmas(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *told: Any) -> Tensor:
-    return solve(denoiser, x, Levels.from_sigmas(sigmas), *told, order=2)
+def dpmpp_2m_sigmas(denoiser: Denoiser, x: Tensor, sigmas: Tensor, *options: Any) -> Tensor:
+    return solve(denoiser, x, Levels.from_sigmas(sigmas), *options, order=2)
 
 
-def ddim(denoiser: Denoiser, x: Tensor, alphas: Tensor, *told: Any) -> Tensor:
-    return solve(denoiser, x, Levels.from_alphas(alphas), *told)
+def ddim(denoiser: Denoiser, x: Tensor, alphas: Tensor, *options: Any) -> Tensor:
+    return solve(denoiser, x, Levels.from_alphas(alphas), *options)
 
 
-def dpmpp_2m(denoiser: Denoiser, x: Tensor, alphas: Tensor, *told: Any) -> Tensor:
-    return solve(denoiser, x, Levels.from_alphas(alphas), *told, order=2)
+def dpmpp_2m(denoiser: Denoiser, x: Tensor, alphas: Tensor, *options: Any) -> Tensor:
+    return solve(denoiser, x, Levels.from_alphas(alphas), *options, order=2)
 
 
-def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, alphas: Tensor, *told: Any, draw: NoiseSource) -> Tensor:
-    return solve(denoiser, x, Levels.from_alphas(alphas), *told, order=2, draw=draw)
+def dpmpp_2m_sde(denoiser: Denoiser, x: Tensor, alphas: Tensor, *options: Any, draw: NoiseSource) -> Tensor:
+    return solve(denoiser, x, Levels.from_alphas(alphas), *options, order=2, draw=draw)

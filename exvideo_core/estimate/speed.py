@@ -121,4 +121,4 @@ def _wait(device: torch.device) -> None:
     if device.type == "mps":
         torch.mps.synchronize()  # which takes no device
     elif device.type != "cpu":
-        torch.get_device_module(device).synchronize(device)
+        getattr(torch, device.type).synchronize(device)  # torch.cuda, torch.xpu

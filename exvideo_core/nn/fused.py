@@ -70,7 +70,8 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     """SiLU(factor * x + summand), computed in float32."""
     if torch.is_grad_enabled():
         return F.silu(torch.addcmul(summand, x, factor)).to(x.dtype)
-    wide = torch.empty_like(x, dtype=summand.dtype)  # else the result is laid out like the summand
+    # addcmul's own result would be laid out like the summand
+    wide = torch.empty_like(x, dtype=torch.promote_types(x.dtype, summand.dtype))
     return F.silu(torch.addcmul(summand, x, factor, out=wide), inplace=True).to(x.dtype)
 
 

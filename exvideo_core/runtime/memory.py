@@ -40,7 +40,7 @@ def num_bytes(module: nn.Module) -> int:
 
 def free_bytes(device: torch.device) -> float:
     """Memory available for new tensors; infinite for devices that do not report it."""
-    accelerator = torch.get_device_module(device)
+    accelerator = getattr(torch, device.type, None)  # torch.cuda, torch.xpu
     if not hasattr(accelerator, "mem_get_info"):
         return math.inf
     free, _ = accelerator.mem_get_info(device)

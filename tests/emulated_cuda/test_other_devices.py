@@ -50,11 +50,13 @@ def test_two_cards_share_the_branches(cuda: EmulatedCuda, stream: bool) -> None:
 
 
 @pytest.fixture
-def sage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SageAttention 1.0.6: its kernels are launched on the current device, whichever the tensors are on."""
+def sage(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Devices of the calls of SageAttention 1.0.6: it launches kernels on the current one, wherever the tensors are."""
+    called: list[str] = []
 
     def sageattn(q: Tensor, _k: Tensor, v: Tensor, tensor_layout: str) -> Tensor:
         assert tensor_layout == "HND"
+        called.append(str(q.device))
         if q.device.index != torch.cuda.current_device():
             raise ValueError("Pointer argument (at 0) cannot be accessed from Triton (cpu tensor?)")
         return q.new_empty(*q.shape[:-1], v.shape[-1])
@@ -62,22 +64,16 @@ def sage(monkeypatch: pytest.MonkeyPatch) -> None:
     package = ModuleType("sageattention")
     package.sageattn = sageattn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "sageattention", package)
+    return called
 
 
-def attend_with_sage(cuda: EmulatedCuda, device: str) -> None:
+@pytest.mark.parametrize("device", ["cuda:0", "cuda:1"])
+def test_sage_computes_on_either_card(cuda: EmulatedCuda, sage: list[str], device: str) -> None:
     pipe = mini_cogvideox(cuda, device=device, attention="sage")
     # long enough that it is not left to PyTorch's attention
     cogvideox_clip(cuda, pipe, frames=9, height=320, width=320, steps=1, guidance_scale=1)
 
-
-@pytest.mark.usefixtures("sage")
-def test_sage_computes_on_the_first_card(cuda: EmulatedCuda) -> None:
-    attend_with_sage(cuda, "cuda:0")
-
-
-@pytest.mark.usefixtures("sage")
-def test_sage_computes_on_the_second_card(cuda: EmulatedCuda) -> None:
-    attend_with_sage(cuda, "cuda:1")
+    assert set(sage) == {device}
 
 
 # Intel

@@ -10,7 +10,7 @@ import inspect
 import logging
 import threading
 from collections.abc import Callable
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 # of all latent cells (16384 at 1024x1024) times the heads.
 _MAX_ROWS = 65535
 _SHORT = 1024  # tokens below which quantising costs more than it saves
-_MPS_SCORES = 2**31  # bytes of scores at a time: each call waits, and main memory is the GPU's
+_MPS_SCORES = 2**31  # bytes of scores at a time; its memory is the main memory, and many small calls are slow
 
 # Backends in optional packages: module, package, how to install it.
 PACKAGES = {
@@ -100,8 +100,14 @@ def cudnn(q_BNLD: Tensor, k_BNLD: Tensor, v_BNLD: Tensor) -> Tensor:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        log.info("attention: cuDNN has no plan for %s (%s); another kernel computes it", tuple(q_BNLD.shape), error)
+        _log_no_plan(tuple(q_BNLD.shape), str(error).partition("\n")[0])
     return by_kernels(_OTHERS, q_BNLD, k_BNLD, v_BNLD)
+
+
+@cache
+def _log_no_plan(shape: tuple[int, ...], reason: str) -> None:
+    """Cached, so that a shape is logged once and not at every layer and step."""
+    log.info("attention: cuDNN has no plan for %s (%s); another kernel computes it", shape, reason)
 
 
 @within_the_grid
