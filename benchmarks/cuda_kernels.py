@@ -118,7 +118,9 @@ class _Walk(TorchDispatchMode):
         result = func(*args, **kwargs)
         if packet is _ATEN.native_group_norm:
             return self._group_norm(args, result)
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        # `out=` is written and not read
+        read = args, {name: value for name, value in kwargs.items() if name != "out"}
+        given = [each for each in tree_leaves(read) if isinstance(each, Tensor)]
         made = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
         if packet in flop_registry:
             out = made[0]

@@ -82,6 +82,13 @@ def test_adding_to_a_part_stores_it_once():
     assert kinds(add) == ["elementwise"]
 
 
+def test_a_result_that_has_its_place_already_is_written_and_not_read():
+    x, out = empty(8, 16), empty(8, 16)
+
+    (kernel,) = kernels_of(lambda: torch.mul(x, x, out=out))
+    assert kernel.num_bytes == 3 * x.nbytes
+
+
 def test_code_that_asks_for_cuda_takes_its_branch_and_no_longer():
     seen = []
     kernels_of(lambda: seen.append(empty(1).is_cuda))

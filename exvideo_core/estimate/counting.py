@@ -117,7 +117,8 @@ class _Operations(TorchDispatchMode):
         result = known.again(args) if known and known.again else func(*args, **kwargs)
         if known is None:
             flops = traits.flops(*args, **kwargs, out_val=result) if traits.flops else 0
-            moved = sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], kwargs, result))))
+            read = {name: value for name, value in kwargs.items() if name != "out"}  # which is written and not read
+            moved = sum(map(_num_bytes, _tensors((args[traits.is_overwrite :], read, result))))
             known = self.known[key] = _Known(flops=flops, moved=moved, again=_again(traits, result))
         if traits.moves:
             self.counts.add(traits.kind, known.flops, known.moved)

@@ -129,6 +129,7 @@ def test_elementwise_operations_move_what_they_read_and_write():
     assert count(lambda: x + row.expand(10, 10)).moved == {"elementwise": 400 + 40 + 400}
     assert count(lambda: x.add_(row)).moved == {"elementwise": 400 + 40 + 400}
     assert count(lambda: x.copy_(row)).moved == {"elementwise": 40 + 400}
+    assert count(lambda: torch.mul(x, x, out=meta(10, 10))).moved == {"elementwise": 3 * 400}
     assert count(lambda: x.view(100)[:50]).moved == {}
     assert count(lambda: torch.empty(10)).moved == {}
 
