@@ -103,7 +103,9 @@ def check_room(folders: Mapping[PublishedFile, Path]) -> None:
     """Raise DownloadError unless all these files, by folder, find room; sizes are approximate."""
     missing: dict[int, tuple[Path, int]] = {}
     for file, folder in folders.items():
-        there = next(path for path in (folder, *folder.parents) if path.exists())
+        there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+        if there is None:  # a drive letter of Windows
+            raise DownloadError(f"the drive of {folder} does not exist. Choose a folder on another one.")
         if not (folder / file.name).exists():
             parts = sum(map(_size, folder.glob(f"{file.name}.*.part")))
             disk = there.stat().st_dev

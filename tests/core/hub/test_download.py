@@ -360,6 +360,14 @@ def test_a_part_that_another_process_has_just_finished_is_no_error(folder, monke
     download.check_room({EXVIDEO_SVD: folder})
 
 
+def test_a_drive_that_does_not_exist_is_named(hub, folder, monkeypatch):
+    monkeypatch.setattr(Path, "exists", lambda *_, **__: False)  # as of Z:\\ and all below it
+
+    with pytest.raises(DownloadError, match=r"the drive of .* does not exist"):
+        download.check_room({EXVIDEO_SVD: folder})
+    assert not hub.requests
+
+
 @pytest.mark.skipif(os.name == "nt", reason="made with a file in the folder's place")
 def test_a_folder_that_cannot_be_written_is_named(hub, tmp_path):
     (tmp_path / "file").write_text("")
