@@ -60,6 +60,16 @@ def test_group_norm_copies_a_channels_last_input():
     assert kinds(lambda: norm(empty(2, 16, 8, 8, layout=LAST))) == ["copy", "group norm"]
 
 
+@pytest.fixture
+def math_in_float32():
+    """PyTorch's default for attention in 16 bits without a fused kernel; ComfyUI changes it."""
+    before = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(False)
+    yield
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(before)
+
+
+@pytest.mark.usefixtures("math_in_float32")
 def test_attention_of_four_axes_is_one_kernel_and_of_three_is_not():
     q = empty(2, 3, 2048, 64)
     fused = kernels_of(lambda: F.scaled_dot_product_attention(q, q, q))

@@ -6,6 +6,7 @@ Shapes: B items, C channels, G groups; what follows are axes of space and time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,8 @@ def _merged(chunks: Sequence[_Statistics]) -> tuple[int, Tensor, Tensor]:
     exact = torch.float32 if means[0].device.type == "mps" else torch.float64  # MPS has no float64
     mean_PC, variance_PC = torch.stack(means).to(exact), torch.stack(variances).to(exact)
     # made on the device: a list of numbers would be copied there, and waited for
-    shares = torch.cat([mean_PC.new_full((1, 1), count / total) for count in counts])
+    equal = [(count, len(list(same))) for count, same in groupby(counts)]
+    shares = torch.cat([mean_PC.new_full((chunks, 1), count / total) for count, chunks in equal])
     mean_C = (mean_PC * shares).sum(0)
     squares_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0) * total
     return total, mean_C, squares_C

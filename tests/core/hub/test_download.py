@@ -2,17 +2,14 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections import namedtuple
-from pathlib import Path
 
 import pytest
 import torch
-from hub_server import COMMIT, running_hub
+from hub_server import COMMIT
 from safetensors.torch import save
 
 from exvideo_core.errors import DownloadError
@@ -27,19 +24,9 @@ CONTENT = save({"weight": torch.arange(50_000, dtype=torch.float32)})
 
 
 @pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with running_hub() as hub:
-        hub.files = {KEY: CONTENT}
-        monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        monkeypatch.setenv("MODELSCOPE_DOMAIN", hub.url)
-        monkeypatch.setenv("HF_TOKEN", "secret")
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-        yield hub
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return tmp_path / "models" / "exvideo"
+def hub(hub):
+    hub.files = {KEY: CONTENT}
+    return hub
 
 
 def get(folder, source="huggingface", **options):
@@ -332,16 +319,6 @@ def test_two_that_want_the_same_file_take_turns(hub, folder):
 
 # disks
 
-Usage = namedtuple("Usage", "total used free")
-
-
-def test_a_full_disk_is_noticed_before_anything_is_fetched(hub, folder, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 10**12, 10**9))
-    with pytest.raises(DownloadError, match=r"no room: the files take 11\.23 GB more, and .* has 1\.00 GB free"):
-        fetch_all({SVD_XT: folder, EXVIDEO_SVD: folder})
-
-    assert not hub.requests
-
 
 def test_a_disk_that_fills_up_keeps_the_part(hub, folder, monkeypatch):
     def full(*_):
@@ -352,20 +329,6 @@ def test_a_disk_that_fills_up_keeps_the_part(hub, folder, monkeypatch):
         get(folder)
 
     assert_nothing_whole(folder)
-
-
-def test_a_part_that_another_process_has_just_finished_is_no_error(folder, monkeypatch):
-    monkeypatch.setattr(Path, "glob", lambda *_: iter([folder / f"{EXVIDEO_SVD.name}.gone.part"]))
-
-    download.check_room({EXVIDEO_SVD: folder})
-
-
-def test_a_drive_that_does_not_exist_is_named(hub, folder, monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda *_, **__: False)  # as of Z:\\ and all below it
-
-    with pytest.raises(DownloadError, match=r"the drive of .* does not exist"):
-        download.check_room({EXVIDEO_SVD: folder})
-    assert not hub.requests
 
 
 @pytest.mark.skipif(os.name == "nt", reason="made with a file in the folder's place")
