@@ -12,12 +12,14 @@ of tiles leaves idle. Right to about 20 % for a call, and to 12 % for a ratio of
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -29,6 +31,8 @@ from benchmarks import tasks
 from benchmarks.count import JOBS
 from benchmarks.cuda_kernels import ATTENTION, COMPUTE, CONVOLUTION, PRODUCT, SHORT_ATTENTION, Kernel, kernels_of
 from benchmarks.engines import ENGINES
+from exvideo_core.nn.chunks import chunk_bytes_for
+from exvideo_core.nn.kernels import kernel_mode
 
 PREDICTED = ("svd_512", "svd_1024", "svd_base_25f", "svd_vae_512", "svd_vae_1024", "cog_129f", "cog_vae_decode")
 _LAUNCH = 3e-6  # seconds; the shortest kernel
@@ -103,13 +107,14 @@ def _waves(product: tuple[int, int, int], card: Card) -> float:
     return waves / math.ceil(waves)
 
 
-def kernels_of_job(job: str, engine: str, chunk_bytes: int | None = None) -> list[Kernel]:
+@cache
+def kernels_of_job(job: str, engine: str, chunk_bytes: int) -> list[Kernel]:
     """Kernels of one call: float16, CogVideoX bfloat16.
 
     Args:
         job: of `count.JOBS`.
         engine: of `ENGINES`.
-        chunk_bytes: of this core's networks; None is their default.
+        chunk_bytes: of this core's networks.
 
     Raises:
         ModuleNotFoundError: the engine is not installed.
@@ -118,22 +123,23 @@ def kernels_of_job(job: str, engine: str, chunk_bytes: int | None = None) -> lis
     network, call = ENGINES[engine]().network(task, cfg)
     dtype = torch.bfloat16 if task.startswith("cog") else torch.float16
     nn.Module.to(network, "meta", dtype)
-    if chunk_bytes and hasattr(network, "chunk_bytes"):
+    if hasattr(network, "chunk_bytes"):
         network.chunk_bytes = chunk_bytes
     given = tasks.inputs(task, cfg, dtype, "meta")
-    return kernels_of(lambda: call(given))
+    with kernel_mode("unchecked"):
+        return kernels_of(lambda: call(given))
 
 
-def summary(kernels: Sequence[Kernel]) -> dict[str, float]:
-    """Operations, launches and bytes of a call, and its seconds on every card."""
+def summary(kernels: Sequence[Kernel], card: Card) -> dict[str, float]:
+    """Operations, launches and bytes of a call, and its seconds on a card."""
     by_kind = [sum(each.num_bytes for each in kernels if (each.kind in COMPUTE) is inside) for inside in (True, False)]
-    row = {
+    return {
         "TFLOP": sum(kernel.flops for kernel in kernels) / 1e12,
         "launches": sum(kernel.launches for kernel in kernels),
         "compute GB": by_kind[0] / 1e9,
         "other GB": by_kind[1] / 1e9,
+        "seconds": seconds(kernels, card),
     }
-    return row | {f"{name} s": seconds(kernels, card) for name, card in CARDS.items()}
 
 
 def top(kernels: Sequence[Kernel], count: int) -> str:
@@ -150,21 +156,27 @@ def top(kernels: Sequence[Kernel], count: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predict the jobs and print a table or JSON lines."""
+    """Predict the jobs and print a line for each engine and card."""
     arguments = arguments_of(sys.argv[1:] if argv is None else argv)
-    for job in arguments.job or PREDICTED:
-        for engine in arguments.engine or ENGINES:
-            try:
-                kernels = kernels_of_job(job, engine, (arguments.chunk_mib or 0) << 20)
-            except (ModuleNotFoundError, NotImplementedError) as error:
-                sys.stderr.write(f"{job}, {engine} is left out: {error}\n")
-                continue
-            row = {"job": job, "engine": engine} | {key: float(f"{v:.4g}") for key, v in summary(kernels).items()}
-            print(json.dumps(row) if arguments.json else "  ".join(f"{key} {value}" for key, value in row.items()))
-            if arguments.top:
-                print(top(kernels, arguments.top))
-            sys.stdout.flush()
+    for job, engine in itertools.product(arguments.job or PREDICTED, arguments.engine or ENGINES):
+        try:
+            for name in arguments.card or CARDS:
+                _print(job, engine, name, arguments)
+        except (ModuleNotFoundError, NotImplementedError) as error:
+            sys.stderr.write(f"{job}, {engine} is left out: {error}\n")
     return 0
+
+
+def _print(job: str, engine: str, name: str, arguments: argparse.Namespace) -> None:
+    card = CARDS[name]
+    chunk_bytes = arguments.chunk_mib << 20 if arguments.chunk_mib else chunk_bytes_for(card.memory)
+    kernels = kernels_of_job(job, engine, chunk_bytes)
+    numbers = {key: float(f"{value:.4g}") for key, value in summary(kernels, card).items()}
+    row = {"job": job, "engine": engine, "card": name, "chunk MiB": chunk_bytes >> 20, **numbers}
+    print(json.dumps(row) if arguments.json else "  ".join(f"{key} {value}" for key, value in row.items()))
+    if arguments.top:
+        print(top(kernels, arguments.top))
+    sys.stdout.flush()
 
 
 def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
@@ -172,6 +184,7 @@ def arguments_of(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--job", choices=JOBS, action="append", help="only this one; repeatable")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="only this one; repeatable")
+    parser.add_argument("--card", choices=CARDS, action="append", help="only this one; repeatable")
     parser.add_argument("--chunk-mib", type=int, help="chunks of this core's networks, MiB")
     parser.add_argument("--top", type=int, default=0, help="print so many functions that move the most bytes")
     parser.add_argument("--json", action="store_true", help="print JSON lines")

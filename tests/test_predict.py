@@ -1,5 +1,7 @@
 """The roofline of a GPU: which kernels are charged, and what for."""
 
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,10 +130,11 @@ def test_a_kernel_takes_its_operations_or_its_bytes_whichever_is_longer():
     assert seconds([tiny], card) == pytest.approx(15e-6)
 
 
-def test_the_command_prints_a_row_for_each_engine(capsys):
+def test_the_command_prints_a_row_for_each_card_in_its_own_chunks(capsys):
     assert predict.main(["--job", "svd_bench", "--engine", "exvideo", "--json", "--top", "3"]) == 0
 
-    first, *rest = capsys.readouterr().out.splitlines()
-    assert '"job": "svd_bench"' in first
-    assert '"RTX 4090 s"' in first
-    assert len(rest) == 3
+    lines = capsys.readouterr().out.splitlines()
+    rows = [json.loads(line) for line in lines if line[0] == "{"]
+    assert [(row["card"], row["chunk MiB"]) for row in rows] == [("H200", 4096), ("RTX 4090", 1024), ("RTX 3060", 256)]
+    assert rows[0]["seconds"] < rows[1]["seconds"] < rows[2]["seconds"]
+    assert len(lines) == 3 * (1 + 3)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from ..runtime.memory import num_bytes
+from ..runtime.memory import chunk_bytes_on, num_bytes
 from ..video.geometry import Geometry
 from .counting import Counts
 from .speed import Work, probe, seconds, work_of
@@ -44,6 +44,11 @@ class Place:
     device: torch.device
     dtype: torch.dtype
     is_streamed: bool = False  # the large network's weights wait in host memory
+
+    @property
+    def chunk_bytes(self) -> int:
+        """For the temporary tensors of one chunk."""
+        return chunk_bytes_on(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +82,7 @@ class Estimate:
 class Estimates:
     """The estimates of a family."""
 
-    call: Callable[..., Counts]  # of the large network, from its config, (latent frames, height, width), dtype; cached
+    call: Callable[..., Counts]  # of the large network: config, (frames, height, width), dtype, chunk_bytes=; cached
     usual: Callable[[Any], Clip]  # the clip that most people make with a network of this config
     geometry: Geometry
 
@@ -124,7 +129,8 @@ def total(
 def usual_line(estimates: Estimates, config: object, dtype: torch.dtype, device: torch.device, weights: float) -> str:
     """One line about a network with so many bytes of weights that was just loaded: what the usual clip takes here."""
     clip = estimates.usual(config)
-    call = estimates.call(config, estimates.geometry.latent_shape(clip.frames, clip.height, clip.width), dtype)
+    latent_shape = estimates.geometry.latent_shape(clip.frames, clip.height, clip.width)
+    call = estimates.call(config, latent_shape, dtype, chunk_bytes=chunk_bytes_on(device))
     work = work_of(call) * clip.calls
     return (
         f"{clip.frames} frames of {clip.width}x{clip.height} in {clip.steps} steps take about "

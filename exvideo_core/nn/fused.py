@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .kernels import operators, with_kernel
+
 _is_fused = False
 
 
@@ -58,6 +60,7 @@ def fusible(chain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return either
 
 
+@with_kernel(operators.gated_gelu)
 @fusible
 def gated_gelu(x: Tensor) -> Tensor:
     """GEGLU (arXiv:2002.05202), [..., 2 C] to [..., C]: the first half times GELU of the second."""
@@ -65,6 +68,7 @@ def gated_gelu(x: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
+@with_kernel(operators.scaled_silu)
 @fusible
 def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     """SiLU(factor * x + summand), computed in float32."""

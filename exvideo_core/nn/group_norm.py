@@ -15,26 +15,39 @@ from torch import Tensor, nn
 from .chunks import items_within, spans
 from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
+from .kernels import operators, with_kernel
 
-_Statistics = tuple[int, Tensor, Tensor]  # of each channel of a chunk: count, mean and variance, [C]
+_Statistics = tuple[int, Tensor, Tensor]  # of N equal parts: elements of a channel, means and variances [N, C]
+
+
+@with_kernel(operators.channel_statistics)
+def channel_statistics(x_BCX: Tensor) -> tuple[Tensor, ...]:
+    """Mean and variance of each channel in each image of [B, C, H, W] or [B, C, T, H, W]: [N, C], N = B or B T."""
+    x_NHWC = x_BCX.movedim(1, -1).flatten(0, -4)
+    variance_NC, mean_NC = torch.var_mean(_wide(x_NHWC), (1, 2), correction=0)
+    return mean_NC, variance_NC
 
 
 def _statistics(x_BCX: Tensor) -> _Statistics:
+    if x_BCX.is_cuda and x_BCX.ndim >= 4:
+        mean_NC, variance_NC = channel_statistics(x_BCX)
+        return x_BCX.numel() // mean_NC.numel(), mean_NC, variance_NC
     axes = [axis for axis in range(x_BCX.ndim) if axis != 1]
     # one pass over x, numerically stable
     variance_C, mean_C = torch.var_mean(_wide(x_BCX), axes, correction=0)
-    return x_BCX.numel() // x_BCX.shape[1], mean_C, variance_C
+    return x_BCX.numel() // x_BCX.shape[1], mean_C[None], variance_C[None]
 
 
 def _merged(chunks: Sequence[_Statistics]) -> tuple[int, Tensor, Tensor]:
     """Count, mean and sum of squared differences of all chunks together (Chan et al. 1983), [C]."""
-    counts, means, variances = zip(*chunks, strict=True)
-    total = sum(counts)
+    _, means, variances = zip(*chunks, strict=True)
+    counts_P = [count for count, mean_NC, _ in chunks for _ in range(len(mean_NC))]
+    total = sum(counts_P)
     exact = torch.float32 if means[0].device.type == "mps" else torch.float64  # MPS has no float64
-    mean_PC, variance_PC = torch.stack(means).to(exact), torch.stack(variances).to(exact)
+    mean_PC, variance_PC = torch.cat(means).to(exact), torch.cat(variances).to(exact)
     # made on the device: a list of numbers would be copied there, and waited for
-    equal = [(count, len(list(same))) for count, same in groupby(counts)]
-    shares = torch.cat([mean_PC.new_full((chunks, 1), count / total) for count, chunks in equal])
+    equal = [(count, len(list(same))) for count, same in groupby(counts_P)]
+    shares = torch.cat([mean_PC.new_full((parts, 1), count / total) for count, parts in equal])
     mean_C = (mean_PC * shares).sum(0)
     squares_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0) * total
     return total, mean_C, squares_C
@@ -77,13 +90,18 @@ def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_
 def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
     """Group norm and SiLU."""
     is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
-    weights = effective_weights(norm, x_BCX) if is_last and x_BCX.is_cuda else None
+    is_clip = x_BCX.ndim == 5 and len(x_BCX) == 1
+    # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
+    weights = effective_weights(norm, x_BCX) if (is_last or is_clip) and x_BCX.is_cuda else None
     if weights is None:
         return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
+    if is_clip:
+        return scaled_silu(x_BCX, *affine(norm, weights, [x_BCX], axes=3))
     assert isinstance(norm, nn.GroupNorm)
-    # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
-    x_BLGC = x_BCX.permute(0, 2, 3, 1).reshape(len(x_BCX), -1, norm.num_groups, x_BCX.shape[1] // norm.num_groups)
-    variance_BG, mean_BG = torch.var_mean(_wide(x_BLGC), (1, 3), correction=0)
+    mean_BC, variance_BC = channel_statistics(x_BCX)
+    mean_BGC, variance_BGC = (each.unflatten(1, (norm.num_groups, -1)) for each in (mean_BC, variance_BC))
+    mean_BG = mean_BGC.mean(2)
+    variance_BG = (variance_BGC + (mean_BGC - mean_BG[..., None]).square()).mean(2)
     factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)
     return scaled_silu(x_BCX, factor_BC[:, :, None, None], summand_BC[:, :, None, None])
 

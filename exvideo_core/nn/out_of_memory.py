@@ -66,7 +66,7 @@ def retry_with_smaller_chunks(network: Chunked, compute: Callable[[], T]) -> T:
             if network.chunk_bytes <= SMALLEST_CHUNK or not is_out_of_memory(error):
                 raise
         free_unused()  # outside of `except`, where the tensors of the failed try are free
-        network.chunk_bytes //= 4
+        network.chunk_bytes //= 2
         log.warning(
             "ExVideo: out of memory: retrying with chunks of %g MiB (same result, slower).", network.chunk_bytes / 2**20
         )

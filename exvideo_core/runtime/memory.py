@@ -7,11 +7,12 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from ..nn.chunks import CHUNK_BYTES, chunk_bytes_for
 from ..nn.out_of_memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
@@ -40,12 +41,25 @@ def num_bytes(module: nn.Module) -> int:
 
 def free_bytes(device: torch.device) -> float:
     """Memory available for new tensors; infinite for devices that do not report it."""
-    accelerator = getattr(torch, device.type, None)  # torch.cuda, torch.xpu
+    accelerator: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu
     if not hasattr(accelerator, "mem_get_info"):
         return math.inf
     free, _ = accelerator.mem_get_info(device)
     cached = accelerator.memory_reserved(device) - accelerator.memory_allocated(device)
     return float(free + cached)
+
+
+def chunk_bytes_on(*devices: torch.device) -> int:
+    """Chunk size for networks on these devices, which compute the same."""
+    return min((_chunk_bytes(device) for device in devices), default=CHUNK_BYTES)
+
+
+def _chunk_bytes(device: torch.device) -> int:
+    accelerator: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu
+    if not hasattr(accelerator, "mem_get_info"):
+        return CHUNK_BYTES
+    _, total = accelerator.mem_get_info(device)
+    return chunk_bytes_for(total)
 
 
 def on_own_device(call: Callable[P, T]) -> Callable[P, T]:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..nn.fused import is_fused
+from ..nn.kernels import are_used
 from ..weights.safetensors_files import open_file
 from ..weights.write import write_weights
 from ..whole_file import part_name
@@ -211,7 +212,14 @@ def begin(
         return None
     run = resume if isinstance(resume, SavedRun) else SavedRun(resume)
     where = environment(start.device)
-    what = fingerprint(network=_described(network), place=where, start=start, levels=levels, settings=settings)
+    what = fingerprint(
+        network=_described(network),
+        place=where,
+        has_kernels=are_used(start.device),
+        start=start,
+        levels=levels,
+        settings=settings,
+    )
     return run.begin(what, start, len(levels) - 1, parts)
 
 

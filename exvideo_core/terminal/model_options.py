@@ -13,13 +13,14 @@ from ..estimate import Place
 from ..nn.attention import BACKENDS
 from ..nn.fp8 import FP8
 from ..nn.fused import fuse
+from ..nn.kernels import kernels
 from ..nn.step_cache import Reuse
 from ..sampling.inputs import chosen_devices
 from ..weights.formats import FORMATS
 
 
 def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
-    """Add --dtype, --device, --attention, --stream, --compile and --fp8."""
+    """Add --dtype, --device, --attention, --stream, --compile, --kernels and --fp8."""
     add = parser.add_argument
     add("--dtype", choices=FORMATS, help=f"of the networks (default: {usual_dtype})")
     add("--device", help="such as cuda, cuda:1 or cpu; two, as cuda:0,cuda:1, share guidance's work")
@@ -41,6 +42,13 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
         "same within rounding",
     )
     add(
+        "--kernels",
+        choices=("auto", "off"),
+        default="auto",
+        help="Triton kernels on GPUs that have them, each compared with PyTorch's result before it is used; the same "
+        "within rounding (default: %(default)s)",
+    )
+    add(
         "--fp8",
         choices=FP8,
         help="keep the large network's weights in 8 bits, or multiply in 8 bits as well (GeForce 40, H100 and newer): "
@@ -49,10 +57,11 @@ def add_loading(parser: argparse.ArgumentParser, usual_dtype: str) -> None:
 
 
 def make_faster(network: nn.Module, arguments: argparse.Namespace) -> None:
-    """Apply --fp8 and --compile; call it after all LoRAs."""
+    """Apply --fp8, --compile and --kernels; call it after all LoRAs."""
     if arguments.fp8:
         FP8[arguments.fp8](network)
     fuse(arguments.compile)
+    kernels(arguments.kernels)
 
 
 def add_sampling(parser: argparse.ArgumentParser, methods: Collection[str], calls: str = "model calls") -> None:

@@ -79,10 +79,14 @@ class CogVAE(CoreVAE):
         return latents_BCTHW
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return count_decoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak
+        return count_decoding(
+            self.first_stage_model.config, tuple(shape[-2:]), dtype, self.first_stage_model.chunk_bytes
+        ).peak
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return count_encoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak
+        return count_encoding(
+            self.first_stage_model.config, tuple(shape[-2:]), dtype, self.first_stage_model.chunk_bytes
+        ).peak
 
 
 def _check(latents: Tensor, channels: int) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
+import torch
+from comfy import model_management
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ...exvideo_core.nn.chunks import CHUNK_BYTES
+from ...exvideo_core.nn.chunks import CHUNK_BYTES, chunk_bytes_for
 from ...exvideo_core.nn.out_of_memory import Chunked, explained, retry_with_smaller_chunks
 
-SMALL_CHUNK_BYTES = CHUNK_BYTES // 4
+SMALL_CHUNK_BYTES = CHUNK_BYTES // 2
 _NAME = "exvideo_low_memory"  # in `transformer_options`, of a clone or a run
 
 # Runs that were out of memory, by the tensor of their noise levels, and the chunk size that then fitted.
@@ -41,7 +43,13 @@ def is_saving(options: Mapping[str, Any]) -> bool:
 
 def chunk_bytes(options: Mapping[str, Any]) -> int:
     """Budget for the temporary tensors of one chunk in a run with these `transformer_options`."""
-    return SMALL_CHUNK_BYTES if is_saving(options) else CHUNK_BYTES
+    return SMALL_CHUNK_BYTES if is_saving(options) else card_chunk_bytes(model_management.get_torch_device())
+
+
+def card_chunk_bytes(device: torch.device) -> int:
+    """The same by the size of the device."""
+    is_cpu = model_management.is_device_cpu(device)
+    return CHUNK_BYTES if is_cpu else chunk_bytes_for(model_management.get_total_memory(device))
 
 
 @explained_sampling

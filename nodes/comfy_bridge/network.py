@@ -14,14 +14,18 @@ from typing import Any
 import torch
 from comfy import patcher_extension
 from comfy.ldm.modules.attention import optimized_attention
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...exvideo_core.errors import ExVideoError
+from ...exvideo_core.nn.kernels import Mode, kernel_mode
 from . import compat, nan_check
 from .step_reuse import ReusesSteps
 
 Options = Mapping[str, Any]  # ComfyUI's `transformer_options`
 ForwardPass = Callable[..., Tensor]  # takes the step cache of one branch as `memory`
+
+_KERNELS = "exvideo_kernels"  # in `transformer_options`: whether Triton kernels are used
 
 # `transformer_options` of the forward pass that runs. One per thread: ComfyUI has a thread for each GPU.
 _running = threading.local()
@@ -35,6 +39,13 @@ def running_with(options: Options) -> Iterator[None]:
         yield
     finally:
         _running.options = {}  # they hold references to tensors
+
+
+def with_kernels(model: ModelPatcher, mode: Mode) -> ModelPatcher:
+    """A clone that computes with the core's Triton kernels where there are some, or without."""
+    clone = model.clone()
+    clone.model_options["transformer_options"][_KERNELS] = mode
+    return clone
 
 
 class HostAttention:
@@ -128,5 +139,5 @@ class HostedNetwork(ReusesSteps):
             raise ExVideoError(f"ControlNet does not work with {self.title}. Remove it from this model's conditioning.")
         options = transformer_options or {}
         compute, inputs = self.forward_pass(x, timesteps, context, y, options, **conditions)
-        with running_with(options):
+        with running_with(options), kernel_mode(options.get(_KERNELS, "auto")):
             return nan_check.computed(self, options, compute, inputs)

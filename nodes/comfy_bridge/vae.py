@@ -15,7 +15,7 @@ from torch import Tensor
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import explained
 from ...exvideo_core.weights.assign import shapes_of, sized_by
-from . import compat
+from . import compat, low_memory
 from .loading import fill
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -63,7 +63,7 @@ class CoreVAE(comfy.sd.VAE, ABC):
         with sized_by(source):
             network = self.build(weights, shapes_of(weights), layers)
         model_management.archive_model_dtypes(network)
-        network.dtype = self.vae_dtype
+        network.dtype, network.chunk_bytes = self.vae_dtype, low_memory.card_chunk_bytes(self.device)
         self.first_stage_model = network
         patcher_class = model_patcher.ModelPatcher if disable_dynamic else model_patcher.CoreModelPatcher
         offload_device = model_management.vae_offload_device()

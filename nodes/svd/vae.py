@@ -59,7 +59,11 @@ class SVDVAE(CoreVAE):
 
     def _decode_memory(self, shape: Any, dtype: torch.dtype) -> float:
         height, width = (min(side, LARGEST_TILE) for side in shape[-2:])
-        return count_decoding(self.first_stage_model.config, (height, width), dtype).peak
+        return count_decoding(
+            self.first_stage_model.config, (height, width), dtype, self.first_stage_model.chunk_bytes
+        ).peak
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return count_encoding(self.first_stage_model.config, tuple(shape[-2:]), dtype).peak
+        return count_encoding(
+            self.first_stage_model.config, tuple(shape[-2:]), dtype, self.first_stage_model.chunk_bytes
+        ).peak

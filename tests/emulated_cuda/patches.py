@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from exvideo_core.nn.kernels import Mode, kernel_mode
+
 from .attention import Attention
 from .cards import H200, Card
 from .device import EmulatedCuda
@@ -27,10 +29,11 @@ _NUM_CARDS = 2
 
 
 @contextmanager
-def emulated(card: Card = H200) -> Iterator[EmulatedCuda]:
-    """Emulate two equal cards, "cuda:0" and "cuda:1", for this thread."""
+def emulated(card: Card = H200, kernels: Mode = "unchecked") -> Iterator[EmulatedCuda]:
+    """Emulate two equal cards, "cuda:0" and "cuda:1", for this thread; kernels "off" are those of Windows."""
     device = EmulatedCuda(card)
     with ExitStack() as stack:
+        stack.enter_context(kernel_mode(kernels))
         stack.enter_context(device_guard("cuda"))
         for owner, name, value in _patches(device):
             stack.enter_context(patch.object(owner, name, value))

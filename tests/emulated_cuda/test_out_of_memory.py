@@ -73,7 +73,7 @@ def test_sampling_is_retried_in_smaller_chunks(cuda: EmulatedCuda, error: Runtim
         callback=lambda *_: seen.append(pipe.transformer.chunk_bytes),
     )
 
-    assert seen[0] == before // 4
+    assert seen[0] == before // 2
     assert pipe.transformer.chunk_bytes == before
 
 
@@ -85,7 +85,7 @@ def test_decoding_is_retried_in_smaller_chunks(cuda: EmulatedCuda, error: Runtim
     with torch.inference_mode():
         vae.decode(torch.empty(4, 4, 16, 16, device="cuda"), lambda *_: seen.append(vae.chunk_bytes))
 
-    assert seen == [vae.chunk_bytes // 4]
+    assert seen == [vae.chunk_bytes // 2]
 
 
 def test_smaller_chunks_end_somewhere(cuda: EmulatedCuda) -> None:
@@ -100,7 +100,8 @@ def test_smaller_chunks_end_somewhere(cuda: EmulatedCuda) -> None:
     with torch.inference_mode(), pytest.raises(torch.OutOfMemoryError):
         vae.decode(torch.empty(4, 4, 16, 16, device="cuda"))
 
-    assert tried == [vae.chunk_bytes, vae.chunk_bytes // 4, vae.chunk_bytes // 16]
+    assert tried == [vae.chunk_bytes >> halved for halved in range(9)]
+    assert tried[-1] == SMALLEST_CHUNK
     assert tried[-1] == SMALLEST_CHUNK
 
 

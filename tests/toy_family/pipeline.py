@@ -15,6 +15,7 @@ from exvideo_core.estimate.counting import Counts, count
 from exvideo_core.estimate.jobs import Estimates, on_meta, total
 from exvideo_core.family import Command, Inspection
 from exvideo_core.lora import apply_lora, read_lora
+from exvideo_core.nn.chunks import CHUNK_BYTES
 from exvideo_core.nn.nan_check import checked
 from exvideo_core.nn.step_cache import StepCache
 from exvideo_core.runtime.guidance_branches import Branches
@@ -86,9 +87,12 @@ def load_toy(path: str | Path) -> ToyPipeline:
 # --estimate
 
 
-def count_call(config: ToyConfig, latent_shape: tuple[int, int, int], dtype: torch.dtype) -> Counts:
+def count_call(
+    config: ToyConfig, latent_shape: tuple[int, int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+) -> Counts:
     frames, height, width = latent_shape
     network = on_meta(lambda: ToyNetwork(config), dtype)
+    network.chunk_bytes = chunk_bytes
     return count(lambda: network(torch.empty(frames, 3, height, width, dtype=dtype), torch.empty(1)))
 
 

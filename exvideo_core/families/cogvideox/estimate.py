@@ -40,8 +40,8 @@ def estimate_cogvideox(
         place,
         denoiser=denoiser,
         blocks=blocks_of(denoiser),
-        call=count_call(transformer, latent_shape, place.dtype, text_tokens=text_tokens),
-        decoding=_decoding(coder, vae.latent_channels, latent_shape, clip.decode_tile, place.dtype),
+        call=count_call(transformer, latent_shape, place.dtype, chunk_bytes=place.chunk_bytes, text_tokens=text_tokens),
+        decoding=_decoding(coder, vae.latent_channels, latent_shape, clip.decode_tile, place),
         other_weights=num_bytes(coder),
     )
 
@@ -75,30 +75,36 @@ def count_call(
 
 
 @functools.lru_cache(maxsize=16)
-def count_decoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+def count_decoding(
+    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+) -> Counts:
     """Two chunks of the decoder, of this height and width in latent cells: the second keeps the past of the first."""
     coder = on_meta(lambda: CogVideoXVAE(config), dtype)
-    return _count_chunks(coder.decoder, [(config.latent_channels, frames, *size) for frames in (3, 2)], dtype)
+    return _count_chunks(
+        coder.decoder, [(config.latent_channels, frames, *size) for frames in (3, 2)], dtype, chunk_bytes
+    )
 
 
 @functools.lru_cache(maxsize=16)
-def count_encoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+def count_encoding(
+    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+) -> Counts:
     """Two chunks of the encoder, of this height and width in pixels."""
     coder = on_meta(lambda: CogVideoXVAE(config), dtype)
-    return _count_chunks(coder.encoder, [(3, frames, *size) for frames in (9, 8)], dtype)
+    return _count_chunks(coder.encoder, [(3, frames, *size) for frames in (9, 8)], dtype, chunk_bytes)
 
 
-def _count_chunks(coder: nn.Module, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype) -> Counts:
+def _count_chunks(coder: nn.Module, shapes: Sequence[tuple[int, ...]], dtype: torch.dtype, chunk_bytes: int) -> Counts:
     def call() -> None:
         past: Past = {}
         for shape in shapes:
-            coder(torch.empty(1, *shape, dtype=dtype), past)
+            coder(torch.empty(1, *shape, dtype=dtype), past, chunk_bytes)
 
     return count(call)
 
 
 def _decoding(
-    coder: CogVideoXVAE, channels: int, latent_shape: tuple[int, int, int], tile: int | None, dtype: torch.dtype
+    coder: CogVideoXVAE, channels: int, latent_shape: tuple[int, int, int], tile: int | None, place: Place
 ) -> Iterator[tuple[Counts, int]]:
     frames, height, width = latent_shape
     lengths = [end - start for start, end in temporal_chunks(frames, LATENT_CHUNK)]
@@ -108,8 +114,8 @@ def _decoding(
     for cells, number in windows.items():
         past: Past = {}  # the first chunk has none, and all after it are alike
         for length, times in ((lengths[0], 1), (lengths[-1], len(lengths) - 1))[: len(lengths)]:
-            z_BCTHW = torch.empty(1, channels, length, *cells, dtype=dtype, device="meta")
-            yield count(partial(coder.decoder, z_BCTHW, past)), times * number
+            z_BCTHW = torch.empty(1, channels, length, *cells, dtype=place.dtype, device="meta")
+            yield count(partial(coder.decoder, z_BCTHW, past, place.chunk_bytes)), times * number
 
 
 ESTIMATES = Estimates(

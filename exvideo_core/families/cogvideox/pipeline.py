@@ -23,7 +23,7 @@ from ...nn.step_cache import Branch, Reuse, StepCache
 from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
-from ...runtime.memory import free_bytes, on_own_device, temporarily_on
+from ...runtime.memory import chunk_bytes_on, free_bytes, on_own_device, temporarily_on
 from ...runtime.resume import Resume
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
@@ -75,6 +75,7 @@ class CogVideoXPipeline:
     ) -> None:
         self.transformer, self.vae, self.text_encoder = transformer, vae, text_encoder
         self.devices, self.stream = devices, stream
+        transformer.chunk_bytes = vae.chunk_bytes = chunk_bytes_on(*(devices or [self.device]))
 
     @property
     def device(self) -> torch.device:

@@ -31,8 +31,10 @@ def estimate_svd(unet: UNetConfig, vae: VAEConfig, clip: Clip, place: Place, oth
         place,
         denoiser=denoiser,
         blocks=blocks_of(denoiser),
-        call=count_call(unet, latent_shape, place.dtype, offload_skips=place.is_streamed),
-        decoding=_decoding(coder, vae.latent_channels, latent_shape, place.dtype),
+        call=count_call(
+            unet, latent_shape, place.dtype, chunk_bytes=place.chunk_bytes, offload_skips=place.is_streamed
+        ),
+        decoding=_decoding(coder, vae.latent_channels, latent_shape, place),
         other_weights=num_bytes(coder) + other_weights,
     )
 
@@ -65,27 +67,31 @@ def _unet(config: UNetConfig, dtype: torch.dtype) -> SVDUNet:
 
 
 @functools.lru_cache(maxsize=16)
-def count_decoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+def count_decoding(
+    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+) -> Counts:
     """One window of the decoder, of this height and width in latent cells."""
     coder = on_meta(lambda: VAE(config), dtype)
     shape = (FRAMES_AT_ONCE, config.latent_channels, *size)
-    return count(lambda: coder.decoder(torch.empty(shape, dtype=dtype)))
+    return count(lambda: coder.decoder(torch.empty(shape, dtype=dtype), chunk_bytes))
 
 
 @functools.lru_cache(maxsize=16)
-def count_encoding(config: VAEConfig, size: tuple[int, int], dtype: torch.dtype) -> Counts:
+def count_encoding(
+    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+) -> Counts:
     """One frame of the encoder, of this height and width in pixels."""
     coder = on_meta(lambda: VAE(config), dtype)
-    return count(lambda: coder.encoder(torch.empty(1, 3, *size, dtype=dtype)))
+    return count(lambda: coder.encoder(torch.empty(1, 3, *size, dtype=dtype), chunk_bytes))
 
 
 def _decoding(
-    coder: VAE, channels: int, latent_shape: tuple[int, int, int], dtype: torch.dtype
+    coder: VAE, channels: int, latent_shape: tuple[int, int, int], place: Place
 ) -> Iterator[tuple[Counts, int]]:
     windows = Counter(tuple(end - start for start, end in window) for window in decode_windows(*latent_shape))
     for (frames, height, width), times in windows.items():
-        z_TCHW = torch.empty(frames, channels, height, width, dtype=dtype, device="meta")
-        yield count(partial(coder.decoder, z_TCHW)), times
+        z_TCHW = torch.empty(frames, channels, height, width, dtype=place.dtype, device="meta")
+        yield count(partial(coder.decoder, z_TCHW, place.chunk_bytes)), times
 
 
 ESTIMATES = Estimates(

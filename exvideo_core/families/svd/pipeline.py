@@ -23,7 +23,7 @@ from ...nn.step_cache import Branch, Reuse, StepCache
 from ...progress import Progress
 from ...runtime import oom_hints
 from ...runtime.guidance_branches import Branches
-from ...runtime.memory import free_bytes, on_own_device, temporarily_on
+from ...runtime.memory import chunk_bytes_on, free_bytes, on_own_device, temporarily_on
 from ...runtime.resume import Resume
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
@@ -76,6 +76,7 @@ class SVDPipeline:
     ) -> None:
         self.unet, self.vae, self.image_encoder = unet, vae, image_encoder
         self.devices, self.stream = devices, stream
+        unet.chunk_bytes = vae.chunk_bytes = chunk_bytes_on(*(devices or [self.device]))
         self.extension_frames = unet.config.extension_frames
         self.defaults = extended_defaults(self.extension_frames) if self.extension_frames else PLAIN
 

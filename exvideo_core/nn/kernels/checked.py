@@ -1,0 +1,141 @@
+"""A kernel that is used once it has proved equal to its twin, for each dtype and shape.
+
+Kernels are compiled on the user's machine, by another Triton and for another card than they were tested with. So the
+first call with a dtype and shape computes both, and a kernel that fails to compile or differs is left out, with one
+line in the log.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, update_wrapper
+from typing import Generic, Literal, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from ..chunks import items_within, spans
+
+Mode = Literal["auto", "off", "unchecked"]
+P = ParamSpec("P")
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
+
+# Norm of the difference over the norm of the twin's result; a rounding in 16 bits is 5e-4 and 4e-3.
+_MAX_DIFFERENCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+_COMPARED = 2**22  # elements at a time, so that comparing takes little memory
+
+_mode: Mode = "auto"
+_log = logging.getLogger(__name__)
+
+
+def kernels(mode: Mode) -> None:
+    """Use Triton kernels where they can be (auto) or never (off), from now on in this process.
+
+    `unchecked` is for counting on devices that compute nothing: kernels are not compared with their twins.
+    """
+    global _mode
+    _mode = mode
+
+
+@contextmanager
+def kernel_mode(mode: Mode) -> Iterator[None]:
+    """Set the mode within a block."""
+    before = _mode
+    kernels(mode)
+    try:
+        yield
+    finally:
+        kernels(before)
+
+
+@cache
+def has_triton() -> bool:
+    """Whether Triton is installed; PyTorch brings it on Linux with CUDA or ROCm."""
+    return importlib.util.find_spec("triton") is not None
+
+
+def are_used(device: torch.device) -> bool:
+    """Whether kernels are tried on a device, where they change results by rounding."""
+    return _mode != "off" and device.type == "cuda" and has_triton()
+
+
+class Checked(Generic[P, Result]):
+    """A kernel and its twin, called alike.
+
+    Args:
+        kernel: computes on CUDA or ROCm; None for a memory layout that it does not take.
+        twin: computes the same in plain PyTorch.
+    """
+
+    def __init__(self, kernel: Callable[P, Result | None], twin: Callable[P, Result]) -> None:
+        update_wrapper(self, twin)
+        self.kernel: Callable[P, Result | None] = kernel
+        self.twin: Callable[P, Result] = twin
+        self.trusted: dict[object, bool] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """The kernel's result if it is trusted for these shapes and dtypes, else the twin's."""
+        tensors = [each for each in args if isinstance(each, Tensor)]
+        if _mode == "off" or torch.is_grad_enabled() or not _takes(tensors[0]):
+            return self.twin(*args, **kwargs)
+        key = tuple((each.dtype, each.shape, each.stride(), each.device.index) for each in tensors)
+        if _mode == "auto" and key not in self.trusted:
+            return self._trial(key, tensors[0], *args, **kwargs)
+        result = self.kernel(*args, **kwargs) if self.trusted.get(key, True) else None
+        return self.twin(*args, **kwargs) if result is None else result
+
+    def _trial(self, key: object, x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Result:
+        """Compute both, and decide for this key."""
+        expected = self.twin(*args, **kwargs)
+        try:
+            result = self.kernel(*args, **kwargs)
+            worst = 0.0 if result is None else _difference(result, expected)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001  # a compiler's, of any kind
+            self._leave_out(key, x, f"it failed: {type(error).__name__}: {str(error)[:200]}")
+        else:
+            self.trusted[key] = True
+            if not worst <= _MAX_DIFFERENCE[x.dtype]:
+                self._leave_out(key, x, f"it differs from PyTorch's result by {worst:.1e}")
+        return expected
+
+    def _leave_out(self, key: object, x: Tensor, reason: str) -> None:
+        self.trusted[key] = False
+        shape, dtype = tuple(x.shape), str(x.dtype).removeprefix("torch.")
+        _log.warning("the kernel for %s is not used for %s in %s: %s.", self.twin.__name__, shape, dtype, reason)
+
+
+def with_kernel(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
+    """Decorator: the function is the kernel's twin, and runs wherever the kernel does not."""
+    return lambda twin: Checked(kernel, twin)
+
+
+def _takes(x: Tensor) -> bool:
+    return x.is_cuda and x.dtype in _MAX_DIFFERENCE and (_mode == "unchecked" or has_triton())
+
+
+def _difference(result: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Tensor, ...]) -> float:
+    """Largest relative norm of the difference; infinite for another shape or dtype."""
+    pairs = zip(*((each,) if isinstance(each, Tensor) else each for each in (result, expected)), strict=True)
+    return max(_relative(*pair) for pair in pairs)
+
+
+def _relative(result: Tensor, expected: Tensor) -> float:
+    if result.shape != expected.shape or result.dtype != expected.dtype:
+        return math.inf
+    axis = max(range(expected.ndim), key=lambda axis: expected.shape[axis])
+    size = items_within(_COMPARED, expected.numel() / expected.shape[axis])
+    squares = torch.zeros(2, dtype=torch.float32, device=expected.device)
+    for span in spans(expected.shape[axis], size):
+        ours, wide = (each.narrow(axis, span.start, span.stop - span.start).float() for each in (result, expected))
+        # NaN or Inf of both is the NaN check's to report, not the kernel's fault
+        both = torch.where(torch.isfinite(wide), ours - wide, 0), torch.nan_to_num(wide)
+        squares += torch.stack([each.square().sum() for each in both])
+    difference, norm = squares.tolist()
+    return math.sqrt(difference / max(norm, 1e-30))

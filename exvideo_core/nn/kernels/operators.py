@@ -1,0 +1,91 @@
+"""The kernels as PyTorch operators, `torch.ops.exvideo`, which know their results' shapes without computing.
+
+Shapes: N items, L positions of an item, C channels, R rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("exvideo", "FRAGMENT")  # lives as long as this module
+
+
+def _operator(schema: str, empty: Callable[..., Any]) -> Callable[..., Any]:
+    """Define the operator of a schema `name(...) -> ...`, whose kernel is `launch` of the module `name`.
+
+    Args:
+        empty: makes the result's tensors, which the kernel fills.
+    """
+    name = schema.partition("(")[0]
+
+    def on_gpu(*tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        launch = import_module(f".{name}", __package__).launch  # here, because it needs Triton
+        results = empty(*tensors)
+        with torch.cuda.device(tensors[0].device):  # Triton launches on the current device
+            launch(*tensors, *((results,) if isinstance(results, Tensor) else results))
+        return results
+
+    if not hasattr(torch.ops.exvideo, name):  # another copy of this package may be in the process
+        _LIBRARY.define(schema)
+        _LIBRARY.impl(name, on_gpu, "CUDA")
+        _LIBRARY.impl(name, empty, "Meta")
+    return getattr(torch.ops.exvideo, name)
+
+
+def _empty_like(x: Tensor, *_others: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _empty_statistics(x_NLC: Tensor) -> tuple[Tensor, Tensor]:
+    mean_NC = torch.empty((len(x_NLC), x_NLC.shape[-1]), dtype=torch.float32, device=x_NLC.device)
+    return mean_NC, torch.empty_like(mean_NC)
+
+
+def _empty_half(x_RC: Tensor) -> Tensor:
+    return torch.empty((len(x_RC), x_RC.shape[1] // 2), dtype=x_RC.dtype, device=x_RC.device)
+
+
+_channel_statistics = _operator("channel_statistics(Tensor x) -> (Tensor, Tensor)", _empty_statistics)
+_scaled_silu = _operator("scaled_silu(Tensor x, Tensor factor, Tensor summand) -> Tensor", _empty_like)
+_gated_gelu = _operator("gated_gelu(Tensor x) -> Tensor", _empty_half)
+
+
+def items(x_BCX: Tensor) -> Tensor | None:
+    """View a feature map [B, C, H, W] or [B, C, T, H, W] as [N, L, C], an item for each image; None if it is none.
+
+    Its channels must be side by side, and its images dense; images may be apart.
+    """
+    x_BXC = x_BCX.movedim(1, -1)
+    *leading, height, width, channels = x_BXC.shape
+    step, inner = width * channels, (x_BXC.stride(-3), x_BXC.stride(-2), x_BXC.stride(-1))
+    if len(leading) > 2 or inner != (step, channels, 1):
+        return None
+    x_NHWC = x_BXC if len(leading) == 1 else x_BXC.flatten(0, 1)
+    return x_NHWC.view(len(x_NHWC), height * width, channels)
+
+
+def channel_statistics(x_BCX: Tensor) -> tuple[Tensor, ...] | None:
+    """See `group_norm.channel_statistics`."""
+    x_NLC = items(x_BCX)
+    return None if x_NLC is None else _channel_statistics(x_NLC)
+
+
+def scaled_silu(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor | None:
+    """See `fused.scaled_silu`."""
+    x_NLC, per_image = items(x_BCX), factor.numel() != x_BCX.shape[1]
+    if x_NLC is None or (per_image and factor.numel() != x_BCX.shape[1] * len(x_NLC)):
+        return None
+    scale = (each.reshape(-1, x_BCX.shape[1]).contiguous() for each in (factor, summand))
+    return _scaled_silu(x_NLC, *scale).view(x_BCX.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def gated_gelu(x: Tensor) -> Tensor | None:
+    """See `fused.gated_gelu`."""
+    if not x.is_contiguous():
+        return None
+    return _gated_gelu(x.flatten(0, -2)).view(*x.shape[:-1], -1)

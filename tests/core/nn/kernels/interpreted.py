@@ -1,0 +1,91 @@
+"""Runs every kernel in Triton's interpreter, which needs no GPU, and prints errors as JSON lines.
+
+A process of its own, because Triton decides at its import whether it interprets.
+"""
+
+import json
+import os
+import sys
+
+os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from exvideo_core.nn.kernels import channel_statistics, gated_gelu, scaled_silu
+from exvideo_core.nn.kernels.operators import items
+
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def drawn(*shape: int, dtype: torch.dtype, shift: float = 0) -> Tensor:
+    """Seeded numbers whose spread differs from channel to channel."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randn(shape, generator=generator) * (1 + torch.arange(shape[-1]) % 5) + shift).to(dtype)
+
+
+def report(name: str, case: str, result: Tensor, twin: Tensor, exact: Tensor) -> None:
+    """Print the relative norms of two differences to a result in float64."""
+    errors = [float((each.double() - exact).norm() / exact.norm().clamp(min=1e-9)) for each in (result, twin)]
+    print(json.dumps({"kernel": name, "case": case, "kernel_error": errors[0], "twin_error": errors[1]}))
+
+
+def check_statistics(dtype: torch.dtype, shape: tuple[int, int, int], shift: float) -> None:
+    x_NLC = drawn(*shape, dtype=dtype, shift=shift)
+    results = [torch.full((shape[0], shape[2]), torch.nan) for _ in range(2)]
+    channel_statistics.launch(x_NLC, *results)
+    twins = torch.var_mean(x_NLC.float(), 1, correction=0)[::-1]
+    exact = torch.var_mean(x_NLC.double(), 1, correction=0)[::-1]
+    for name, *values in zip(("mean", "variance"), results, twins, exact, strict=True):
+        report("channel_statistics", f"{name} {dtype} {shape} {shift}", *values)
+
+
+def check_scaled_silu(dtype: torch.dtype, shape: tuple[int, int, int], shared: bool) -> None:
+    x_NLC = drawn(*shape, dtype=dtype)
+    factor, summand = (drawn(1 if shared else shape[0], shape[2], dtype=torch.float32, shift=n) for n in (0, 2))
+    result = torch.full_like(x_NLC, torch.nan)
+    scaled_silu.launch(x_NLC, factor, summand, result)
+    twin = F.silu(x_NLC.float() * factor[:, None] + summand[:, None]).to(dtype)
+    exact = F.silu(x_NLC.double() * factor[:, None].double() + summand[:, None].double())
+    report("scaled_silu", f"{dtype} {shape} {shared}", result, twin, exact)
+
+
+def check_rows_of_images() -> None:
+    """Some rows of channels-last images, which are no dense tensor."""
+    x_BCHW = drawn(3, 9, 5, 40, dtype=torch.float32).permute(0, 3, 1, 2)[:, :, 2:7]
+    x_NLC, factor = items(x_BCHW), drawn(3, 40, dtype=torch.float32)
+    assert x_NLC is not None
+    result = torch.full(x_NLC.shape, torch.nan)
+    scaled_silu.launch(x_NLC, factor, factor, result)
+    twin = F.silu(x_BCHW * factor[..., None, None] + factor[..., None, None]).permute(0, 2, 3, 1).flatten(1, 2)
+    report("scaled_silu", "rows", result, twin, twin.double())
+
+
+def check_gated_gelu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x_RC = drawn(*shape, dtype=dtype)
+    result = torch.full((shape[0], shape[1] // 2), torch.nan, dtype=dtype)
+    gated_gelu.launch(x_RC, result)
+
+    def gated(x: Tensor) -> Tensor:
+        value, gate = x.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+    report("gated_gelu", f"{dtype} {shape}", result, gated(x_RC), gated(x_RC.double()))
+
+
+def main() -> int:
+    torch.set_num_threads(1)
+    for dtype in DTYPES:
+        for shape in ((2, 64, 320), (1, 77, 40), (3, 1, 8), (2, 1100, 64), (1, 513, 65)):
+            check_statistics(dtype, shape, 0)
+            check_scaled_silu(dtype, shape, shared=shape[0] == 3)
+        check_statistics(dtype, (1, 1200, 40), 300)
+        for shape in ((3, 2560), (1, 16), (5, 4098)):
+            check_gated_gelu(dtype, shape)
+    check_rows_of_images()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
