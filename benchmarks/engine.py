@@ -92,7 +92,7 @@ def _cog_dit(cfg: Config) -> Network:
 
 def _svd_vae(_cfg: Config) -> Network:
     vae = VAE(VAEConfig())
-    return vae, lambda given: vae.decoder(given["latents"] / SVD_SCALE)
+    return vae, lambda given: vae.decoder(given["latents"] / SVD_SCALE, vae.chunk_bytes)
 
 
 def _svd_encode(_cfg: Config) -> Network:
@@ -106,7 +106,7 @@ def _cog_vae(_cfg: Config) -> Network:
     def decode(latents_BCTHW: Tensor) -> Iterator[Tensor]:
         past: dict[Any, Any] = {}
         for start, end in temporal_chunks(latents_BCTHW.shape[2], 2):
-            yield vae.decoder(latents_BCTHW[:, :, start:end], past)
+            yield vae.decoder(latents_BCTHW[:, :, start:end], past, vae.chunk_bytes)
 
     return vae, lambda given: _cat_on_host(decode(given["latents"] / COG_SCALE))
 

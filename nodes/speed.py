@@ -1,4 +1,4 @@
-"""What makes sampling faster: step reuse, which is approximate, and kernels."""
+"""Faster sampling: step reuse, which is approximate, and Triton kernels."""
 
 from __future__ import annotations
 

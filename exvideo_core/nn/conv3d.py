@@ -42,6 +42,16 @@ def bind_conv3d(layer: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     return partial(_over_frames, _taps(weights[0]), weights[1], padding[1:])
 
 
+def bind_conv3d_and_bias(layer: nn.Module, like: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """`bind_conv3d` for a kernel of 3x1x1, on a GPU without the bias; see `bind_conv_and_bias`."""
+    weights = effective_weights(layer, like) if like.is_cuda else None
+    if weights is None:
+        return bind_conv3d(layer, like), None
+    weight, bias = weights
+    padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
+    return partial(_over_time, (channels_last_on_gpu(weight.squeeze(-1)), None), padding[0]), bias
+
+
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:
     """`bind_conv3d` for a list of frames [B, C, 1, H, W]; the kernel is 3x3x3 without padding in time."""
     weights = effective_weights(layer, like) if _by_frames(like) else None

@@ -50,6 +50,19 @@ def bind_conv(conv: nn.Module, like: Tensor) -> Callable[[Tensor], Tensor]:
     return partial(_convolved, conv, (channels_last_on_gpu(weight), bias))
 
 
+def bind_conv_and_bias(conv: nn.Module, like: Tensor) -> tuple[Callable[[Tensor], Tensor], Tensor | None]:
+    """`bind_conv`, on a GPU without the bias, for which cuDNN's path has a kernel of its own; and that bias [O].
+
+    The bias is None where the convolution adds it itself.
+    """
+    weights = effective_weights(conv, like) if like.is_cuda else None
+    if weights is None:
+        return bind_conv(conv, like), None
+    assert isinstance(conv, nn.Conv2d | nn.Conv3d)
+    weight, bias = weights
+    return partial(_convolved, conv, (channels_last_on_gpu(weight), None)), bias
+
+
 def convolved(conv: nn.Module, x_BCX: Tensor) -> Tensor:
     """`conv(x)` for a Conv2d or Conv3d, within rounding."""
     return bind_conv(conv, x_BCX)(x_BCX)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import operators, with_kernel
+from .kernels import operators, with_kernel, with_kernel_in_place
 
 _is_fused = False
 
@@ -77,6 +77,15 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     # addcmul's own result would be laid out like the summand
     wide = torch.empty_like(x, dtype=torch.promote_types(x.dtype, summand.dtype))
     return F.silu(torch.addcmul(summand, x, factor, out=wide), inplace=True).to(x.dtype)
+
+
+@with_kernel_in_place(operators.added_residual)
+def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_C: Tensor, share: Tensor | None = None) -> Tensor:
+    """x + share * (residual + bias), in place on x; the bias is what the residual's convolution left out."""
+    constant = bias_C.view(-1, *[1] * (x_BCX.ndim - 2))
+    if share is None:
+        return x_BCX.add_(residual_BCX).add_(constant)
+    return x_BCX.addcmul_(share, residual_BCX).add_(share * constant)
 
 
 @fusible

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .chunks import items_within, spans
+from .chunks import items_within, plus, spans
 from .effective_weights import Weights, effective_weights
 from .fused import scaled_silu
 from .kernels import operators, with_kernel
@@ -38,34 +38,66 @@ def _statistics(x_BCX: Tensor) -> _Statistics:
     return x_BCX.numel() // x_BCX.shape[1], mean_C[None], variance_C[None]
 
 
-def _merged(chunks: Sequence[_Statistics]) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and sum of squared differences of all chunks together (Chan et al. 1983), [C]."""
+def _merged(chunks: Sequence[_Statistics]) -> tuple[Tensor, Tensor]:
+    """Means and variances of parts of all chunks, [1, P, C]: one part for all, unless they are equally large."""
     _, means, variances = zip(*chunks, strict=True)
     counts_P = [count for count, mean_NC, _ in chunks for _ in range(len(mean_NC))]
-    total = sum(counts_P)
+    if means[0].is_cuda and len(set(counts_P)) == 1:
+        return torch.cat(means)[None], torch.cat(variances)[None]
     exact = torch.float32 if means[0].device.type == "mps" else torch.float64  # MPS has no float64
     mean_PC, variance_PC = torch.cat(means).to(exact), torch.cat(variances).to(exact)
     # made on the device: a list of numbers would be copied there, and waited for
     equal = [(count, len(list(same))) for count, same in groupby(counts_P)]
-    shares = torch.cat([mean_PC.new_full((parts, 1), count / total) for count, parts in equal])
-    mean_C = (mean_PC * shares).sum(0)
-    squares_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0) * total
-    return total, mean_C, squares_C
+    shares = torch.cat([mean_PC.new_full((parts, 1), count / sum(counts_P)) for count, parts in equal])
+    mean_C = (mean_PC * shares).sum(0)  # Chan et al. 1983
+    variance_C = ((variance_PC + (mean_PC - mean_C).square()) * shares).sum(0)
+    dtype = means[0].dtype if means[0].is_cuda else exact
+    return mean_C.to(dtype)[None, None], variance_C.to(dtype)[None, None]
 
 
-def affine(norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: int = 0) -> tuple[Tensor, Tensor]:
+@with_kernel(operators.group_scale)
+def group_scale(
+    mean_NPC: Tensor,
+    variance_NPC: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor | None,
+    shift_NC: Tensor | None,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, ...]:
+    """Factor and summand [N, C] that a group norm amounts to, from statistics of P equal parts of each item.
+
+    `shift_NC`, or [1, C], is a constant that belongs to the input, and that is not in the statistics.
+    """
+    if shift_NC is not None:
+        mean_NPC = mean_NPC + shift_NC[:, None]
+    mean_NPGC, variance_NPGC = (each.unflatten(2, (groups, -1)) for each in (mean_NPC, variance_NPC))
+    mean_NG = mean_NPGC.mean((1, 3))
+    variance_NG = (variance_NPGC + (mean_NPGC - mean_NG[:, None, :, None]).square()).mean((1, 3))
+    mean_NC, scale_NC = (
+        each.repeat_interleave(len(weight_C) // groups, dim=1) for each in (mean_NG, (variance_NG + eps).rsqrt())
+    )
+    factor_NC = scale_NC * weight_C.to(scale_NC)
+    summand_NC = -mean_NC * factor_NC if shift_NC is None else (shift_NC - mean_NC) * factor_NC
+    if bias_C is not None:
+        summand_NC = summand_NC + bias_C.to(summand_NC)
+    dtype = torch.promote_types(weight_C.dtype, torch.float32)
+    return factor_NC.to(dtype), summand_NC.to(dtype)
+
+
+def affine(
+    norm: nn.Module, weights: Weights, chunks: Iterable[Tensor], axes: int = 0, shift_C: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Factor and summand of each channel, [C], that a group norm over all chunks amounts to; float32 or wider.
 
     The chunks are [B, C, ...] each, in any memory layout; together they are one item of the norm's batch. The result
-    has `axes` axes of length 1 after C.
+    has `axes` axes of length 1 after C. `shift_C` is a constant that belongs to the chunks, and that is not in them.
     """
     assert isinstance(norm, nn.GroupNorm)
-    count, mean_C, squares_C = _merged([_statistics(chunk_BCX) for chunk_BCX in chunks])
-    mean_GC, squares_GC = mean_C.view(norm.num_groups, -1), squares_C.view(norm.num_groups, -1)
-    mean_G = mean_GC.mean(1)
-    spread_G = squares_GC.sum(1) + count * (mean_GC - mean_G[:, None]).square().sum(1)
-    factor_C, summand_C = _per_channel(norm, weights, mean_G, spread_G / (count * mean_GC.shape[1]))
-    return factor_C.view(-1, *[1] * axes), summand_C.view(-1, *[1] * axes)
+    statistics = _merged([_statistics(chunk_BCX) for chunk_BCX in chunks])
+    shift_NC = None if shift_C is None else shift_C[None]
+    factor_NC, summand_NC = group_scale(*statistics, *weights, shift_NC, norm.num_groups, norm.eps)
+    return factor_NC.view(-1, *[1] * axes), summand_NC.view(-1, *[1] * axes)
 
 
 def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
@@ -75,35 +107,23 @@ def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
         yield from (x[..., span, :] for span in spans(x.shape[-2], rows))
 
 
-def _per_channel(norm: nn.GroupNorm, weights: Weights, mean_G: Tensor, variance_G: Tensor) -> tuple[Tensor, Tensor]:
-    """Factor and summand, [..., C], from statistics [..., G]."""
-    per_group = norm.num_channels // norm.num_groups
-    weight, bias = weights
-    factor_C = (variance_G + norm.eps).rsqrt().repeat_interleave(per_group, dim=-1) * weight.to(variance_G)
-    summand_C = -mean_G.repeat_interleave(per_group, dim=-1) * factor_C
-    if bias is not None:
-        summand_C = summand_C + bias.to(summand_C)
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    return factor_C.to(dtype), summand_C.to(dtype)
-
-
-def norm_silu(norm: nn.Module, x_BCX: Tensor) -> Tensor:
-    """Group norm and SiLU."""
+def norm_silu(norm: nn.Module, x_BCX: Tensor, shift_NC: Tensor | None = None) -> Tensor:
+    """Group norm and SiLU; `shift_NC`, or [1, C], belongs to x and is not in it: a bias, or an embedding."""
     is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
     is_clip = x_BCX.ndim == 5 and len(x_BCX) == 1
     # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
     weights = effective_weights(norm, x_BCX) if (is_last or is_clip) and x_BCX.is_cuda else None
     if weights is None:
+        if shift_NC is not None:
+            x_BCX = plus(x_BCX, shift_NC.view(*shift_NC.shape, *[1] * (x_BCX.ndim - 2)))
         return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
     if is_clip:
-        return scaled_silu(x_BCX, *affine(norm, weights, [x_BCX], axes=3))
+        shift_C = None if shift_NC is None else shift_NC[0]
+        return scaled_silu(x_BCX, *affine(norm, weights, [x_BCX], axes=3, shift_C=shift_C))
     assert isinstance(norm, nn.GroupNorm)
     mean_BC, variance_BC = channel_statistics(x_BCX)
-    mean_BGC, variance_BGC = (each.unflatten(1, (norm.num_groups, -1)) for each in (mean_BC, variance_BC))
-    mean_BG = mean_BGC.mean(2)
-    variance_BG = (variance_BGC + (mean_BGC - mean_BG[..., None]).square()).mean(2)
-    factor_BC, summand_BC = _per_channel(norm, weights, mean_BG, variance_BG)
-    return scaled_silu(x_BCX, factor_BC[:, :, None, None], summand_BC[:, :, None, None])
+    scale = group_scale(mean_BC[:, None], variance_BC[:, None], *weights, shift_NC, norm.num_groups, norm.eps)
+    return scaled_silu(x_BCX, *(each[..., None, None] for each in scale))
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES, added, items_within, map_chunks, plus, spans
-from ...nn.conv3d import bind_conv3d
-from ...nn.convolution import bind_conv
+from ...nn.conv3d import bind_conv3d_and_bias
+from ...nn.convolution import bind_conv_and_bias
 from ...nn.effective_weights import effective_weights
-from ...nn.fused import scaled_silu
+from ...nn.fused import added_residual, scaled_silu
 from ...nn.group_norm import affine, norm_silu
 from ...nn.layers import Ops, group_norm
 from ...nn.upsample import upsampled_conv
 from .lazy_frames import Frames
+
+Rows = Callable[[slice], Tensor]  # computes a span of rows, [rows, T, C, W]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,20 +68,22 @@ class ResBlock(nn.Module):
         return self.time_stack(spatial_TCHW, share, args.embedding, args.chunk_bytes)
 
     def _spatial(self, x_TCHW: Frames, skip_TCHW: Frames | None, args: UNetArgs) -> Tensor:
-        embedding_TC11 = self.emb_layers(args.embedding)[:, :, None, None]
-        first, second = (bind_conv(conv, args.embedding) for conv in (self.in_layers[2], self.out_layers[3]))
-        shortcut = self.skip_connection
-        if not isinstance(shortcut, nn.Identity):
-            shortcut = bind_conv(shortcut, args.embedding)
+        convs = self.in_layers[2], self.out_layers[3]
+        (first, first_bias), (second, bias) = (bind_conv_and_bias(conv, args.embedding) for conv in convs)
+        shift_TC = constants(self.emb_layers(args.embedding), first_bias)
+        shortcut: Callable[[Tensor], Tensor] = self.skip_connection
+        if not isinstance(self.skip_connection, nn.Identity):
+            shortcut, shortcut_bias = bind_conv_and_bias(self.skip_connection, args.embedding)
+            bias = shortcut_bias if bias is None else constants(bias, shortcut_bias)
 
         def chunk(frames: slice) -> Tensor:
             x = x_TCHW[frames]
             if skip_TCHW is not None:
                 x = torch.cat([x, skip_TCHW[frames]], dim=1)
             h = first(norm_silu(self.in_layers[0], x))
-            h = plus(h, embedding_TC11 if len(embedding_TC11) == 1 else embedding_TC11[frames])
-            h = second(norm_silu(self.out_layers[0], h))
-            return channels_last(plus(h, shortcut(x)))
+            h = second(norm_silu(self.out_layers[0], h, shift_TC if len(shift_TC) == 1 else shift_TC[frames]))
+            h = plus(h, shortcut(x)) if bias is None else added_residual(h, shortcut(x), bias)
+            return channels_last(h)
 
         frames, channels, height, width = x_TCHW.shape
         total = channels + (skip_TCHW.shape[1] if skip_TCHW is not None else 0)
@@ -89,6 +93,14 @@ class ResBlock(nn.Module):
         shape = (frames, self.out_channels, height, width)
         out = skip_TCHW if isinstance(skip_TCHW, Tensor) and skip_TCHW.shape == shape else None
         return map_chunks(chunk, frames, size, None if torch.is_grad_enabled() else out)
+
+
+def constants(values: Tensor, bias_C: Tensor | None) -> Tensor:
+    """Constants of channels, [..., C], plus the bias that a convolution left out, in float32 or wider."""
+    if bias_C is None:
+        return values
+    wide = torch.promote_types(values.dtype, torch.float32)
+    return values.to(wide) + bias_C.to(wide)
 
 
 def channels_last(x_BCHW: Tensor) -> Tensor:
@@ -108,26 +120,48 @@ class TemporalResBlock(nn.Module):
 
     def forward(self, x_TCHW: Tensor, share: Tensor, embedding_TC: Tensor, chunk_bytes: int) -> Tensor:
         """x + share * residual; in place on x, unless gradients are enabled."""
-        x_HTCW = rows_first(x_TCHW)
-        rows, first = self._conv_rows(self.in_layers, x_TCHW, chunk_bytes)
-        out_HTCW = rows_first(torch.empty_like(x_TCHW)) if rows < len(x_HTCW) else None
-        h_TCHW = frames_first(map_chunks(first, len(x_HTCW), rows, out_HTCW))
-        h_TCHW = plus(h_TCHW, self.emb_layers(embedding_TC)[:, :, None, None])
-        rows, second = self._conv_rows(self.out_layers, h_TCHW, chunk_bytes)
-        return frames_first(added(x_HTCW, second, rows, share))
+        height = x_TCHW.shape[2]
+        rows, first, first_bias = self._conv_rows(self.in_layers, x_TCHW, chunk_bytes)
+        out_HTCW = rows_first(torch.empty_like(x_TCHW)) if rows < height else None
+        h_TCHW = frames_first(map_chunks(first, height, rows, out_HTCW))
+        shift_TC = constants(self.emb_layers(embedding_TC), first_bias)
+        shift_1C = shift_TC if first_bias is not None and len(shift_TC) == 1 else None
+        if shift_1C is None:
+            h_TCHW = plus(h_TCHW, shift_TC.to(h_TCHW)[:, :, None, None])
+        rows, second, bias = self._conv_rows(self.out_layers, h_TCHW, chunk_bytes, shift_1C)
+        return added_rows(x_TCHW, second, rows, bias, share)
 
     @staticmethod
-    def _conv_rows(layers: nn.Sequential, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Callable[[slice], Tensor]]:
-        """Norm, SiLU and temporal convolution as a function of a span of rows, and the rows that fit a chunk."""
-        norm, conv = layers[0], bind_conv3d(layers[-1], x_TCHW)
+    def _conv_rows(
+        layers: nn.Sequential, x_TCHW: Tensor, chunk_bytes: int, shift_1C: Tensor | None = None
+    ) -> tuple[int, Rows, Tensor | None]:
+        """Norm, SiLU and temporal convolution as a function of a span of rows, and the rows that fit a chunk.
+
+        Also the bias that the convolution leaves out. `shift_1C` is a constant that belongs to x, and is not in it.
+        """
+        norm, (conv, bias) = layers[0], bind_conv3d_and_bias(layers[-1], x_TCHW)
         x_HTCW, clip_1CTHW = rows_first(x_TCHW), x_TCHW.transpose(0, 1)[None]
         # scaled in float32 and activated; result, and the contributions of the neighbouring frames
         rows = items_within(chunk_bytes, x_HTCW[0].numel() * (8 + 4 * x_TCHW.element_size()))
         weights = effective_weights(norm, x_TCHW) if rows < len(x_HTCW) else None
         if weights is None:
-            return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW))[0].permute(2, 1, 0, 3)
-        scale = affine(norm, weights, (x_TCHW[:, :, span] for span in spans(len(x_HTCW), rows)), axes=3)
-        return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3)
+            return len(x_HTCW), lambda _: conv(norm_silu(norm, clip_1CTHW, shift_1C))[0].permute(2, 1, 0, 3), bias
+        shift_C, chunks = None if shift_1C is None else shift_1C[0], spans(len(x_HTCW), rows)
+        scale = affine(norm, weights, (x_TCHW[:, :, span] for span in chunks), axes=3, shift_C=shift_C)
+        return rows, lambda span: conv(scaled_silu(clip_1CTHW[:, :, :, span], *scale))[0].permute(2, 1, 0, 3), bias
+
+
+def added_rows(x_TCHW: Tensor, residual: Rows, rows: int, bias_C: Tensor | None, share: Tensor | None = None) -> Tensor:
+    """x + share * (residual + bias), in spans of so many rows; in place unless gradients are enabled.
+
+    The bias is what the residual's convolution left out.
+    """
+    x_HTCW = rows_first(x_TCHW)
+    if bias_C is None:
+        return frames_first(added(x_HTCW, residual, rows, share))
+    for span in spans(len(x_HTCW), rows):
+        added_residual(frames_first(x_HTCW[span]), frames_first(residual(span)), bias_C, share)
+    return x_TCHW
 
 
 def rows_first(x_TCHW: Tensor) -> Tensor:

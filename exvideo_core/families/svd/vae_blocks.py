@@ -12,35 +12,37 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import added, empty_map, items_within, map_chunks, spans
-from ...nn.convolution import bind_conv, channels_last_on_gpu, convolved
+from ...nn.convolution import bind_conv_and_bias, channels_last_on_gpu
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, norm_silu, row_chunks
 from ...nn.layers import Ops, group_norm
-from .blocks import frames_first, rows_first
-
-Rows = Callable[[slice], Tensor]  # computes a span of rows, [rows, T, C, W]
+from .blocks import Rows, added_rows, frames_first, rows_first
 
 
-def norm_conv(norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int) -> tuple[int, Rows]:
+def norm_conv(
+    norm: nn.Module, conv: nn.Module, x_TCHW: Tensor, chunk_bytes: int, shift_C: Tensor | None = None
+) -> tuple[int, Rows, Tensor | None]:
     """Norm, SiLU and 3x3 convolution as a function of a span of rows, and the rows that fit a chunk.
 
-    Only a single frame is cut into rows, because each frame has its own norm statistics.
+    Also the bias that the convolution leaves out. `shift_C` is a constant that belongs to x, and is not in it. Only a
+    single frame is cut into rows, because each frame has its own norm statistics.
     """
-    height = x_TCHW.shape[2]
+    height, (convolve, bias) = x_TCHW.shape[2], bind_conv_and_bias(conv, x_TCHW)
     # scaled in float32, activated, result
     rows = items_within(chunk_bytes, rows_first(x_TCHW)[0].numel() * (4 + 2 * x_TCHW.element_size()))
     weights = effective_weights(norm, x_TCHW) if len(x_TCHW) == 1 and rows < height else None
     if weights is None:
-        return height, lambda span: rows_first(convolved(conv, norm_silu(norm, x_TCHW)))[span]
-    scale, convolve = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes), axes=2), bind_conv(conv, x_TCHW)
+        shift_1C = None if shift_C is None else shift_C[None]
+        return height, lambda span: rows_first(convolve(norm_silu(norm, x_TCHW, shift_1C)))[span], bias
+    scale = affine(norm, weights, row_chunks([x_TCHW], chunk_bytes), axes=2, shift_C=shift_C)
 
     def with_halo(span: slice) -> Tensor:
         above, below = max(0, span.start - 1), min(height, span.stop + 1)
         out_1CHW = convolve(scaled_silu(x_TCHW[:, :, above:below], *scale))
         return rows_first(out_1CHW)[span.start - above : span.stop - above]
 
-    return rows, with_halo
+    return rows, with_halo, bias
 
 
 class SpatialBlock(nn.Module):
@@ -71,11 +73,11 @@ class SpatialBlock(nn.Module):
     def _add_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
         """out + the convolutions of x; in place on out, unless gradients are enabled."""
         frames, _, height, width = x_TCHW.shape
-        rows, first = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
+        rows, first, first_bias = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
         h_HTCW = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
         h_TCHW = frames_first(map_chunks(first, height, rows, h_HTCW))
-        rows, second = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes)
-        return frames_first(added(rows_first(out_TCHW), second, rows))
+        rows, second, bias = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes, first_bias)
+        return added_rows(out_TCHW, second, rows, bias)
 
 
 class ResBlock(SpatialBlock):

@@ -8,17 +8,17 @@ Parameter names are those of the sgm code base. Shapes: T frames, C channels, H 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks, spans
-from ...nn.conv3d import bind_conv3d, conv3d
+from ...nn.conv3d import bind_conv3d_and_bias, conv3d
 from ...nn.convolution import channels_last_on_gpu
 from ...nn.effective_weights import Weights, effective_weights
-from ...nn.fused import scaled_silu
+from ...nn.fused import added_residual, scaled_silu
 from ...nn.group_norm import affine, norm_silu, row_chunks
 from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
@@ -61,8 +61,9 @@ class TemporalDecoder(nn.Module):
         return conv3d(self.conv_out.time_mix_conv, _as_clip(pixels_TCHW))[0].transpose(0, 1)
 
     def _to_pixels(self, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        rows, pixels = norm_conv(self.norm_out, self.conv_out, x_TCHW, chunk_bytes)
-        return frames_first(map_chunks(pixels, x_TCHW.shape[2], rows))
+        rows, pixels, bias = norm_conv(self.norm_out, self.conv_out, x_TCHW, chunk_bytes)
+        out_TCHW = frames_first(map_chunks(pixels, x_TCHW.shape[2], rows))
+        return out_TCHW if bias is None else out_TCHW.add_(bias[:, None, None])
 
 
 class Stage(nn.Module):
@@ -121,32 +122,40 @@ class TimeBlock(nn.Module):
         """x + share * residual; in place on the chunks, unless gradients are enabled."""
         if torch.is_grad_enabled():
             (x_TCHW,) = chunks
-            return [torch.addcmul(x_TCHW, share, self._residual(_as_clip(x_TCHW))[0].transpose(0, 1))]
+            residual_1CTHW, _ = self._residual(_as_clip(x_TCHW))
+            return [torch.addcmul(x_TCHW, share, residual_1CTHW[0].transpose(0, 1))]
         frames, (channels, height, width) = sum(map(len, chunks)), chunks[0].shape[1:]
         # concatenated, scaled in float32, activated, result
         rows = items_within(chunk_bytes, frames * channels * width * (4 + 3 * chunks[0].element_size()))
         weights = [effective_weights(layers[0], chunks[0]) for layers in (self.in_layers, self.out_layers)]
         known = [pair for pair in weights if pair is not None]
         if rows >= height or len(known) < len(weights):
-            _add_share(chunks, share, self._residual(_gather(chunks)))
+            _add_share(chunks, share, *self._residual(_gather(chunks)))
             return chunks
-        for span, residual_1CTHW in self._residual_by_rows(chunks, known, rows, chunk_bytes):
-            _add_share([x_TCHW[:, :, span] for x_TCHW in chunks], share, residual_1CTHW)
+        for span, residual_1CTHW, bias in self._residual_by_rows(chunks, known, rows, chunk_bytes):
+            _add_share([x_TCHW[:, :, span] for x_TCHW in chunks], share, residual_1CTHW, bias)
         return chunks
 
-    def _residual(self, x_1CTHW: Tensor) -> Tensor:
-        h_1CTHW = conv3d(self.in_layers[-1], norm_silu(self.in_layers[0], x_1CTHW))
-        return conv3d(self.out_layers[-1], norm_silu(self.out_layers[0], h_1CTHW))
+    def _bound(self, like: Tensor) -> Iterator[tuple[Callable[[Tensor], Tensor], Tensor | None]]:
+        """The two convolutions, and the biases that they leave out."""
+        return (bind_conv3d_and_bias(layers[-1], like) for layers in (self.in_layers, self.out_layers))
+
+    def _residual(self, x_1CTHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The residual, and the bias that its convolution left out."""
+        (first, first_bias), (second, bias) = self._bound(x_1CTHW)
+        h_1CTHW = first(norm_silu(self.in_layers[0], x_1CTHW))
+        shift_1C = None if first_bias is None else first_bias[None]
+        return second(norm_silu(self.out_layers[0], h_1CTHW, shift_1C)), bias
 
     def _residual_by_rows(
         self, chunks: list[Tensor], weights: list[Weights], rows: int, chunk_bytes: int
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Residual in spans of rows, [1, C, T, rows, W].
+    ) -> Iterator[tuple[slice, Tensor, Tensor | None]]:
+        """Residual in spans of rows, [1, C, T, rows, W], and the bias that its convolution left out.
 
         The second norm's statistics need the whole first result; `_KEPT_CHUNKS` of it are kept, the rest is recomputed.
         """
         scale = affine(self.in_layers[0], weights[0], row_chunks(chunks, chunk_bytes), axes=3)
-        convolve, convolve_again = (bind_conv3d(layers[-1], chunks[0]) for layers in (self.in_layers, self.out_layers))
+        (convolve, first_bias), (convolve_again, bias) = self._bound(chunks[0])
         kept: dict[int, Tensor] = {}
 
         def first(span: slice) -> Tensor:
@@ -160,10 +169,10 @@ class TimeBlock(nn.Module):
                     kept[span.start] = h_1CTHW
                 yield h_1CTHW
 
-        second_scale = affine(self.out_layers[0], weights[1], keep_some(), axes=3)
+        second_scale = affine(self.out_layers[0], weights[1], keep_some(), axes=3, shift_C=first_bias)
         for span in spans(chunks[0].shape[2], rows):
             h_1CTHW = kept.pop(span.start) if span.start in kept else first(span)
-            yield span, convolve_again(scaled_silu(h_1CTHW, *second_scale))
+            yield span, convolve_again(scaled_silu(h_1CTHW, *second_scale)), bias
 
 
 def _as_clip(x_TCHW: Tensor) -> Tensor:
@@ -176,7 +185,10 @@ def _gather(chunks: list[Tensor]) -> Tensor:
     return _as_clip(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
 
 
-def _add_share(chunks: list[Tensor], share: Tensor, residual_1CTHW: Tensor) -> None:
+def _add_share(chunks: list[Tensor], share: Tensor, residual_1CTHW: Tensor, bias_C: Tensor | None) -> None:
     residuals = residual_1CTHW[0].transpose(0, 1).split([len(x) for x in chunks])
     for x_TCHW, residual_TCHW in zip(chunks, residuals, strict=True):
-        x_TCHW.addcmul_(share, residual_TCHW)
+        if bias_C is None:
+            x_TCHW.addcmul_(share, residual_TCHW)
+        else:
+            added_residual(x_TCHW, residual_TCHW, bias_C, share)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, update_wrapper
-from typing import Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Generic, Literal, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -80,20 +80,22 @@ class Checked(Generic[P, Result]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """The kernel's result if it is trusted for these shapes and dtypes, else the twin's."""
-        tensors = [each for each in args if isinstance(each, Tensor)]
-        if _mode == "off" or torch.is_grad_enabled() or not _takes(tensors[0]):
+        x = args[0]
+        assert isinstance(x, Tensor)
+        if _mode == "off" or torch.is_grad_enabled() or not _takes(x):
             return self.twin(*args, **kwargs)
-        key = tuple((each.dtype, each.shape, each.stride(), each.device.index) for each in tensors)
+        key = tuple(map(_kind, args))
         if _mode == "auto" and key not in self.trusted:
-            return self._trial(key, tensors[0], *args, **kwargs)
+            return self._trial(key, x, *args, **kwargs)
         result = self.kernel(*args, **kwargs) if self.trusted.get(key, True) else None
         return self.twin(*args, **kwargs) if result is None else result
 
     def _trial(self, key: object, x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Result:
         """Compute both, and decide for this key."""
+        copied = self._copied(args)
         expected = self.twin(*args, **kwargs)
         try:
-            result = self.kernel(*args, **kwargs)
+            result = self.kernel(*copied, **kwargs)
             worst = 0.0 if result is None else _difference(result, expected)
         except torch.OutOfMemoryError:
             raise
@@ -105,15 +107,35 @@ class Checked(Generic[P, Result]):
                 self._leave_out(key, x, f"it differs from PyTorch's result by {worst:.1e}")
         return expected
 
+    def _copied(self, args: Any) -> Any:
+        """Arguments for a second computation."""
+        return args
+
     def _leave_out(self, key: object, x: Tensor, reason: str) -> None:
         self.trusted[key] = False
         shape, dtype = tuple(x.shape), str(x.dtype).removeprefix("torch.")
         _log.warning("the kernel for %s is not used for %s in %s: %s.", self.twin.__name__, shape, dtype, reason)
 
 
+class CheckedInPlace(Checked[P, Result]):
+    """A kernel and its twin that change their first argument, and return it."""
+
+    def _copied(self, args: Any) -> Any:
+        return args[0].clone(), *args[1:]
+
+
 def with_kernel(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
     """Decorator: the function is the kernel's twin, and runs wherever the kernel does not."""
     return lambda twin: Checked(kernel, twin)
+
+
+def with_kernel_in_place(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
+    """Decorator of a kernel's twin, like `with_kernel`, where both change their first argument and return it."""
+    return lambda twin: CheckedInPlace(kernel, twin)
+
+
+def _kind(value: object) -> object:
+    return (value.dtype, value.shape, value.stride(), value.device.index) if isinstance(value, Tensor) else value
 
 
 def _takes(x: Tensor) -> bool:

@@ -19,15 +19,17 @@ def _operator(schema: str, empty: Callable[..., Any]) -> Callable[..., Any]:
     """Define the operator of a schema `name(...) -> ...`, whose kernel is `launch` of the module `name`.
 
     Args:
-        empty: makes the result's tensors, which the kernel fills.
+        empty: makes the result's tensors, which the kernel fills after the arguments, or returns the one it changes.
     """
     name = schema.partition("(")[0]
+    is_in_place = "!" in schema
 
-    def on_gpu(*tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def on_gpu(*args: Any) -> Tensor | tuple[Tensor, ...]:
         launch = import_module(f".{name}", __package__).launch  # here, because it needs Triton
-        results = empty(*tensors)
-        with torch.cuda.device(tensors[0].device):  # Triton launches on the current device
-            launch(*tensors, *((results,) if isinstance(results, Tensor) else results))
+        results: Tensor | tuple[Tensor, ...] = empty(*args)
+        filled = () if is_in_place else results if isinstance(results, tuple) else (results,)
+        with torch.cuda.device(args[0].device):  # Triton launches on the current device
+            launch(*args, *filled)
         return results
 
     if not hasattr(torch.ops.exvideo, name):  # another copy of this package may be in the process
@@ -50,9 +52,27 @@ def _empty_half(x_RC: Tensor) -> Tensor:
     return torch.empty((len(x_RC), x_RC.shape[1] // 2), dtype=x_RC.dtype, device=x_RC.device)
 
 
+def _empty_scale(mean_NPC: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
+    factor_NC = torch.empty_like(mean_NPC[:, 0], memory_format=torch.contiguous_format)
+    return factor_NC, torch.empty_like(factor_NC)
+
+
+def _changed(x: Tensor, *_others: Tensor) -> Tensor:
+    return x
+
+
 _channel_statistics = _operator("channel_statistics(Tensor x) -> (Tensor, Tensor)", _empty_statistics)
 _scaled_silu = _operator("scaled_silu(Tensor x, Tensor factor, Tensor summand) -> Tensor", _empty_like)
 _gated_gelu = _operator("gated_gelu(Tensor x) -> Tensor", _empty_half)
+
+_added_residual = _operator(
+    "added_residual(Tensor(a!) x, Tensor residual, Tensor bias, Tensor share) -> Tensor(a!)", _changed
+)
+_group_scale = _operator(
+    "group_scale(Tensor mean, Tensor variance, Tensor weight, Tensor bias, Tensor shift, int groups, float eps) "
+    "-> (Tensor, Tensor)",
+    _empty_scale,
+)
 
 
 def items(x_BCX: Tensor) -> Tensor | None:
@@ -89,3 +109,29 @@ def gated_gelu(x: Tensor) -> Tensor | None:
     if not x.is_contiguous():
         return None
     return _gated_gelu(x.flatten(0, -2)).view(*x.shape[:-1], -1)
+
+
+def group_scale(
+    mean_NPC: Tensor,
+    variance_NPC: Tensor,
+    weight_C: Tensor,
+    bias_C: Tensor | None,
+    shift_NC: Tensor | None,
+    groups: int,
+    eps: float,
+) -> tuple[Tensor, ...] | None:
+    """See `group_norm.group_scale`."""
+    if bias_C is None or mean_NPC.dtype != torch.float32:
+        return None
+    shift_NC = bias_C.new_zeros(1, len(bias_C)) if shift_NC is None else shift_NC.contiguous()
+    return _group_scale(mean_NPC.contiguous(), variance_NPC.contiguous(), weight_C, bias_C, shift_NC, groups, eps)
+
+
+def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_C: Tensor, share: Tensor | None = None) -> Tensor | None:
+    """See `fused.added_residual`."""
+    x_NLC, residual_NLC = items(x_BCX), items(residual_BCX)
+    if x_NLC is None or residual_NLC is None or x_NLC.shape != residual_NLC.shape:
+        return None
+    share = bias_C.new_ones(1) if share is None else share.reshape(1)
+    _added_residual(x_NLC, residual_NLC, bias_C.contiguous(), share)
+    return x_BCX

@@ -10,26 +10,15 @@ _ROWS, _COLUMNS = 32, 128
 
 
 @triton.jit
-def _scaled_silu(
-    x,
-    out,
-    factor,
-    summand,
-    step,
-    share,
-    L,
-    C,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-):
+def _scaled_silu(x, out, factor, summand, step, other_step, L, C, ROWS: tl.constexpr, COLS: tl.constexpr):
     blocks = tl.cdiv(L, ROWS)
     n = (tl.program_id(0) // blocks).to(tl.int64)  # items and positions share the axis that has no limit
     row = ((tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
     column = tl.program_id(1) * COLS + tl.arange(0, COLS)
     keep = (row[:, None] < L) & (column[None, :] < C)
     cell = row[:, None] * C + column[None, :]
-    f = tl.load(factor + n * share + column, mask=column < C, other=0.0).to(tl.float32)
-    s = tl.load(summand + n * share + column, mask=column < C, other=0.0).to(tl.float32)
+    f = tl.load(factor + n * other_step + column, mask=column < C, other=0.0).to(tl.float32)
+    s = tl.load(summand + n * other_step + column, mask=column < C, other=0.0).to(tl.float32)
     value = tl.load(x + n * step + cell, mask=keep, other=0.0).to(tl.float32) * f[None, :] + s[None, :]
     tl.store(out + n * L * C + cell, (value * tl.sigmoid(value)).to(out.dtype.element_ty), mask=keep)
 
@@ -40,8 +29,8 @@ def launch(x_NLC: Tensor, factor_NC: Tensor, summand_NC: Tensor, out_NLC: Tensor
     x has its channels side by side, then its positions, and items may be apart.
     """
     items, length, channels = x_NLC.shape
-    share = channels if len(factor_NC) > 1 else 0
+    other_step = channels if len(factor_NC) > 1 else 0
     grid = (items * triton.cdiv(length, _ROWS), triton.cdiv(channels, _COLUMNS))
     _scaled_silu[grid](
-        x_NLC, out_NLC, factor_NC, summand_NC, x_NLC.stride(0), share, length, channels, ROWS=_ROWS, COLS=_COLUMNS
+        x_NLC, out_NLC, factor_NC, summand_NC, x_NLC.stride(0), other_step, length, channels, ROWS=_ROWS, COLS=_COLUMNS
     )

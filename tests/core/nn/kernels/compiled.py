@@ -11,12 +11,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from exvideo_core.nn.kernels import channel_statistics, gated_gelu, scaled_silu
+from exvideo_core.nn.kernels import added_residual, channel_statistics, gated_gelu, group_scale, scaled_silu
 
 # compute capability, and a dtype: all of both would take a minute
 TARGETS = [*((capability, "fp16") for capability in (75, 80, 86, 89, 90, 120)), (90, "bf16"), (90, "fp32")]
-NUMBERS = dict.fromkeys(("L", "C", "K", "block", "step", "share"), "i32")
-ALIGNED = ("C", "step", "share")  # multiples of 16 in published models
+NUMBERS = dict.fromkeys(("L", "C", "K", "P", "G", "block", "step", "other_step"), "i32") | {"eps": "fp32"}
+ALIGNED = ("C", "step", "other_step")  # multiples of 16 in published models
 WIDE = ("factor", "summand", "mean", "means", "variance", "squares")  # float32; the others are what the network is in
 
 
@@ -27,6 +27,8 @@ def sources(dtype: str) -> list[tuple[str, ASTSource]]:
         channel_statistics._items: {"COLS": channel_statistics._COLUMNS},
         scaled_silu._scaled_silu: {"ROWS": scaled_silu._ROWS, "COLS": scaled_silu._COLUMNS},
         gated_gelu._gated_gelu: {"COLS": gated_gelu._COLUMNS},
+        added_residual._added_residual: {"ROWS": added_residual._ROWS, "COLS": added_residual._COLUMNS},
+        group_scale._group_scale: {"PARTS": group_scale._PARTS, "COLS": 64},
     }
     return [(kernel.fn.__name__, _source(kernel, constants, dtype)) for kernel, constants in tiles.items()]
 

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exvideo_core.nn.kernels import channel_statistics, gated_gelu, scaled_silu
+from exvideo_core.nn import group_norm
+from exvideo_core.nn.kernels import added_residual, channel_statistics, gated_gelu, group_scale, scaled_silu
 from exvideo_core.nn.kernels.operators import items
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -74,6 +75,34 @@ def check_gated_gelu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     report("gated_gelu", f"{dtype} {shape}", result, gated(x_RC), gated(x_RC.double()))
 
 
+def check_added_residual(dtype: torch.dtype, shape: tuple[int, int, int], share: float | None) -> None:
+    x_NLC, residual_NLC, bias_C = (
+        drawn(*shape, dtype=dtype),
+        drawn(*shape, dtype=dtype, shift=1),
+        drawn(shape[2], dtype=dtype),
+    )
+    exact = x_NLC.double() + (share or 1) * (residual_NLC.double() + bias_C.double())
+    twin = (x_NLC.clone() + (share or 1) * (residual_NLC + bias_C)).to(dtype)
+    added_residual.launch(x_NLC, residual_NLC, bias_C, torch.tensor([share or 1.0], dtype=dtype))
+    report("added_residual", f"{dtype} {shape} {share}", x_NLC, twin, exact)
+
+
+def check_group_scale(dtype: torch.dtype, shape: tuple[int, int, int], groups: int, shift: str) -> None:
+    """Of means near 300 as well, whose squares would lose the variance."""
+    items, _, channels = shape
+    mean_NPC, variance_NPC = drawn(*shape, dtype=torch.float32, shift=300), drawn(*shape, dtype=torch.float32).square()
+    weight_C, bias_C = (drawn(channels, dtype=dtype, shift=each) for each in (1, 0))
+    shift_NC = {"none": torch.zeros(1, channels), "shared": drawn(1, channels, dtype=dtype)}.get(shift)
+    shift_NC = drawn(items, channels, dtype=dtype) if shift_NC is None else shift_NC
+    given = (mean_NPC, variance_NPC, weight_C, bias_C, shift_NC)
+    results = [torch.full((items, channels), torch.nan) for _ in range(2)]
+    group_scale.launch(*given, groups, 1e-5, *results)
+    twins = group_norm.group_scale.twin(*given, groups, 1e-5)
+    exact = group_norm.group_scale.twin(*(each.double() for each in given), groups, 1e-5)
+    for name, *values in zip(("factor", "summand"), results, twins, exact, strict=True):
+        report("group_scale", f"{name} {dtype} {shape} {groups} {shift}", *values)
+
+
 def main() -> int:
     torch.set_num_threads(1)
     for dtype in DTYPES:
@@ -83,6 +112,12 @@ def main() -> int:
         check_statistics(dtype, (1, 1200, 40), 300)
         for shape in ((3, 2560), (1, 16), (5, 4098)):
             check_gated_gelu(dtype, shape)
+        for shape in ((2, 33, 40), (1, 3, 130)):
+            check_added_residual(dtype, shape, share=None)
+            check_added_residual(dtype, shape, share=0.3)
+        check_group_scale(dtype, (3, 1, 64), 32, "none")
+        check_group_scale(dtype, (2, 130, 120), 8, "shared")
+        check_group_scale(dtype, (2, 5, 30), 3, "for each")
     check_rows_of_images()
     return 0
 
