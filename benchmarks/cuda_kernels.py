@@ -33,7 +33,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 ATTENTION, SHORT_ATTENTION, CONVOLUTION, PRODUCT = "attention", "short attention", "convolution", "product"
-COMPUTE = (ATTENTION, SHORT_ATTENTION, CONVOLUTION, PRODUCT)
+TRITON_PRODUCT = "product in Triton"
+COMPUTE = (ATTENTION, SHORT_ATTENTION, CONVOLUTION, PRODUCT, TRITON_PRODUCT)
 SHORT = 1024  # keys; kernels reach less of their rate below
 
 _ATEN = torch.ops.aten
@@ -128,6 +129,11 @@ class _Walk(TorchDispatchMode):
             rows, columns = out.numel() // out.shape[-1], out.shape[-1]
             shape = rows, columns, flops // max(1, 2 * out.numel())
             self.add(PRODUCT, flops, sum(map(_size, given + made)), product=shape)
+        elif packet is torch.ops.exvideo.gated_product:
+            x_RC, weight_GC, _ = given
+            rows, channels = x_RC.shape
+            flops = 2 * rows * channels * len(weight_GC)
+            self.add(TRITON_PRODUCT, flops, sum(map(_size, given + made)), product=(rows, len(weight_GC), channels))
         elif packet is _ATEN.native_layer_norm:
             self._laid_out(given[0])
             self.add("layer norm", 0, 2 * _size(given[0]))

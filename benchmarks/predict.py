@@ -29,13 +29,23 @@ from torch import nn
 
 from benchmarks import tasks
 from benchmarks.count import JOBS
-from benchmarks.cuda_kernels import ATTENTION, COMPUTE, CONVOLUTION, PRODUCT, SHORT_ATTENTION, Kernel, kernels_of
+from benchmarks.cuda_kernels import (
+    ATTENTION,
+    COMPUTE,
+    CONVOLUTION,
+    PRODUCT,
+    SHORT_ATTENTION,
+    TRITON_PRODUCT,
+    Kernel,
+    kernels_of,
+)
 from benchmarks.engines import ENGINES
 from exvideo_core.nn.chunks import chunk_bytes_for
 from exvideo_core.nn.kernels import kernel_mode
 
 PREDICTED = ("svd_512", "svd_1024", "svd_base_25f", "svd_vae_512", "svd_vae_1024", "cog_129f", "cog_vae_decode")
 _LAUNCH = 3e-6  # seconds; the shortest kernel
+_TRITON_SHARE = 0.9  # of the rate of cuBLAS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,8 @@ class Card:
 
 
 def _rates(product: float, convolution: float, attention: float, short: float) -> dict[str, float]:
-    return {PRODUCT: product, CONVOLUTION: convolution, ATTENTION: attention, SHORT_ATTENTION: short}
+    rates = {PRODUCT: product, CONVOLUTION: convolution, ATTENTION: attention, SHORT_ATTENTION: short}
+    return rates | {TRITON_PRODUCT: _TRITON_SHARE * product}
 
 
 # Shares of the datasheets' peaks that large kernels are known to reach.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .convolution import bind_conv, channels_last_on_gpu
 from .effective_weights import Weights, effective_weights
+from .fused import added_residual
 
 
 def conv3d(layer: nn.Module, x_BCTHW: Tensor) -> Tensor:
@@ -50,6 +51,23 @@ def bind_conv3d_and_bias(layer: nn.Module, like: Tensor) -> tuple[Callable[[Tens
     weight, bias = weights
     padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of every Conv3d
     return partial(_over_time, (channels_last_on_gpu(weight.squeeze(-1)), None), padding[0]), bias
+
+
+def bind_taps(weight_OCKHW: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A 3x3x3 convolution without padding, as a function of x [1, C, T, H, W] and a bias for each frame, [T - 2, O].
+
+    The result is [T - 2, O, H - 2, W - 2].
+    """
+    taps = _taps(weight_OCKHW)
+
+    def convolve(x_1CTHW: Tensor, bias_TO: Tensor) -> Tensor:
+        x_TCHW = x_1CTHW[0].transpose(0, 1)
+        before, here, after = (x_TCHW[tap : len(x_TCHW) - 2 + tap] for tap in range(3))
+        out_TOHW = F.conv2d(before, taps[0])
+        added_residual(out_TOHW, F.conv2d(here, taps[1]), bias_TO)
+        return out_TOHW.add_(F.conv2d(after, taps[2]))
+
+    return convolve
 
 
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:

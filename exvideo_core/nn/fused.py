@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kernels import operators, with_kernel, with_kernel_in_place
+from .kernels import operators, with_faster_kernel, with_kernel, with_kernel_in_place
 
 _is_fused = False
 
@@ -68,6 +68,20 @@ def gated_gelu(x: Tensor) -> Tensor:
     return value * F.gelu(gate)
 
 
+@with_faster_kernel(operators.gated_product)
+def gated_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor:
+    """`gated_gelu` of a linear layer, [..., C] to [..., G / 2]."""
+    return gated_gelu(F.linear(x, weight_GC, bias_G))
+
+
+@with_kernel(operators.scaled)
+def scaled(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    """factor * x + summand, computed in float32; without gradients."""
+    # addcmul's own result would be laid out like the summand
+    wide = torch.empty_like(x_BCX, dtype=torch.promote_types(x_BCX.dtype, summand.dtype))
+    return torch.addcmul(summand, x_BCX, factor, out=wide).to(x_BCX.dtype)
+
+
 @with_kernel(operators.scaled_silu)
 @fusible
 def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
@@ -80,9 +94,9 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
 
 
 @with_kernel_in_place(operators.added_residual)
-def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_C: Tensor, share: Tensor | None = None) -> Tensor:
-    """x + share * (residual + bias), in place on x; the bias is what the residual's convolution left out."""
-    constant = bias_C.view(-1, *[1] * (x_BCX.ndim - 2))
+def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_BC: Tensor, share: Tensor | None = None) -> Tensor:
+    """x + share * (residual + bias), in place on x; the bias, [C] or [B, C], is what a convolution left out."""
+    constant = bias_BC.view(*bias_BC.shape, *[1] * (x_BCX.ndim - 2)).to(x_BCX.dtype)
     if share is None:
         return x_BCX.add_(residual_BCX).add_(constant)
     return x_BCX.addcmul_(share, residual_BCX).add_(share * constant)

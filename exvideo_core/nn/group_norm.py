@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .chunks import items_within, plus, spans
 from .effective_weights import Weights, effective_weights
-from .fused import scaled_silu
+from .fused import scaled, scaled_silu
 from .kernels import operators, with_kernel
 
 _Statistics = tuple[int, Tensor, Tensor]  # of N equal parts: elements of a channel, means and variances [N, C]
@@ -109,21 +109,37 @@ def row_chunks(maps: Iterable[Tensor], chunk_bytes: int) -> Iterator[Tensor]:
 
 def norm_silu(norm: nn.Module, x_BCX: Tensor, shift_NC: Tensor | None = None) -> Tensor:
     """Group norm and SiLU; `shift_NC`, or [1, C], belongs to x and is not in it: a bias, or an embedding."""
+    scale = _scale_on_gpu(norm, x_BCX, shift_NC)
+    if scale is not None:
+        return scaled_silu(x_BCX, *scale)
+    if shift_NC is not None:
+        x_BCX = plus(x_BCX, shift_NC.view(*shift_NC.shape, *[1] * (x_BCX.ndim - 2)))
+    return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
+
+
+def normed(norm: nn.Module, x_BCX: Tensor) -> Tensor:
+    """Group norm."""
+    scale = _scale_on_gpu(norm, x_BCX)
+    return norm(x_BCX) if scale is None else scaled(x_BCX, *scale)
+
+
+def _scale_on_gpu(norm: nn.Module, x_BCX: Tensor, shift_NC: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """Factor and summand of a norm on a GPU, where PyTorch's own would have to be laid out channels-first and back.
+
+    Of feature maps that are channels-last, and of clips [1, C, T, H, W]; None for others.
+    """
     is_last = x_BCX.ndim == 4 and x_BCX.is_contiguous(memory_format=torch.channels_last)
     is_clip = x_BCX.ndim == 5 and len(x_BCX) == 1
-    # PyTorch's CUDA kernel is channels-first only, and the next convolution would convert back
     weights = effective_weights(norm, x_BCX) if (is_last or is_clip) and x_BCX.is_cuda else None
     if weights is None:
-        if shift_NC is not None:
-            x_BCX = plus(x_BCX, shift_NC.view(*shift_NC.shape, *[1] * (x_BCX.ndim - 2)))
-        return F.silu(norm(x_BCX), inplace=not torch.is_grad_enabled())
+        return None
     if is_clip:
-        shift_C = None if shift_NC is None else shift_NC[0]
-        return scaled_silu(x_BCX, *affine(norm, weights, [x_BCX], axes=3, shift_C=shift_C))
+        return affine(norm, weights, [x_BCX], axes=3, shift_C=None if shift_NC is None else shift_NC[0])
     assert isinstance(norm, nn.GroupNorm)
     mean_BC, variance_BC = channel_statistics(x_BCX)
-    scale = group_scale(mean_BC[:, None], variance_BC[:, None], *weights, shift_NC, norm.num_groups, norm.eps)
-    return scaled_silu(x_BCX, *(each[..., None, None] for each in scale))
+    statistics = mean_BC[:, None], variance_BC[:, None]
+    factor_BC, summand_BC = group_scale(*statistics, *weights, shift_NC, norm.num_groups, norm.eps)
+    return factor_BC[..., None, None], summand_BC[..., None, None]
 
 
 def _wide(x: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from .fused import gated_gelu
+from .effective_weights import effective_weights
+from .fused import gated_gelu, gated_product
 from .linear import bind
 
 
@@ -55,4 +56,7 @@ class FeedForward(nn.Module):
     def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
         """Bind the layers to their effective weights: a function of chunks of tokens [L, C]."""
         inner, outer = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
+        weights = effective_weights(self.net.get_submodule("0.proj"), like) if like.is_cuda else None
+        if weights is not None:
+            return lambda x_LC: outer(gated_product(x_LC, *weights))
         return lambda x_LC: outer(gated_gelu(inner(x_LC)))

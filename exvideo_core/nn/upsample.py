@@ -56,10 +56,17 @@ def _merge_taps(weight: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 def _by_place(x_BCHW: Tensor, by_place: list[list[Tensor]], bias: Tensor | None) -> Tensor:
     batch, _, height, width = x_BCHW.shape
     out_BCHW = empty_map(x_BCHW, (batch, len(by_place[0][0]), 2 * height, 2 * width))
+    # on a GPU the bias would be a kernel of its own, and is added as the part is stored
+    added = bias[:, None, None] if bias is not None and x_BCHW.is_cuda else None
     for row, weights in enumerate(by_place):
         for column, weight in enumerate(weights):
             # one row and column too many: the first place starts at the cell before, the second ends at the cell after
-            part_BCHW = F.conv2d(x_BCHW, weight, bias, padding=1)
-            out_BCHW[:, :, row::2, column::2] = part_BCHW[:, :, row : row + height, column : column + width]
-            del part_BCHW  # else it stays in memory while the next is computed
+            part_BCHW = F.conv2d(x_BCHW, weight, bias if added is None else None, padding=1)
+            cells_BCHW = part_BCHW[:, :, row : row + height, column : column + width]
+            place_BCHW = out_BCHW[:, :, row::2, column::2]
+            if added is None:
+                place_BCHW.copy_(cells_BCHW)
+            else:
+                torch.add(cells_BCHW, added, out=place_BCHW)
+            del part_BCHW, cells_BCHW  # else it stays in memory while the next is computed
     return out_BCHW

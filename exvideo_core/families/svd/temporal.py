@@ -13,7 +13,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
-from ...nn.conv3d import bind_conv3d
+from ...nn.conv3d import bind_conv3d, bind_taps
+from ...nn.effective_weights import Weights, effective_weights
 from ...nn.layers import Ops, sinusoid
 
 # SVD was trained on 25 frames; beyond them, an untrained table repeats the last 20 positions, back and forth.
@@ -52,13 +53,32 @@ class TemporalExtension(nn.Module):
         cells = _reflected_cells(x_THWC)
         # padded copy, and the result of each of the three temporal taps
         size = items_within(chunk_bytes, 3 * x_THWC[0].numel() * x_THWC.element_size())
-        mix = bind_conv3d(self.mix, x_BCTHW)
+        convolved = self._bind_mix(x_THWC, position_TC)
 
         def chunk(frames: slice) -> Tensor:
-            padded_THWC = _gather_cells(x_THWC, position_TC, cells[frames.start : frames.stop + 2])
-            return rearrange(mix(rearrange(padded_THWC, "T H W C -> 1 C T H W")), "1 C T H W -> T H W C")
+            return convolved(cells[frames.start : frames.stop + 2], frames)
 
         return rearrange(map_chunks(chunk, len(x_THWC), size), "T H W C -> 1 C T H W")
+
+    def _bind_mix(self, x_THWC: Tensor, position_TC: Tensor) -> Callable[[Tensor, slice], Tensor]:
+        """The convolution of x with positions, by the flat index of padded cells and the frames of the result."""
+        weights = effective_weights(self.mix, x_THWC) if x_THWC.is_cuda else None
+        if weights is not None:  # positions are the same in all cells of a frame: so is what becomes of them
+            convolve, constant_TC = bind_taps(weights[0]), _mixed(weights, position_TC)
+
+            def of_cells(cells_THW: Tensor, frames: slice) -> Tensor:
+                padded = rearrange(_gather(x_THWC, cells_THW), "T H W C -> 1 C T H W")
+                return rearrange(convolve(padded, constant_TC[frames]), "T C H W -> T H W C")
+
+            return of_cells
+        mix = bind_conv3d(self.mix, x_THWC)
+
+        def with_positions(cells_THW: Tensor, _frames: slice) -> Tensor:
+            frames = cells_THW[:, 0, 0] // (x_THWC.shape[1] * x_THWC.shape[2])
+            padded_THWC = _gather(x_THWC, cells_THW).add_(position_TC[frames][:, None, None])
+            return rearrange(mix(rearrange(padded_THWC, "T H W C -> 1 C T H W")), "1 C T H W -> T H W C")
+
+        return with_positions
 
     def _mix_padded(self, x_BCTHW: Tensor) -> Tensor:
         # padded here, because some host convolutions silently ignore padding_mode="reflect" and pad with zeros
@@ -80,12 +100,18 @@ def _reflected(length: int, device: torch.device) -> Tensor:
     return length - 1 - (length - 1 - indices).abs()
 
 
-def _gather_cells(x_THWC: Tensor, position_TC: Tensor, cells_THW: Tensor) -> Tensor:
-    """Cells of x by flat index, with the position of their frame added: [*cells, C]."""
+def _gather(x_THWC: Tensor, cells_THW: Tensor) -> Tensor:
+    """Cells of x by flat index: [*cells, C]."""
     channels = x_THWC.shape[-1]
-    gathered = x_THWC.reshape(-1, channels).index_select(0, cells_THW.flatten()).view(*cells_THW.shape, channels)
-    frames = cells_THW[:, 0, 0] // (x_THWC.shape[1] * x_THWC.shape[2])
-    return gathered.add_(position_TC[frames][:, None, None])
+    return x_THWC.reshape(-1, channels).index_select(0, cells_THW.flatten()).view(*cells_THW.shape, channels)
+
+
+def _mixed(weights: Weights, position_TC: Tensor) -> Tensor:
+    """What the convolution makes of a clip that is its positions in every cell, with its bias: [T, C], in float32."""
+    (weight_OCKHW, bias_O), wide = weights, torch.promote_types(position_TC.dtype, torch.float32)
+    padded_TC = position_TC[_reflected(len(position_TC), position_TC.device)].to(wide)
+    mixed_TO = torch.einsum("TCK,OCK->TO", padded_TC.unfold(0, 3, 1), weight_OCKHW.sum((3, 4), dtype=wide))
+    return mixed_TO if bias_O is None else mixed_TO + bias_O.to(wide)
 
 
 def folded_positions(max_frames: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...nn.attention import Attention
 from ...nn.chunks import added, items_within, map_chunks
+from ...nn.group_norm import normed
 from ...nn.layers import FeedForward, Ops, group_norm, sinusoid
 from ...nn.linear import bind, bind_with_bias, fused_qkv
 from .blocks import Blend, UNetArgs
@@ -156,7 +157,7 @@ class SpatioTemporalTransformer(nn.Module):
         project = bind(self.proj_in, x_TCHW)
 
         def tokens(frames: slice) -> Tensor:
-            return project(rearrange(self.norm(x_TCHW[frames]), "T C H W -> T (H W) C"))
+            return project(rearrange(normed(self.norm, x_TCHW[frames]), "T C H W -> T (H W) C"))
 
         return map_chunks(tokens, len(x_TCHW), items_within(args.chunk_bytes, 3 * x_TCHW[:1].nbytes))
 

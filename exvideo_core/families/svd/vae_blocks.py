@@ -15,9 +15,9 @@ from ...nn.chunks import added, empty_map, items_within, map_chunks, spans
 from ...nn.convolution import bind_conv_and_bias, channels_last_on_gpu
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
-from ...nn.group_norm import affine, norm_silu, row_chunks
+from ...nn.group_norm import affine, norm_silu, normed, row_chunks
 from ...nn.layers import Ops, group_norm
-from .blocks import Rows, added_rows, frames_first, rows_first
+from .blocks import Rows, added_rows, constants, frames_first, rows_first
 
 
 def norm_conv(
@@ -63,20 +63,24 @@ class SpatialBlock(nn.Module):
         # input of a convolution scaled in float32, and activated; its result likewise
         frame_bytes = height * width * max(channels, self.out_channels) * (4 + 2 * x_TCHW.element_size())
         size = items_within(chunk_bytes, frame_bytes)
-        out_TCHW = x_TCHW if self.nin_shortcut is None else self.nin_shortcut(x_TCHW)
+        out_TCHW, out_bias = x_TCHW, None
+        if self.nin_shortcut is not None:
+            shortcut, out_bias = bind_conv_and_bias(self.nin_shortcut, x_TCHW)
+            out_TCHW = shortcut(x_TCHW)
         if size >= frames:
-            return self._add_residual(out_TCHW, x_TCHW, chunk_bytes)
+            return self._add_residual(out_TCHW, out_bias, x_TCHW, chunk_bytes)
         for span in spans(frames, size):
-            self._add_residual(out_TCHW[span], x_TCHW[span], chunk_bytes)
+            self._add_residual(out_TCHW[span], out_bias, x_TCHW[span], chunk_bytes)
         return out_TCHW
 
-    def _add_residual(self, out_TCHW: Tensor, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
-        """out + the convolutions of x; in place on out, unless gradients are enabled."""
+    def _add_residual(self, out_TCHW: Tensor, out_bias: Tensor | None, x_TCHW: Tensor, chunk_bytes: int) -> Tensor:
+        """out + its bias + the convolutions of x; in place on out, unless gradients are enabled."""
         frames, _, height, width = x_TCHW.shape
         rows, first, first_bias = norm_conv(self.norm1, self.conv1, x_TCHW, chunk_bytes)
         h_HTCW = None if rows >= height else rows_first(empty_map(x_TCHW, (frames, self.out_channels, height, width)))
         h_TCHW = frames_first(map_chunks(first, height, rows, h_HTCW))
         rows, second, bias = norm_conv(self.norm2, self.conv2, h_TCHW, chunk_bytes, first_bias)
+        bias = constants(bias, out_bias) if bias is not None else out_bias
         return added_rows(out_TCHW, second, rows, bias)
 
 
@@ -105,7 +109,7 @@ class SelfAttention(nn.Module):
         return added(x_TCHW, lambda span: self._residual(x_TCHW[span]), size)
 
     def _residual(self, x_TCHW: Tensor) -> Tensor:
-        h_TCHW = channels_last_on_gpu(self.norm(x_TCHW))
+        h_TCHW = channels_last_on_gpu(normed(self.norm, x_TCHW))
         # CUDA's fused kernels take four axes, the last one dense
         q, k, v = (rearrange(layer(h_TCHW), "T C H W -> T 1 (H W) C") for layer in (self.q, self.k, self.v))
         out_T1LC = F.scaled_dot_product_attention(q, k, v)

@@ -97,6 +97,7 @@ class Checked(Generic[P, Result]):
         try:
             result = self.kernel(*copied, **kwargs)
             worst = 0.0 if result is None else _difference(result, expected)
+            slower = 0.0 if result is None else self._slower(copied)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # noqa: BLE001  # a compiler's, of any kind
@@ -105,7 +106,13 @@ class Checked(Generic[P, Result]):
             self.trusted[key] = True
             if not worst <= _MAX_DIFFERENCE[x.dtype]:
                 self._leave_out(key, x, f"it differs from PyTorch's result by {worst:.1e}")
+            elif slower > 1:
+                self._leave_out(key, x, f"it takes {slower:.2f} times as long as PyTorch")
         return expected
+
+    def _slower(self, _args: Any) -> float:
+        """Time of the kernel as a multiple of its twin's, where that is in doubt."""
+        return 0.0
 
     def _copied(self, args: Any) -> Any:
         """Arguments for a second computation."""
@@ -124,6 +131,27 @@ class CheckedInPlace(Checked[P, Result]):
         return args[0].clone(), *args[1:]
 
 
+class CheckedAndTimed(Checked[P, Result]):
+    """A kernel in place of a vendor's, which is used where it is faster as well."""
+
+    def _slower(self, args: Any) -> float:
+        kernel, twin = (_seconds(compute, args) for compute in (self.kernel, self.twin))
+        return kernel / twin
+
+
+def _seconds(compute: Callable[..., object], args: Any) -> float:
+    """GPU time of a call, which has been compiled: the shortest of three."""
+    times = []
+    for _ in range(3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        compute(*args)
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return min(times)
+
+
 def with_kernel(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
     """Decorator: the function is the kernel's twin, and runs wherever the kernel does not."""
     return lambda twin: Checked(kernel, twin)
@@ -132,6 +160,11 @@ def with_kernel(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Res
 def with_kernel_in_place(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
     """Decorator of a kernel's twin, like `with_kernel`, where both change their first argument and return it."""
     return lambda twin: CheckedInPlace(kernel, twin)
+
+
+def with_faster_kernel(kernel: Callable[P, Result | None]) -> Callable[[Callable[P, Result]], Checked[P, Result]]:
+    """Decorator of a kernel's twin that a vendor's library computes: the kernel is used where it is faster as well."""
+    return lambda twin: CheckedAndTimed(kernel, twin)
 
 
 def _kind(value: object) -> object:

@@ -39,7 +39,7 @@ def _operator(schema: str, empty: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(torch.ops.exvideo, name)
 
 
-def _empty_like(x: Tensor, *_others: Tensor) -> Tensor:
+def _empty_like(x: Tensor, *_others: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
@@ -52,6 +52,10 @@ def _empty_half(x_RC: Tensor) -> Tensor:
     return torch.empty((len(x_RC), x_RC.shape[1] // 2), dtype=x_RC.dtype, device=x_RC.device)
 
 
+def _empty_hidden(x_RC: Tensor, weight_GC: Tensor, _bias_G: Tensor) -> Tensor:
+    return torch.empty((len(x_RC), len(weight_GC) // 2), dtype=x_RC.dtype, device=x_RC.device)
+
+
 def _empty_scale(mean_NPC: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
     factor_NC = torch.empty_like(mean_NPC[:, 0], memory_format=torch.contiguous_format)
     return factor_NC, torch.empty_like(factor_NC)
@@ -62,8 +66,9 @@ def _changed(x: Tensor, *_others: Tensor) -> Tensor:
 
 
 _channel_statistics = _operator("channel_statistics(Tensor x) -> (Tensor, Tensor)", _empty_statistics)
-_scaled_silu = _operator("scaled_silu(Tensor x, Tensor factor, Tensor summand) -> Tensor", _empty_like)
+_scaled = _operator("scaled(Tensor x, Tensor factor, Tensor summand, bool silu) -> Tensor", _empty_like)
 _gated_gelu = _operator("gated_gelu(Tensor x) -> Tensor", _empty_half)
+_gated_product = _operator("gated_product(Tensor x, Tensor weight, Tensor bias) -> Tensor", _empty_hidden)
 
 _added_residual = _operator(
     "added_residual(Tensor(a!) x, Tensor residual, Tensor bias, Tensor share) -> Tensor(a!)", _changed
@@ -95,13 +100,22 @@ def channel_statistics(x_BCX: Tensor) -> tuple[Tensor, ...] | None:
     return None if x_NLC is None else _channel_statistics(x_NLC)
 
 
+def scaled(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor | None:
+    """See `fused.scaled`."""
+    return _scaled_items(x_BCX, factor, summand, silu=False)
+
+
 def scaled_silu(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor | None:
     """See `fused.scaled_silu`."""
+    return _scaled_items(x_BCX, factor, summand, silu=True)
+
+
+def _scaled_items(x_BCX: Tensor, factor: Tensor, summand: Tensor, *, silu: bool) -> Tensor | None:
     x_NLC, per_image = items(x_BCX), factor.numel() != x_BCX.shape[1]
     if x_NLC is None or (per_image and factor.numel() != x_BCX.shape[1] * len(x_NLC)):
         return None
     scale = (each.reshape(-1, x_BCX.shape[1]).contiguous() for each in (factor, summand))
-    return _scaled_silu(x_NLC, *scale).view(x_BCX.movedim(1, -1).shape).movedim(-1, 1)
+    return _scaled(x_NLC, *scale, silu).view(x_BCX.movedim(1, -1).shape).movedim(-1, 1)
 
 
 def gated_gelu(x: Tensor) -> Tensor | None:
@@ -127,11 +141,25 @@ def group_scale(
     return _group_scale(mean_NPC.contiguous(), variance_NPC.contiguous(), weight_C, bias_C, shift_NC, groups, eps)
 
 
-def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_C: Tensor, share: Tensor | None = None) -> Tensor | None:
+def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_BC: Tensor, share: Tensor | None = None) -> Tensor | None:
     """See `fused.added_residual`."""
     x_NLC, residual_NLC = items(x_BCX), items(residual_BCX)
+    bias_NC = bias_BC.reshape(-1, x_BCX.shape[1]).contiguous()
     if x_NLC is None or residual_NLC is None or x_NLC.shape != residual_NLC.shape:
         return None
-    share = bias_C.new_ones(1) if share is None else share.reshape(1)
-    _added_residual(x_NLC, residual_NLC, bias_C.contiguous(), share)
+    if len(bias_NC) not in (1, len(x_NLC)):
+        return None
+    share = bias_NC.new_ones(1) if share is None else share.reshape(1)
+    _added_residual(x_NLC, residual_NLC, bias_NC, share)
     return x_BCX
+
+
+def gated_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor | None:
+    """See `fused.gated_product`."""
+    tensors = (x, weight_GC) if bias_G is None else (x, weight_GC, bias_G)
+    if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < (8, 0):
+        return None  # Triton has no tensor cores of Turing
+    is_fit = all(each.is_contiguous() and each.dtype == x.dtype and each.dtype.itemsize == 2 for each in tensors)
+    if bias_G is None or not is_fit:
+        return None
+    return _gated_product(x.flatten(0, -2), weight_GC, bias_G).view(*x.shape[:-1], -1)

@@ -11,21 +11,30 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from exvideo_core.nn.kernels import added_residual, channel_statistics, gated_gelu, group_scale, scaled_silu
+from exvideo_core.nn.kernels import (
+    added_residual,
+    channel_statistics,
+    gated_gelu,
+    gated_product,
+    group_scale,
+    scaled,
+)
 
 # compute capability, and a dtype: all of both would take a minute
 TARGETS = [*((capability, "fp16") for capability in (75, 80, 86, 89, 90, 120)), (90, "bf16"), (90, "fp32")]
-NUMBERS = dict.fromkeys(("L", "C", "K", "P", "G", "block", "step", "other_step"), "i32") | {"eps": "fp32"}
-ALIGNED = ("C", "step", "other_step")  # multiples of 16 in published models
+NUMBERS = dict.fromkeys(("L", "C", "K", "P", "G", "R", "H", "block", "step", "other_step", "bias_step"), "i32") | {
+    "eps": "fp32"
+}
+ALIGNED = ("C", "H", "step", "other_step", "bias_step")  # multiples of 16 in published models
 WIDE = ("factor", "summand", "mean", "means", "variance", "squares")  # float32; the others are what the network is in
 
 
 def sources(dtype: str) -> list[tuple[str, ASTSource]]:
-    """Every kernel with its constants, for tensors of a dtype."""
+    """Every kernel but the product with its constants, for tensors of a dtype."""
     tiles = {
         channel_statistics._blocks: {"ROWS": channel_statistics._ROWS, "COLS": channel_statistics._COLUMNS},
         channel_statistics._items: {"COLS": channel_statistics._COLUMNS},
-        scaled_silu._scaled_silu: {"ROWS": scaled_silu._ROWS, "COLS": scaled_silu._COLUMNS},
+        scaled._scaled: {"SILU": True, "ROWS": scaled._ROWS, "COLS": scaled._COLUMNS},
         gated_gelu._gated_gelu: {"COLS": gated_gelu._COLUMNS},
         added_residual._added_residual: {"ROWS": added_residual._ROWS, "COLS": added_residual._COLUMNS},
         group_scale._group_scale: {"PARTS": group_scale._PARTS, "COLS": 64},
@@ -56,12 +65,26 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", listed.stdout)}
 
 
+def product(capability: int, dtype: str) -> tuple[ASTSource, dict[str, int]]:
+    """The product with the tiles of an architecture."""
+    height, width, depth, warps, stages = gated_product.tiles(divmod(capability, 10))
+    constants = {"ROWS": height, "COLS": width, "DEPTH": depth, "BANDS": gated_product._BANDS}
+    return _source(gated_product._gated_product, constants, dtype), {"num_warps": warps, "num_stages": stages}
+
+
+def report(name: str, capability: int, dtype: str, source: ASTSource, **options: int) -> None:
+    made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    line = {"kernel": name, "capability": capability, "dtype": dtype, "is_wide": "v4.b32" in made.asm["ptx"]}
+    print(json.dumps(line | {"shared": made.metadata.shared} | resources(made.asm["cubin"])))
+
+
 def main() -> int:
     for capability, dtype in TARGETS:
         for name, source in sources(dtype):
-            made = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-            line = {"kernel": name, "capability": capability, "dtype": dtype, "is_wide": "v4.b32" in made.asm["ptx"]}
-            print(json.dumps(line | resources(made.asm["cubin"])))
+            report(name, capability, dtype, source)
+        if dtype != "fp32" and capability >= 80:
+            source, options = product(capability, dtype)
+            report("_gated_product", capability, dtype, source, **options)
     return 0
 
 

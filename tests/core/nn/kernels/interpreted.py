@@ -14,7 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from exvideo_core.nn import group_norm
-from exvideo_core.nn.kernels import added_residual, channel_statistics, gated_gelu, group_scale, scaled_silu
+from exvideo_core.nn.kernels import (
+    added_residual,
+    channel_statistics,
+    gated_gelu,
+    gated_product,
+    group_scale,
+    scaled,
+)
 from exvideo_core.nn.kernels.operators import items
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -42,14 +49,15 @@ def check_statistics(dtype: torch.dtype, shape: tuple[int, int, int], shift: flo
         report("channel_statistics", f"{name} {dtype} {shape} {shift}", *values)
 
 
-def check_scaled_silu(dtype: torch.dtype, shape: tuple[int, int, int], shared: bool) -> None:
+def check_scaled(dtype: torch.dtype, shape: tuple[int, int, int], shared: bool, silu: bool) -> None:
     x_NLC = drawn(*shape, dtype=dtype)
     factor, summand = (drawn(1 if shared else shape[0], shape[2], dtype=torch.float32, shift=n) for n in (0, 2))
     result = torch.full_like(x_NLC, torch.nan)
-    scaled_silu.launch(x_NLC, factor, summand, result)
-    twin = F.silu(x_NLC.float() * factor[:, None] + summand[:, None]).to(dtype)
-    exact = F.silu(x_NLC.double() * factor[:, None].double() + summand[:, None].double())
-    report("scaled_silu", f"{dtype} {shape} {shared}", result, twin, exact)
+    scaled.launch(x_NLC, factor, summand, silu, result)
+    activate = F.silu if silu else torch.clone
+    twin = activate(x_NLC.float() * factor[:, None] + summand[:, None]).to(dtype)
+    exact = activate(x_NLC.double() * factor[:, None].double() + summand[:, None].double())
+    report("scaled", f"{dtype} {shape} {shared} {silu}", result, twin, exact)
 
 
 def check_rows_of_images() -> None:
@@ -58,33 +66,42 @@ def check_rows_of_images() -> None:
     x_NLC, factor = items(x_BCHW), drawn(3, 40, dtype=torch.float32)
     assert x_NLC is not None
     result = torch.full(x_NLC.shape, torch.nan)
-    scaled_silu.launch(x_NLC, factor, factor, result)
+    scaled.launch(x_NLC, factor, factor, True, result)
     twin = F.silu(x_BCHW * factor[..., None, None] + factor[..., None, None]).permute(0, 2, 3, 1).flatten(1, 2)
-    report("scaled_silu", "rows", result, twin, twin.double())
+    report("scaled", "rows", result, twin, twin.double())
+
+
+def gated(x: Tensor) -> Tensor:
+    value, gate = x.chunk(2, dim=-1)
+    return value * F.gelu(gate)
 
 
 def check_gated_gelu(dtype: torch.dtype, shape: tuple[int, int]) -> None:
     x_RC = drawn(*shape, dtype=dtype)
     result = torch.full((shape[0], shape[1] // 2), torch.nan, dtype=dtype)
     gated_gelu.launch(x_RC, result)
-
-    def gated(x: Tensor) -> Tensor:
-        value, gate = x.chunk(2, dim=-1)
-        return value * F.gelu(gate)
-
     report("gated_gelu", f"{dtype} {shape}", result, gated(x_RC), gated(x_RC.double()))
 
 
-def check_added_residual(dtype: torch.dtype, shape: tuple[int, int, int], share: float | None) -> None:
-    x_NLC, residual_NLC, bias_C = (
-        drawn(*shape, dtype=dtype),
-        drawn(*shape, dtype=dtype, shift=1),
-        drawn(shape[2], dtype=dtype),
+def check_gated_product(dtype: torch.dtype, rows: int, channels: int, hidden: int) -> None:
+    x_RC, weight_GC, bias_G = (
+        drawn(*shape, dtype=dtype) for shape in ((rows, channels), (2 * hidden, channels), (2 * hidden,))
     )
-    exact = x_NLC.double() + (share or 1) * (residual_NLC.double() + bias_C.double())
-    twin = (x_NLC.clone() + (share or 1) * (residual_NLC + bias_C)).to(dtype)
-    added_residual.launch(x_NLC, residual_NLC, bias_C, torch.tensor([share or 1.0], dtype=dtype))
-    report("added_residual", f"{dtype} {shape} {share}", x_NLC, twin, exact)
+    weight_GC /= 16
+    result = torch.full((rows, hidden), torch.nan, dtype=dtype)
+    gated_product.launch(x_RC, weight_GC, bias_G, result)
+    twin = gated(F.linear(x_RC.float(), weight_GC.float(), bias_G.float())).to(dtype)
+    exact = gated(F.linear(x_RC.double(), weight_GC.double(), bias_G.double()))
+    report("gated_product", f"{dtype} {rows} {channels} {hidden}", result, twin, exact)
+
+
+def check_added_residual(dtype: torch.dtype, shape: tuple[int, int, int], shared: bool, share: float | None) -> None:
+    x_NLC, residual_NLC = drawn(*shape, dtype=dtype), drawn(*shape, dtype=dtype, shift=1)
+    bias_NC = drawn(1 if shared else shape[0], shape[2], dtype=torch.float32)
+    exact = x_NLC.double() + (share or 1) * (residual_NLC.double() + bias_NC[:, None].double())
+    twin = (x_NLC.float() + (share or 1) * (residual_NLC.float() + bias_NC[:, None])).to(dtype)
+    added_residual.launch(x_NLC, residual_NLC, bias_NC, torch.tensor([share or 1.0]))
+    report("added_residual", f"{dtype} {shape} {shared} {share}", x_NLC, twin, exact)
 
 
 def check_group_scale(dtype: torch.dtype, shape: tuple[int, int, int], groups: int, shift: str) -> None:
@@ -108,13 +125,17 @@ def main() -> int:
     for dtype in DTYPES:
         for shape in ((2, 64, 320), (1, 77, 40), (3, 1, 8), (2, 1100, 64), (1, 513, 65)):
             check_statistics(dtype, shape, 0)
-            check_scaled_silu(dtype, shape, shared=shape[0] == 3)
+            check_scaled(dtype, shape, shared=shape[0] == 3, silu=True)
         check_statistics(dtype, (1, 1200, 40), 300)
         for shape in ((3, 2560), (1, 16), (5, 4098)):
             check_gated_gelu(dtype, shape)
         for shape in ((2, 33, 40), (1, 3, 130)):
-            check_added_residual(dtype, shape, share=None)
-            check_added_residual(dtype, shape, share=0.3)
+            check_added_residual(dtype, shape, shared=True, share=None)
+            check_added_residual(dtype, shape, shared=False, share=0.3)
+        check_scaled(dtype, (2, 77, 40), shared=False, silu=False)
+        if dtype == torch.float16:  # the interpreter multiplies the bits of bfloat16 as integers
+            check_gated_product(dtype, 130, 40, 72)
+            check_gated_product(dtype, 1100, 32, 64)  # more than a band of tiles
         check_group_scale(dtype, (3, 1, 64), 32, "none")
         check_group_scale(dtype, (2, 130, 120), 8, "shared")
         check_group_scale(dtype, (2, 5, 30), 3, "for each")

@@ -1,4 +1,4 @@
-"""SiLU(factor * x + summand), the last step of a group norm: 4 bytes an element in 16 bits, where PyTorch moves 20."""
+"""factor * x + summand, and SiLU, the last steps of a group norm: 4 bytes an element in 16 bits; PyTorch moves 20."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ _ROWS, _COLUMNS = 32, 128
 
 
 @triton.jit
-def _scaled_silu(x, out, factor, summand, step, other_step, L, C, ROWS: tl.constexpr, COLS: tl.constexpr):
+def _scaled(
+    x, out, factor, summand, step, other_step, L, C, SILU: tl.constexpr, ROWS: tl.constexpr, COLS: tl.constexpr
+):
     blocks = tl.cdiv(L, ROWS)
     n = (tl.program_id(0) // blocks).to(tl.int64)  # items and positions share the axis that has no limit
     row = ((tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)).to(tl.int64)
@@ -20,10 +22,12 @@ def _scaled_silu(x, out, factor, summand, step, other_step, L, C, ROWS: tl.const
     f = tl.load(factor + n * other_step + column, mask=column < C, other=0.0).to(tl.float32)
     s = tl.load(summand + n * other_step + column, mask=column < C, other=0.0).to(tl.float32)
     value = tl.load(x + n * step + cell, mask=keep, other=0.0).to(tl.float32) * f[None, :] + s[None, :]
-    tl.store(out + n * L * C + cell, (value * tl.sigmoid(value)).to(out.dtype.element_ty), mask=keep)
+    if SILU:
+        value *= tl.sigmoid(value)
+    tl.store(out + n * L * C + cell, value.to(out.dtype.element_ty), mask=keep)
 
 
-def launch(x_NLC: Tensor, factor_NC: Tensor, summand_NC: Tensor, out_NLC: Tensor) -> None:
+def launch(x_NLC: Tensor, factor_NC: Tensor, summand_NC: Tensor, silu: bool, out_NLC: Tensor) -> None:
     """Fill `out_NLC`; factor and summand are contiguous [N, C], or [1, C] for all items.
 
     x has its channels side by side, then its positions, and items may be apart.
@@ -31,6 +35,9 @@ def launch(x_NLC: Tensor, factor_NC: Tensor, summand_NC: Tensor, out_NLC: Tensor
     items, length, channels = x_NLC.shape
     other_step = channels if len(factor_NC) > 1 else 0
     grid = (items * triton.cdiv(length, _ROWS), triton.cdiv(channels, _COLUMNS))
-    _scaled_silu[grid](
-        x_NLC, out_NLC, factor_NC, summand_NC, x_NLC.stride(0), other_step, length, channels, ROWS=_ROWS, COLS=_COLUMNS
+    _scaled[grid](
+        *(x_NLC, out_NLC, factor_NC, summand_NC, x_NLC.stride(0), other_step, length, channels),
+        SILU=silu,
+        ROWS=_ROWS,
+        COLS=_COLUMNS,
     )
