@@ -62,21 +62,21 @@ def test_decoding_takes_large_chunks_on_a_large_card() -> None:
     assert decoded_in(H200) >= LARGE
 
 
-def float64_kernels(chunks: int) -> int:
-    """Kernels in float64 of a norm over so many chunks."""
+def float64_kernels(heights: list[int]) -> int:
+    """Kernels in float64 of a norm over chunks of so many rows."""
     with emulated(H200) as cuda, torch.inference_mode():
         norm = placed(cuda, lambda: nn.GroupNorm(32, 320), HALF, "cuda:0")
-        maps = [torch.empty(2, 320, 32, 32, dtype=HALF, device="cuda") for _ in range(chunks)]
+        maps = [torch.empty(2, 320, height, 32, dtype=HALF, device="cuda") for height in heights]
         affine(norm, (norm.weight, norm.bias), maps)
         return cuda.costs.float64.total()
 
 
-def test_statistics_of_chunks_are_merged_together() -> None:
-    assert float64_kernels(16) == float64_kernels(8)
+def test_statistics_of_equal_chunks_are_merged_in_float32() -> None:
+    assert float64_kernels([32] * 8) == 0
 
 
-def test_statistics_are_merged_in_float64() -> None:
-    assert float64_kernels(2) > 0
+def test_statistics_of_other_chunks_are_merged_together() -> None:
+    assert float64_kernels([32] * 16 + [31]) == float64_kernels([32] * 8 + [31]) > 0
 
 
 def test_statistics_of_chunks_copy_nothing(cuda: EmulatedCuda) -> None:

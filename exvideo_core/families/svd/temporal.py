@@ -107,7 +107,7 @@ def _gather(x_THWC: Tensor, cells_THW: Tensor) -> Tensor:
 
 
 def _mixed(weights: Weights, position_TC: Tensor) -> Tensor:
-    """What the convolution makes of a clip that is its positions in every cell, with its bias: [T, C], in float32."""
+    """The convolution, with its bias, of a clip that is its positions in every cell: [T, C], in float32."""
     (weight_OCKHW, bias_O), wide = weights, torch.promote_types(position_TC.dtype, torch.float32)
     padded_TC = position_TC[_reflected(len(position_TC), position_TC.device)].to(wide)
     mixed_TO = torch.einsum("TCK,OCK->TO", padded_TC.unfold(0, 3, 1), weight_OCKHW.sum((3, 4), dtype=wide))

@@ -91,37 +91,43 @@ class Checked(Generic[P, Result]):
         return self.twin(*args, **kwargs) if result is None else result
 
     def _trial(self, key: object, x: Tensor, *args: P.args, **kwargs: P.kwargs) -> Result:
-        """Compute both, and decide for this key."""
+        """Compute both, and decide for this key; the result is the kernel's if it is trusted, as it will be later."""
         copied = self._copied(args)
         expected = self.twin(*args, **kwargs)
+        self.trusted[key] = False
         try:
             result = self.kernel(*copied, **kwargs)
             worst = 0.0 if result is None else _difference(result, expected)
             slower = 0.0 if result is None else self._slower(copied)
         except torch.OutOfMemoryError:
+            del self.trusted[key]
             raise
         except Exception as error:  # noqa: BLE001  # a compiler's, of any kind
-            self._leave_out(key, x, f"it failed: {type(error).__name__}: {str(error)[:200]}")
+            self._log(x, f"it failed: {type(error).__name__}: {str(error)[:200]}")
+            return expected
+        if not worst <= _MAX_DIFFERENCE[x.dtype]:
+            self._log(x, f"it differs from PyTorch's result by {worst:.1e}")
+        elif slower > 1:
+            self._log(x, f"it takes {slower:.2f} times as long as PyTorch", logging.INFO)
         else:
             self.trusted[key] = True
-            if not worst <= _MAX_DIFFERENCE[x.dtype]:
-                self._leave_out(key, x, f"it differs from PyTorch's result by {worst:.1e}")
-            elif slower > 1:
-                self._leave_out(key, x, f"it takes {slower:.2f} times as long as PyTorch")
-        return expected
-
-    def _slower(self, _args: Any) -> float:
-        """Time of the kernel as a multiple of its twin's, where that is in doubt."""
-        return 0.0
+        return self._taken(expected, result) if self.trusted[key] and result is not None else expected
 
     def _copied(self, args: Any) -> Any:
         """Arguments for a second computation."""
         return args
 
-    def _leave_out(self, key: object, x: Tensor, reason: str) -> None:
-        self.trusted[key] = False
+    def _taken(self, _expected: Result, result: Result) -> Result:
+        """The kernel's result in the place of its twin's."""
+        return result
+
+    def _log(self, x: Tensor, reason: str, level: int = logging.WARNING) -> None:
         shape, dtype = tuple(x.shape), str(x.dtype).removeprefix("torch.")
-        _log.warning("the kernel for %s is not used for %s in %s: %s.", self.twin.__name__, shape, dtype, reason)
+        _log.log(level, "the kernel for %s is not used for %s in %s: %s.", self.twin.__name__, shape, dtype, reason)
+
+    def _slower(self, _args: Any) -> float:
+        """Time of the kernel as a multiple of its twin's, where that is in doubt."""
+        return 0.0
 
 
 class CheckedInPlace(Checked[P, Result]):
@@ -129,6 +135,11 @@ class CheckedInPlace(Checked[P, Result]):
 
     def _copied(self, args: Any) -> Any:
         return args[0].clone(), *args[1:]
+
+    def _taken(self, expected: Result, result: Result) -> Result:
+        assert isinstance(expected, Tensor)
+        assert isinstance(result, Tensor)
+        return expected.copy_(result)
 
 
 class CheckedAndTimed(Checked[P, Result]):

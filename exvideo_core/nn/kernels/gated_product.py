@@ -49,7 +49,8 @@ def tiles(capability: tuple[int, int]) -> tuple[int, int, int, int, int]:
 def launch(x_RC: Tensor, weight_GC: Tensor, bias_G: Tensor, out_RH: Tensor) -> None:
     """Fill the last; all are contiguous, and the first half of the weights is V, the second G."""
     (rows, channels), hidden = x_RC.shape, out_RH.shape[1]
-    height, width, depth, warps, stages = tiles(torch.cuda.get_device_capability()) if x_RC.is_cuda else _USUAL
+    is_nvidia = x_RC.is_cuda and not torch.version.hip
+    height, width, depth, warps, stages = tiles(torch.cuda.get_device_capability()) if is_nvidia else _USUAL
     grid = (triton.cdiv(rows, height) * triton.cdiv(hidden, width),)
     _gated_product[grid](
         *(x_RC, weight_GC, bias_G, out_RH, rows, hidden, channels),

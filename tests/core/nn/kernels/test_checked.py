@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from exvideo_core.nn.kernels import checked, kernel_mode, with_kernel
+from exvideo_core.nn.kernels import checked, kernel_mode, with_faster_kernel, with_kernel, with_kernel_in_place
 from exvideo_core.nn.kernels.operators import items
 
 
@@ -41,7 +41,7 @@ def test_an_equal_kernel_is_compared_once_and_then_used():
 
     first, second = double(x), double(x)
     assert len(kernel_results) == 2
-    assert first is not kernel_results[0]  # the twin's
+    assert first is kernel_results[0]  # and not the twin's, which may round in another way
     assert second is kernel_results[1]
 
 
@@ -113,6 +113,45 @@ def test_out_of_memory_in_the_trial_decides_nothing():
         with pytest.raises(torch.OutOfMemoryError):
             double(torch.ones(3))
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0], ids=["equal", "wrong"])
+def test_a_kernel_in_place_is_compared_on_a_copy(factor):
+    calls = []
+
+    def kernel(x):
+        calls.append(x)
+        return x.mul_(factor)
+
+    @with_kernel_in_place(kernel)
+    def double(x):
+        """Twice x."""
+        return x.mul_(2)
+
+    for _ in range(2):
+        x = torch.ones(3)
+        assert double(x) is x
+        assert x.tolist() == [2, 2, 2]
+    assert (calls[-1] is x) == (factor == 2)
+
+
+@pytest.mark.parametrize(("times", "is_used"), [([1.0, 2.0], True), ([2.0, 1.0], False)])
+def test_a_kernel_in_a_vendors_place_must_be_faster(monkeypatch, caplog, times, is_used):
+    left, results = iter(times), []
+    monkeypatch.setattr(checked, "_seconds", lambda *_: next(left))
+
+    def kernel(x):
+        results.append(x * 2)
+        return results[-1]
+
+    @with_faster_kernel(kernel)
+    def double(x):
+        """Twice x."""
+        return x * 2
+
+    with caplog.at_level(logging.INFO):
+        assert (double(torch.ones(3)) is results[0]) == is_used
+    assert ("it takes 2.00 times as long as PyTorch" in caplog.text) != is_used
 
 
 def test_a_layout_that_the_kernel_does_not_take_is_the_twins():
