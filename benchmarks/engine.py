@@ -26,6 +26,9 @@ from exvideo_core.families.svd.keys import as_pointwise, extension_to_sgm, unet_
 from exvideo_core.families.svd.lazy_frames import HostTensor
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import SCALING_FACTOR as SVD_SCALE, VAE
+from exvideo_core.nn.attention import auto
+from exvideo_core.nn.convolution import lay_out_weights
+from exvideo_core.runtime.memory import chunk_bytes_on
 
 # frames, h, w; for some tasks ext (rows of the extension's position table), layers, batch, is_streamed
 Config = Mapping[str, Any]
@@ -65,7 +68,11 @@ class Networks:
         module, call = self.network(task, cfg)
         _, name = self.tasks[task]
         module.load_state_dict(name(weights), assign=True)
+        self.prepare(module)
         return call
+
+    def prepare(self, module: nn.Module) -> None:
+        """What an engine does to a network after it has loaded its weights."""
 
 
 def base(weights: Weights) -> dict[str, Tensor]:
@@ -79,14 +86,14 @@ def extension(weights: Weights) -> dict[str, Tensor]:
 
 
 def _svd_unet(cfg: Config) -> Network:
-    unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None))
+    unet = SVDUNet(UNetConfig(extension_frames=cfg.get("ext") or None), attention=auto)
     if cfg.get("is_streamed"):
         unet.offload_skip = HostTensor
     return unet, lambda given: unet(given["sample"], given["timestep"], given["ctx"], given["ids"])
 
 
 def _cog_dit(cfg: Config) -> Network:
-    transformer = CogVideoXTransformer(cog.TransformerConfig(layers=cfg.get("layers", 42)))
+    transformer = CogVideoXTransformer(cog.TransformerConfig(layers=cfg.get("layers", 42)), attention=auto)
     return transformer, lambda given: transformer(given["latents"], given["timestep"], given["prompt"])
 
 
@@ -154,3 +161,9 @@ class Engine(Networks):
 
     def __init__(self) -> None:
         super().__init__("exvideo", _TASKS)
+
+    def prepare(self, module: nn.Module) -> None:
+        """Chunks by the card and weights laid out for it, as the pipelines do."""
+        module.chunk_bytes = chunk_bytes_on(next(module.parameters()).device)
+        if isinstance(module, SVDUNet | VAE):
+            lay_out_weights(module)

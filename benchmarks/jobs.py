@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import memory, tasks
 from benchmarks.engines import engine
@@ -35,6 +35,8 @@ from exvideo_core.families.svd.image_encoder import ImageEncoder, fill_buffers
 from exvideo_core.families.svd.pipeline import SVDPipeline
 from exvideo_core.families.svd.unet import SVDUNet
 from exvideo_core.families.svd.vae import VAE
+from exvideo_core.nn.attention import auto
+from exvideo_core.nn.convolution import lay_out_weights
 from exvideo_core.runtime.weight_streaming import WeightStream
 
 Run = Callable[[int], None]  # runs a job with a number of steps
@@ -110,11 +112,14 @@ def _own(job: Job, _name: str, dtype: torch.dtype, device: str) -> Run:
 
 def _svd(job: Job, dtype: torch.dtype, device: str) -> Run:
     widths = _narrowed(UNetConfig().widths, job)
-    unet = _filled(lambda: SVDUNet(UNetConfig(widths=widths, extension_frames=128)), dtype, device)
-    vae = _filled(lambda: VAE(VAEConfig(widths=_narrowed(VAEConfig().widths, job))), dtype, device)
+    sizes = UNetConfig(widths=widths, extension_frames=128)
+    unet = tasks.random_network(lambda: SVDUNet(sizes, attention=auto), dtype, device)
+    vae = tasks.random_network(lambda: VAE(VAEConfig(widths=_narrowed(VAEConfig().widths, job))), dtype, device)
+    for network in (unet, vae):
+        lay_out_weights(network)  # as `load_svd` does
     layers = ImageEncoderConfig().num_hidden_layers // job.narrow
     # moved when it is used
-    encoder = _filled(lambda: ImageEncoder(ImageEncoderConfig(num_hidden_layers=layers)), dtype, "cpu")
+    encoder = tasks.random_network(lambda: ImageEncoder(ImageEncoderConfig(num_hidden_layers=layers)), dtype, "cpu")
     fill_buffers(encoder.clip)
     pipeline = SVDPipeline(unet, vae, encoder)
     picture = Image.new("RGB", (job.width, job.height), (90, 120, 150))
@@ -137,9 +142,9 @@ def _svd(job: Job, dtype: torch.dtype, device: str) -> Run:
 def _cogvideox(job: Job, dtype: torch.dtype, device: str) -> Run:
     sizes = cog.TransformerConfig(width=3072 // job.narrow, hidden=12288 // job.narrow, layers=42 // job.narrow)
     place = "cpu" if job.is_streamed else device
-    transformer = _filled(lambda: CogVideoXTransformer(sizes), dtype, place)
+    transformer = tasks.random_network(lambda: CogVideoXTransformer(sizes, attention=auto), dtype, place)
     widths = _narrowed(cog.VAEConfig().widths, job)
-    vae = _filled(lambda: CogVideoXVAE(cog.VAEConfig(widths=widths)), dtype, device)
+    vae = tasks.random_network(lambda: CogVideoXVAE(cog.VAEConfig(widths=widths)), dtype, device)
     stream = None
     if job.is_streamed:
         stream = WeightStream(blocks_of, is_locked=device.startswith("cuda"))
@@ -162,14 +167,6 @@ def _cogvideox(job: Job, dtype: torch.dtype, device: str) -> Run:
 
 def _narrowed(widths: Sequence[int], job: Job) -> tuple[int, ...]:
     return tuple(max(8, width // job.narrow // 8 * 8) for width in widths)
-
-
-def _filled(build: Callable[[], nn.Module], dtype: torch.dtype, device: str) -> Any:
-    with torch.device("meta"):
-        network = build()
-    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
-    network.load_state_dict(tasks.filled(shapes, dtype, device), assign=True)
-    return network.eval().requires_grad_(False)
 
 
 # the references

@@ -151,13 +151,13 @@ def _counts(rows: Mapping[str, Any]) -> list[str]:
         ]
         for name, row in rows.items()
     ]
-    return _table(head, body)
+    return table(head, body)
 
 
 def _rows(result: Mapping[str, Any]) -> list[str]:
     rows = result.get("rows", [result])
     head = list(rows[0])
-    return _table(head, [[_number(key, row.get(key)) for key in head] for row in rows])
+    return table(head, [[_number(key, row.get(key)) for key in head] for row in rows])
 
 
 def _number(key: str, value: Any) -> str:
@@ -166,5 +166,6 @@ def _number(key: str, value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _table(head: list[str], body: list[list[str]]) -> list[str]:
+def table(head: list[str], body: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table."""
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *body)]

@@ -1,9 +1,15 @@
 """Measure all promises about time and memory with one command.
 
-    python benchmarks/run_all.py --device cuda     on an NVIDIA GPU: whole jobs, beside the references
-    python benchmarks/run_all.py --device cpu      on a CPU, one thread: counts, one call of each network
+    python benchmarks/run_all.py --device cuda --seconds 520    on an NVIDIA GPU: what fits into nine minutes
+    python benchmarks/run_all.py --device cuda                  the same GPU: whole jobs, beside the references
+    python benchmarks/run_all.py --device cpu                   on a CPU, one thread: counts, one call of each network
+    python benchmarks/run_all.py --device cpu --narrow --seconds 300    the sections of `--seconds`, tried without a GPU
 
-Each measurement is a process of its own. After each, `benchmarks/results/<date>-<device>.json` and a Markdown page
+With `--seconds` everything is one process: the sections of `benchmarks/gpu/plan.py`, the most useful first, as many as
+fit. Each number is a JSON line on disk before the next is measured; at the end of each section a Markdown page beside
+it is written. It needs PyTorch, NumPy, safetensors, einops and Pillow; sections that need more are left out without it.
+
+Else each measurement is a process of its own. After each, `benchmarks/results/<date>-<device>.json` and a Markdown page
 beside it are updated; a second run on the same day measures only what is missing, or what `--only` names. References
 run a few steps of a whole job, from which the whole is extrapolated; `--whole-references` runs all.
 """
@@ -17,16 +23,22 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+START = time.perf_counter()  # before PyTorch is imported, which takes some of the seconds
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 import torch
 
+from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.plan import PLAN
+from benchmarks.gpu.record import Record
+from benchmarks.gpu.sections import run
 from benchmarks.report import page
 
 Commands = dict[str, list[str]]
@@ -85,16 +97,42 @@ def cuda(reference_steps: int | None) -> Commands:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure what is missing; returns the number of failed measurements."""
+    """Measure; returns how many measurements failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), required=True)
-    parser.add_argument("--only", action="append", help="measure this again; repeatable")
+    parser.add_argument(
+        "--seconds", type=float, help="measure in this process, for so long: see benchmarks/gpu/plan.py"
+    )
+    parser.add_argument("--narrow", action="store_true", help="small networks and sizes, to try --seconds anywhere")
+    parser.add_argument("--only", action="append", help="measure this again, or only this section; repeatable")
     parser.add_argument("--whole-references", action="store_true", help="run all steps of the references too")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s); not for --device cuda")
-    parser.add_argument("--folder", type=Path, default=HERE / "results", help="where results go")
+    parser.add_argument("--out", "--folder", type=Path, default=HERE / "results", help="where results go")
     arguments = parser.parse_args(argv)
+    if arguments.narrow and arguments.seconds is None:
+        parser.error("--narrow is for --seconds")
+    if arguments.seconds is None:
+        return _in_processes(arguments)
+    if arguments.device == "cpu" and not arguments.narrow:
+        parser.error("the published sizes take hours on a CPU: add --narrow")
+    return _in_this_process(arguments)
+
+
+def _in_this_process(arguments: argparse.Namespace) -> int:
+    """Run sections; returns how many failed, with checks that do not hold."""
+    if arguments.device == "cpu":
+        torch.set_num_threads(arguments.threads)
+    file = arguments.out / f"{_stem(arguments.device)}-{arguments.seconds:g}s.jsonl"
+    bench = Bench(arguments.device, Record(file, START), is_narrow=arguments.narrow)
+    failed = run(PLAN, bench, arguments.seconds, arguments.only)
+    print(f"{failed} sections failed or checks do not hold\n{file}\n{file.with_suffix('.md')}")
+    return failed
+
+
+def _in_processes(arguments: argparse.Namespace) -> int:
+    """Measure what is missing; returns the number of failed measurements."""
     commands = CPU if arguments.device == "cpu" else cuda(None if arguments.whole_references else _REFERENCE_STEPS)
-    file = arguments.folder / f"{date.today().isoformat()}-{device_name(arguments.device)}.json"
+    file = arguments.out / f"{_stem(arguments.device)}.json"
     measured = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"results": {}}
     measured["machine"] = machine(arguments.device, arguments.threads)
     failed = 0
@@ -140,6 +178,11 @@ def _write(file: Path, measured: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     file.with_suffix(".md").write_text(page(measured), encoding="utf-8")
+
+
+def _stem(device: str) -> str:
+    """The name of a result's file, without its suffix."""
+    return f"{date.today().isoformat()}-{device_name(device)}"
 
 
 def device_name(device: str) -> str:

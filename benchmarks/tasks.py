@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.engine import EXTENSION, Config, Engine
 from benchmarks.references import Diffusers
@@ -47,6 +48,15 @@ def weights(task: str, cfg: Config, dtype: torch.dtype, device: str) -> dict[str
             if ".extension." in name:
                 shapes[EXTENSION + sgm_to_extension(name)] = weight.shape
     return filled(shapes, dtype, device)
+
+
+def random_network(build: Callable[[], nn.Module], dtype: torch.dtype, device: str) -> Any:
+    """A network with random weights, made where they are to be."""
+    with torch.device("meta"):
+        network = build()
+    shapes = {name: weight.shape for name, weight in network.state_dict().items()}
+    network.load_state_dict(filled(shapes, dtype, device), assign=True)
+    return network.eval().requires_grad_(False)
 
 
 def filled(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype, device: str) -> dict[str, Tensor]:

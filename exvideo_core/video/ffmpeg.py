@@ -17,8 +17,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, cast
 
-import imageio_ffmpeg  # type: ignore[import-untyped]  # it ships no types
-
 from ..errors import VideoError
 from ..whole_file import MAKE_ROOM
 
@@ -111,8 +109,10 @@ def run(arguments: Sequence[str], subject: str) -> bytes:
 def executable() -> str:
     """Path of ffmpeg; VideoError if there is none."""
     try:
+        import imageio_ffmpeg  # type: ignore[import-untyped]  # here, as only files need it; it ships no types
+
         return str(imageio_ffmpeg.get_ffmpeg_exe())
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         raise VideoError("ffmpeg is missing. Install it with: pip install imageio-ffmpeg") from error
 
 
