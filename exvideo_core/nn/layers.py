@@ -55,8 +55,9 @@ class FeedForward(nn.Module):
 
     def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
         """Bind the layers to their effective weights: a function of chunks of tokens [L, C]."""
-        inner, outer = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
-        weights = effective_weights(self.net.get_submodule("0.proj"), like) if like.is_cuda else None
+        first, outer = self.net.get_submodule("0.proj"), bind(self.net.get_submodule("2"), like)
+        weights = effective_weights(first, like) if like.is_cuda else None
         if weights is not None:
             return lambda x_LC: outer(gated_product(x_LC, *weights))
+        inner = bind(first, like)
         return lambda x_LC: outer(gated_gelu(inner(x_LC)))

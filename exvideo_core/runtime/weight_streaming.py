@@ -6,9 +6,6 @@ one after the other, such as the layers of a UNet; a block's weights must not be
 
 from __future__ import annotations
 
-import logging
-import mmap
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
@@ -17,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.out_of_memory import forget_error
+from .locked_memory import lock, whole_pages
 from .memory import give_weights, weights_of
 
-log = logging.getLogger(__name__)
-
 _ALIGNMENT = 256  # bytes, as in CUDA's own allocations
-_PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 
 BlocksOf = Callable[[Any], Sequence[nn.Module]]
 
@@ -78,13 +72,13 @@ class BlockMemory:
         weights = weights_of(block)
         self._wanted = [torch.empty_like(weight, dtype=_kind(weight, dtype), device="meta") for weight in weights]
         self.num_bytes = sum(map(_room, self._wanted))
-        self.memory = _whole_pages(self.num_bytes)
+        self.memory = whole_pages(self.num_bytes)
         self.host_weights = self.views(self.memory)
         for weight, host_weight in zip(weights, self.host_weights, strict=True):
             host_weight.copy_(weight.data)
             weight.data = host_weight
         if is_locked:
-            _lock(self.memory)
+            lock(self.memory)
 
     @torch.inference_mode(False)  # PyTorch chooses kernels, and so rounding, by whether weights are trainable
     def views(self, memory: Tensor) -> list[Tensor]:
@@ -112,28 +106,6 @@ def _kind(weight: Tensor, dtype: torch.dtype | None) -> torch.dtype:
 def _room(weight: Tensor) -> int:
     num_bytes = weight.numel() * weight.itemsize
     return -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
-
-
-def _whole_pages(num_bytes: int) -> Tensor:
-    """Memory that shares no page with other tensors, because a page can be locked only once."""
-    page = mmap.PAGESIZE
-    memory = torch.empty((num_bytes // page + 2) * page, dtype=torch.uint8)
-    begin = -memory.data_ptr() % page
-    return memory[begin : begin + -(-num_bytes // page) * page]
-
-
-def _lock(memory: Tensor) -> None:
-    """Page-lock memory in place; PyTorch's pinned allocator would round its size up to a power of two."""
-    cuda = torch.cuda.cudart()
-    begin = memory.data_ptr()
-    code = int(cuda.cudaHostRegister(begin, memory.numel(), _PORTABLE))
-    if code:
-        log.warning(
-            "cannot page-lock %d bytes of weights (CUDA error %d): streaming will be slower", memory.numel(), code
-        )
-        forget_error()
-        return
-    weakref.finalize(memory, cuda.cudaHostUnregister, begin).atexit = False
 
 
 # the device

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from exvideo_core.families.svd import lazy_frames
 from exvideo_core.nn.kernels import Mode, kernel_mode
+from exvideo_core.runtime.locked_memory import LockedBuffers
 
 from .attention import Attention
 from .cards import H200, Card
@@ -109,6 +111,7 @@ def _patches(device: EmulatedCuda) -> list[tuple[Any, str, Any]]:
         *((torch.cuda, name, value) for name, value in cuda.items()),
         (torch.version, "hip", "6.4" if card.is_rocm else None),
         (F, "scaled_dot_product_attention", Attention(device, F.scaled_dot_product_attention)),
+        (lazy_frames, "_BUFFERS", LockedBuffers()),  # none of another emulation
         *_tensor_patches(device),
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mmap
 
 import pytest
 import torch
@@ -29,13 +30,10 @@ def test_a_skip_is_on_the_host_and_not_on_the_card(cuda: EmulatedCuda) -> None:
         del x
 
     assert cuda.memory.now["cuda:0"] == 0
-    assert cuda.memory.now["cpu"] == size
+    assert size <= cuda.memory.now["cpu"] <= size + 2 * mmap.PAGESIZE
     assert tuple(offloaded.shape) == (128, 320, 64, 64)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="PyTorch rounds each pinned tensor up to a power of two: 1.6 times"
-)
 def test_skips_lock_what_they_take(cuda: EmulatedCuda) -> None:
     with torch.inference_mode():
         x = skip()
@@ -44,9 +42,6 @@ def test_skips_lock_what_they_take(cuda: EmulatedCuda) -> None:
     assert cuda.memory.peak["locked"] < 1.05 * x.nbytes
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="a host that locks no more (Windows: half of its memory) is an error"
-)
 def test_skips_are_offloaded_where_no_more_can_be_locked(cuda: EmulatedCuda) -> None:
     cuda.memory.lockable = 2**28
     with torch.inference_mode():
@@ -72,7 +67,7 @@ def test_weights_are_streamed_where_nothing_can_be_locked(cuda: EmulatedCuda, ca
     with caplog.at_level(logging.WARNING):
         streamed_layers(cuda)
 
-    assert "streaming will be slower" in caplog.text
+    assert "copies from and to the GPU wait" in caplog.text
     assert cuda.costs.pageable["H2D"] > 0
 
 
@@ -82,3 +77,23 @@ def test_svd_is_streamed_with_skips_on_the_host(cuda: EmulatedCuda) -> None:
 
     assert cuda.costs.copies["D2H"] > 2
     assert is_orderly(cuda)
+
+
+def test_skips_of_the_next_call_use_the_same_memory(cuda: EmulatedCuda) -> None:
+    with torch.inference_mode():
+        first = HostTensor(skip())
+        address = first._host.data_ptr()
+        del first
+        second, third = HostTensor(skip()), HostTensor(skip())
+
+    assert second._host.data_ptr() == address != third._host.data_ptr()
+    assert len(cuda.runtime.registered) == 2
+
+
+def test_skips_of_another_size_free_the_memory_of_those_before(cuda: EmulatedCuda) -> None:
+    with torch.inference_mode():
+        HostTensor(skip())
+        x = torch.empty(2, 320, 64, 64, dtype=HALF, device="cuda")
+        HostTensor(x)
+
+    assert cuda.memory.now["locked"] <= x.nbytes + 2 * mmap.PAGESIZE

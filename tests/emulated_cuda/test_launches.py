@@ -8,12 +8,13 @@ from torch import nn
 
 from exvideo_core.nn.chunks import CHUNK_BYTES
 from exvideo_core.nn.group_norm import affine, norm_silu
+from exvideo_core.nn.kernels import Mode
 
 from .cards import H200, RTX_3060, RTX_4090, Card
 from .device import EmulatedCuda
 from .mini import mini_cogvideox, mini_svd
 from .patches import emulated, placed
-from .pipelines import PICTURE, UNGUIDED, cogvideox_clip
+from .pipelines import PICTURE, UNGUIDED, cogvideox_clip, svd_clip
 
 HALF = torch.float16
 LARGE = 2**30  # bytes of a chunk from 24 GB on: a third of the launches of 256 MiB
@@ -104,3 +105,11 @@ def test_guidance_launches_each_branch_once(cuda: EmulatedCuda) -> None:
     both = cogvideox_clip(cuda, pipe, **clip).of(2).launches.total()
 
     assert 1.8 * alone < both < 2.2 * alone
+
+
+@pytest.mark.parametrize("kernels", ["unchecked", "off"])
+def test_triton_takes_launches_away_and_nobody_needs_it(kernels: Mode) -> None:
+    with emulated(RTX_4090, kernels) as cuda:
+        svd_clip(cuda, mini_svd(cuda), frames=2, size=128, **UNGUIDED)
+
+    assert (cuda.costs.launches["exvideo::scaled"] > 0) == (kernels != "off")

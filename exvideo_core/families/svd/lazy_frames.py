@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ...runtime.locked_memory import LockedBuffers
+
 
 class Frames(Protocol):
     """Frames of a clip, [T, C, H, W], that are read by slices: a tensor, or an object that produces one."""
@@ -25,6 +27,8 @@ class Frames(Protocol):
     def __getitem__(self, frames: slice) -> Tensor: ...
 
 
+_BUFFERS = LockedBuffers()  # of skips: those of the next call have the same sizes
+
 OffloadSkip = Callable[[Tensor], Frames]  # stores a skip between the down path and the up path
 
 
@@ -34,17 +38,17 @@ def keep(x_TCHW: Tensor) -> Frames:
 
 
 class HostTensor:
-    """A skip offloaded to host memory (pinned for CUDA): saves a fifth of the peak memory, costs bus traffic.
+    """A skip offloaded to host memory (page-locked for CUDA): saves a fifth of the peak memory, costs bus traffic.
 
     On CUDA it is copied on a stream of its own, so that the copy overlaps computation.
     """
 
     def __init__(self, x_TCHW: Tensor) -> None:
         self.shape, self.dtype, self._device = x_TCHW.shape, x_TCHW.dtype, x_TCHW.device
-        self._host = torch.empty_like(x_TCHW, device="cpu", pin_memory=x_TCHW.is_cuda)
         if not x_TCHW.is_cuda:
-            self._host.copy_(x_TCHW)
+            self._host = x_TCHW.to("cpu", copy=True)
             return
+        self._host = _BUFFERS.empty_like(x_TCHW, owner=self)
         stream = _copy_stream(x_TCHW.device)
         stream.wait_stream(torch.cuda.current_stream(x_TCHW.device))
         with torch.cuda.stream(stream):
