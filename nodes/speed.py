@@ -73,9 +73,9 @@ class ExVideoSpeed(io.ComfyNode):
                     options=["auto", "off"],
                     default="auto",
                     optional=True,
-                    tooltip="Triton kernels on NVIDIA and AMD GPUs: the same clip within rounding, faster. Each is "
-                    "compared with PyTorch's result before it is used. Choose off to rule them out when something is "
-                    "wrong.",
+                    tooltip="Triton kernels on NVIDIA and AMD GPUs while sampling: the same clip within rounding, "
+                    "faster. Each is compared with PyTorch's result before it is used. Choose off to rule them out "
+                    "when something is wrong.",
                     advanced=True,
                 ),
             ],

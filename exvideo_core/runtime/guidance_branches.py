@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
+from contextvars import copy_context
 from typing import Any, TypeVar, cast
 
 import torch
@@ -43,7 +44,8 @@ class Branches:
         there = self.devices[1]
         # copied by this thread, so that the copy is queued after the work that its devices already have
         moved = [each.to(there) if isinstance(each, Tensor) else each for each in uncond]
-        pending = self.pool.submit(_run, predict, self.twin, moved, there, torch.is_inference_mode_enabled())
+        is_inference = torch.is_inference_mode_enabled()
+        pending = self.pool.submit(copy_context().run, _run, predict, self.twin, moved, there, is_inference)
         here = self.one(predict, cond)
         return here, pending.result().to(here.device)
 

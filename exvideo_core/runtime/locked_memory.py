@@ -10,7 +10,8 @@ import logging
 import mmap
 import threading
 import weakref
-from collections import defaultdict
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 import torch
 from torch import Tensor
@@ -24,10 +25,15 @@ _PORTABLE = 1  # cudaHostRegisterPortable: page-locked for all devices
 
 def whole_pages(num_bytes: int) -> Tensor:
     """Memory that shares no page with other tensors, because a page can be locked only once; a little more, uint8."""
-    page = mmap.PAGESIZE
-    memory = torch.empty((num_bytes // page + 2) * page, dtype=torch.uint8)
+    page, size = mmap.PAGESIZE, rounded_to_pages(num_bytes)
+    memory = torch.empty(size + page, dtype=torch.uint8)
     begin = -memory.data_ptr() % page
-    return memory[begin : begin + -(-num_bytes // page) * page]
+    return memory[begin : begin + size]
+
+
+def rounded_to_pages(num_bytes: int) -> int:
+    """Bytes of the pages that hold so many bytes."""
+    return -(-num_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def lock(memory: Tensor) -> None:
@@ -45,33 +51,39 @@ def lock(memory: Tensor) -> None:
 class LockedBuffers:
     """Locked buffers that later tensors of the same size use again, since locking takes as long as copying.
 
-    Those that are not in use are freed when another size is needed: by then, another clip is made.
+    Those of a device that are not in use are freed when it needs another size.
     """
 
     def __init__(self) -> None:
-        self._free: dict[tuple[torch.device, int], list[Tensor]] = defaultdict(list)
+        self._free: dict[torch.device, dict[int, list[Tensor]]] = {}
         self._guard = threading.Lock()  # each GPU may run a branch in its own thread
+        # A queue and not the guard: a finalizer may run anywhere, also in the thread that has the guard.
+        self._returned: SimpleQueue[tuple[torch.device, Tensor]] = SimpleQueue()
 
     def empty_like(self, x: Tensor, owner: object) -> Tensor:
         """An empty tensor like x in a locked buffer, which is free again once `owner` is gone.
 
         Copies to and from the buffer must be in the order of the current stream of x's device.
         """
-        key = x.device, x.nbytes
-        with self._guard:
-            others = [buffers for known, buffers in self._free.items() if known != key and buffers]
-            buffer = self._free[key].pop() if self._free[key] else None
-            if buffer is None and others:
-                torch.cuda.synchronize(x.device)  # copies from them may be under way
-                for buffers in others:
-                    buffers.clear()
+        buffer = self._take(x.device, x.nbytes)
         if buffer is None:
             buffer = whole_pages(x.nbytes)
             lock(buffer)
-        weakref.finalize(owner, self._give_back, key, buffer).atexit = False
+        weakref.finalize(owner, self._returned.put, (x.device, buffer)).atexit = False
         like = torch.empty_like(x, device="meta")
         return buffer[: x.nbytes].view(x.dtype).as_strided(like.shape, like.stride())
 
-    def _give_back(self, key: tuple[torch.device, int], buffer: Tensor) -> None:
+    def _take(self, device: torch.device, num_bytes: int) -> Tensor | None:
+        size = rounded_to_pages(num_bytes)
         with self._guard:
-            self._free[key].append(buffer)
+            with suppress(Empty):
+                while True:
+                    owner, buffer = self._returned.get_nowait()
+                    self._free.setdefault(owner, {}).setdefault(buffer.numel(), []).append(buffer)
+            free = self._free.get(device, {})
+            if free.get(size):
+                return free[size].pop()
+            if any(free.values()):
+                torch.cuda.synchronize(device)  # copies from them may be under way
+                free.clear()
+        return None

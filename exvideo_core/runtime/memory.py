@@ -56,10 +56,9 @@ def chunk_bytes_on(*devices: torch.device) -> int:
 
 def _chunk_bytes(device: torch.device) -> int:
     accelerator: Any = getattr(torch, device.type, None)  # torch.cuda, torch.xpu
-    if not hasattr(accelerator, "mem_get_info") or not accelerator.is_available():
+    if not hasattr(accelerator, "get_device_properties") or not accelerator.is_available():
         return CHUNK_BYTES
-    _, total = accelerator.mem_get_info(device)
-    return chunk_bytes_for(total)
+    return chunk_bytes_for(accelerator.get_device_properties(device).total_memory)
 
 
 def on_own_device(call: Callable[P, T]) -> Callable[P, T]:

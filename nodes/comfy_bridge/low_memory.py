@@ -48,8 +48,9 @@ def chunk_bytes(options: Mapping[str, Any]) -> int:
 
 def card_chunk_bytes(device: torch.device) -> int:
     """Budget for the temporary tensors of one chunk on a device, by its memory in all."""
-    is_cpu = model_management.is_device_cpu(device)
-    return CHUNK_BYTES if is_cpu else chunk_bytes_for(model_management.get_total_memory(device))
+    if device.type not in ("cuda", "xpu"):  # the memory of others is the system's, too
+        return CHUNK_BYTES
+    return chunk_bytes_for(model_management.get_total_memory(device))
 
 
 @explained_sampling

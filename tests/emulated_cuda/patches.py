@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 from unittest.mock import patch
 
@@ -96,6 +97,7 @@ def _patches(device: EmulatedCuda) -> list[tuple[Any, str, Any]]:
         "get_device_capability": lambda *_: card.capability,
         "is_bf16_supported": lambda including_emulation=True: including_emulation or card.has_bfloat16,
         "mem_get_info": info,
+        "get_device_properties": lambda *_: SimpleNamespace(name=card.name, total_memory=card.num_bytes),
         "memory_reserved": in_use,
         "memory_allocated": in_use,
         "empty_cache": lambda: None,

@@ -90,7 +90,7 @@ def test_what_memory_ends_in_is_tried_again_in_smaller_pieces():
 
     with out_of_memory.restore_chunk_bytes(network):
         assert out_of_memory.retry_with_smaller_chunks(network, compute) == 1
-    assert tried == [4 * out_of_memory.SMALLEST_CHUNK, out_of_memory.SMALLEST_CHUNK]
+    assert tried == [4 * out_of_memory.SMALLEST_CHUNK, 2 * out_of_memory.SMALLEST_CHUNK]
     assert network.chunk_bytes == tried[0]
 
 

@@ -52,7 +52,8 @@ class LatentNorm(nn.Module):
 
 def activation(norm: nn.Module, chunks: list[Tensor], *latents: Tensor) -> Activation:
     """Bind norm and SiLU to a feature map; the statistics are those of all its chunks together."""
-    if len(chunks) == 1 and not chunks[0].is_cuda:  # PyTorch's own group norm is channels-first on CUDA
+    # PyTorch's own group norm is channels-first on CUDA; of several clips each has its statistics
+    if len(chunks) == 1 and (len(chunks[0]) > 1 or not chunks[0].is_cuda):
         return lambda x, _: F.silu(norm(x, *latents), inplace=not torch.is_grad_enabled())
     base = norm.norm_layer if isinstance(norm, LatentNorm) else norm
     weights = effective_weights(base, chunks[0])

@@ -65,7 +65,9 @@ class SpatialBlock(nn.Module):
         size = items_within(chunk_bytes, frame_bytes)
         out_TCHW, out_bias = x_TCHW, None
         if self.nin_shortcut is not None:
-            shortcut, out_bias = bind_conv_and_bias(self.nin_shortcut, x_TCHW)
+            shortcut: Callable[[Tensor], Tensor] = self.nin_shortcut
+            if x_TCHW.is_cuda:
+                shortcut, out_bias = bind_conv_and_bias(self.nin_shortcut, x_TCHW)
             out_TCHW = shortcut(x_TCHW)
         if size >= frames:
             return self._add_residual(out_TCHW, out_bias, x_TCHW, chunk_bytes)

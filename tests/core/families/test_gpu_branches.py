@@ -104,8 +104,9 @@ def test_svds_autoencoder(part: str, budget: int) -> None:
 @torch.inference_mode()
 @pytest.mark.parametrize("budget", [1, 2**14, WHOLE])
 @pytest.mark.parametrize("part", ["decoder", "encoder"])
-def test_cogvideoxs_autoencoder(part: str, budget: int) -> None:
-    x_BCTHW = noise(1, 16, 3, 3, 4) if part == "decoder" else noise(1, 3, 9, 24, 32)
+@pytest.mark.parametrize("clips", [1, 2])
+def test_cogvideoxs_autoencoder(part: str, budget: int, clips: int) -> None:
+    x_BCTHW = noise(clips, 16, 3, 3, 4) if part == "decoder" else noise(clips, 3, 9, 24, 32)
 
     def call(coder: nn.Module, x_BCTHW: Tensor) -> Tensor:
         return coder(x_BCTHW, {}, budget)
