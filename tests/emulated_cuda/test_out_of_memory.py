@@ -102,7 +102,6 @@ def test_smaller_chunks_end_somewhere(cuda: EmulatedCuda) -> None:
 
     assert tried == [vae.chunk_bytes >> halved for halved in range(9)]
     assert tried[-1] == SMALLEST_CHUNK
-    assert tried[-1] == SMALLEST_CHUNK
 
 
 def test_memory_that_is_short_is_tried_again_and_again() -> None:

@@ -206,7 +206,7 @@ def _difference(result: Tensor | tuple[Tensor, ...], expected: Tensor | tuple[Te
 
 
 def _relative(result: Tensor, expected: Tensor) -> float | None:
-    """The same of one tensor: of the worst of its slices along the longest axis, so that no tile of it can be wrong."""
+    """Relative difference of the worst slice along the longest axis, so that no tile of the tensor can be wrong."""
     if result.shape != expected.shape or result.dtype != expected.dtype:
         return math.inf
     axis = max(range(expected.ndim), key=lambda axis: expected.shape[axis])

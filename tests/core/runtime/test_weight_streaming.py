@@ -13,7 +13,7 @@ import torch
 from narrow_svd import noise
 from torch import Tensor, nn
 
-from exvideo_core.runtime import weight_streaming as streaming
+from exvideo_core.runtime import locked_memory, weight_streaming as streaming
 from exvideo_core.runtime.weight_streaming import BlockMemory, WeightStream, double_buffered, weights_of
 
 CPU = torch.device("cpu")
@@ -275,11 +275,11 @@ def test_pages_that_cannot_be_locked_are_said(
     monkeypatch: pytest.MonkeyPatch, blocks: list[Block], caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "cudart", lambda: Cudart(code=2))
-    monkeypatch.setattr(streaming, "forget_error", lambda: None)
+    monkeypatch.setattr(locked_memory, "forget_error", lambda: None)
     with caplog.at_level(logging.WARNING):
         BlockMemory(blocks[0], None, is_locked=True)
 
-    assert "cannot page-lock 4096 bytes of weights (CUDA error 2)" in caplog.text
+    assert "cannot page-lock 4096 bytes (CUDA error 2)" in caplog.text
 
 
 def test_what_is_in_no_block_is_on_the_device(copy_stream: CopyStream, monkeypatch: pytest.MonkeyPatch) -> None:
