@@ -93,7 +93,7 @@ def test_a_bare_machine_measures_what_it_can(tmp_path):
         assert of[name][-1]["name"] == "done", of[name]
         assert not of[name][-1]["has_failed"], of[name]
     checks = [row for row in rows if "holds" in row]
-    assert len(checks) > 15
+    assert len(checks) >= 15
     assert all(row["holds"] for row in checks)
     assert {row["name"] for row in of["cogvideox_is_right"]} >= {"again", "streamed", "in chunks of 256 KiB"}
     assert of["cogvideox_129f"][0]["seconds"] > 0
