@@ -96,7 +96,7 @@ class ResBlock(nn.Module):
 
 
 def constants(values: Tensor, bias_C: Tensor | None) -> Tensor:
-    """Constants of channels, [..., C], plus the bias that a convolution left out, in float32 or wider."""
+    """Constants of channels, [..., C]; with the bias that a convolution left out, if any, in float32 or wider."""
     if bias_C is None:
         return values
     wide = torch.promote_types(values.dtype, torch.float32)

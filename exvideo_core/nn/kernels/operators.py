@@ -90,6 +90,8 @@ def items(x_BCX: Tensor) -> Tensor | None:
     step, inner = width * channels, (x_BXC.stride(-3), x_BXC.stride(-2), x_BXC.stride(-1))
     if len(leading) > 2 or inner != (step, channels, 1):
         return None
+    if len(leading) == 2 and leading[0] > 1 and x_BXC.stride(0) != leading[1] * x_BXC.stride(1):
+        return None  # clips apart are no view, and a kernel in place would change a copy
     x_NHWC = x_BXC if len(leading) == 1 else x_BXC.flatten(0, 1)
     return x_NHWC.view(len(x_NHWC), height * width, channels)
 

@@ -217,5 +217,8 @@ def test_images_are_items_where_channels_are_side_by_side():
         found = items(x)
         assert found.data_ptr() == x.data_ptr()
         assert torch.equal(found, x.movedim(1, -1).flatten(0, -4).flatten(1, 2))
+    clips = torch.empty(2, 3, 6, 4, 5).contiguous(memory_format=torch.channels_last_3d)
+    assert items(clips).data_ptr() == clips.data_ptr()
+    assert items(clips[:, :, 1:3]) is None
     for x in (images.contiguous(), images[:, :, :, 1:3], images[:, :2], images[0], images.unflatten(-1, (5, 1))[None]):
         assert items(x) is None
