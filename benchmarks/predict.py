@@ -131,9 +131,11 @@ def kernels_of_job(job: str, engine: str, chunk_bytes: int) -> list[Kernel]:
         ModuleNotFoundError: the engine is not installed.
     """
     task, cfg = JOBS[job].task, JOBS[job].cfg
-    network, call = ENGINES[engine]().network(task, cfg)
+    of_engine = ENGINES[engine]()
+    network, call = of_engine.network(task, cfg)
     dtype = torch.bfloat16 if task.startswith("cog") else torch.float16
     nn.Module.to(network, "meta", dtype)
+    of_engine.prepare(network)
     if hasattr(network, "chunk_bytes"):
         network.chunk_bytes = chunk_bytes
     given = tasks.inputs(task, cfg, dtype, "meta")

@@ -134,6 +134,6 @@ def _of_map(bench: Bench, where: str, x_TCHW: Tensor) -> Iterator[Case]:
     yield "group_scale", of, (*of_images, weight_C, bias_C, shift_C[None], groups, eps)
     yield "group_scale", f"{of}, a clip", (*of_clip, weight_C, bias_C, None, groups, eps)
     residual_TCHW, share = x_TCHW.flip(0), shift_C[:1]
-    yield "added_residual", where, (x_TCHW, residual_TCHW, bias_C)
-    yield "added_residual", f"{where}, a bias for each image", (x_TCHW, residual_TCHW, first_TC.to(x_TCHW.dtype))
-    yield "added_residual", f"{where}, a share", (x_TCHW, residual_TCHW, bias_C, share)
+    yield "added_residual", where, (x_TCHW, bias_C, None, residual_TCHW)
+    yield "added_residual", f"{where}, a bias for each image", (x_TCHW, first_TC, None, residual_TCHW, residual_TCHW)
+    yield "added_residual", f"{where}, a share", (x_TCHW, bias_C, share, residual_TCHW)

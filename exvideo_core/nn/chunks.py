@@ -62,6 +62,15 @@ def added(x: Tensor, part: Callable[[slice], Tensor], size: int, share: Tensor |
     return x
 
 
+def updated(x: Tensor, update: Callable[[slice], Tensor], size: int) -> Tensor:
+    """Update x span by span of the first axis; `update` works in place, unless gradients are enabled."""
+    if torch.is_grad_enabled():
+        return update(slice(0, len(x)))
+    for span in spans(len(x), size):
+        update(span)
+    return x
+
+
 def plus(x: Tensor, summand: Tensor) -> Tensor:
     """x + summand, in place unless gradients are enabled."""
     return x + summand if torch.is_grad_enabled() else x.add_(summand)

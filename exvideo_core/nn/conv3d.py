@@ -64,8 +64,7 @@ def bind_taps(weight_OCKHW: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         x_TCHW = x_1CTHW[0].transpose(0, 1)
         before, here, after = (x_TCHW[tap : len(x_TCHW) - 2 + tap] for tap in range(3))
         out_TOHW = F.conv2d(before, taps[0])
-        added_residual(out_TOHW, F.conv2d(here, taps[1]), bias_TO)
-        return out_TOHW.add_(F.conv2d(after, taps[2]))
+        return added_residual(out_TOHW, bias_TO, None, F.conv2d(here, taps[1]), F.conv2d(after, taps[2]))
 
     return convolve
 

@@ -94,12 +94,17 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
 
 
 @with_kernel_in_place(operators.added_residual)
-def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_BC: Tensor, share: Tensor | None = None) -> Tensor:
-    """x + share * (residual + bias), in place on x; the bias, [C] or [B, C], is what a convolution left out."""
+def added_residual(x_BCX: Tensor, bias_BC: Tensor, share: Tensor | None, *residuals_BCX: Tensor) -> Tensor:
+    """x + share * (residuals + bias), in place on x; the bias, [C] or [B, C], is what a convolution left out.
+
+    Without a share, it is 1.
+    """
     constant = bias_BC.view(*bias_BC.shape, *[1] * (x_BCX.ndim - 2)).to(x_BCX.dtype)
-    if share is None:
-        return x_BCX.add_(residual_BCX).add_(constant)
-    return x_BCX.addcmul_(share, residual_BCX).add_(share * constant)
+    if share is not None:
+        constant = share * constant
+    for residual_BCX in residuals_BCX:
+        x_BCX = x_BCX.add_(residual_BCX) if share is None else x_BCX.addcmul_(share, residual_BCX)
+    return x_BCX.add_(constant)
 
 
 @fusible

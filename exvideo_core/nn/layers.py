@@ -53,11 +53,11 @@ class FeedForward(nn.Module):
         # index 1 is a dropout in the published code
         self.net = nn.Sequential(gated, nn.Identity(), ops.Linear(4 * channels, channels))
 
-    def bind(self, like: Tensor) -> Callable[[Tensor], Tensor]:
-        """Bind the layers to their effective weights: a function of chunks of tokens [L, C]."""
-        first, outer = self.net.get_submodule("0.proj"), bind(self.net.get_submodule("2"), like)
+    def bind(self, like: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """The gated tokens [L, 4 C] as a function of chunks of tokens [L, C]; and the layer that follows."""
+        first, last = (self.net.get_submodule(name) for name in ("0.proj", "2"))
         weights = effective_weights(first, like) if like.is_cuda else None
         if weights is not None:
-            return lambda x_LC: outer(gated_product(x_LC, *weights))
+            return lambda x_LC: gated_product(x_LC, *weights), last
         inner = bind(first, like)
-        return lambda x_LC: outer(gated_gelu(inner(x_LC)))
+        return lambda x_LC: gated_gelu(inner(x_LC)), last

@@ -82,7 +82,7 @@ class ResBlock(nn.Module):
                 x = torch.cat([x, skip_TCHW[frames]], dim=1)
             h = first(norm_silu(self.in_layers[0], x))
             h = second(norm_silu(self.out_layers[0], h, shift_TC if len(shift_TC) == 1 else shift_TC[frames]))
-            h = plus(h, shortcut(x)) if bias is None else added_residual(h, shortcut(x), bias)
+            h = plus(h, shortcut(x)) if bias is None else added_residual(h, bias, None, shortcut(x))
             return channels_last(h)
 
         frames, channels, height, width = x_TCHW.shape
@@ -160,7 +160,7 @@ def added_rows(x_TCHW: Tensor, residual: Rows, rows: int, bias_C: Tensor | None,
     if bias_C is None:
         return frames_first(added(x_HTCW, residual, rows, share))
     for span in spans(len(x_HTCW), rows):
-        added_residual(frames_first(x_HTCW[span]), frames_first(residual(span)), bias_C, share)
+        added_residual(frames_first(x_HTCW[span]), bias_C, share, frames_first(residual(span)))
     return x_TCHW
 
 

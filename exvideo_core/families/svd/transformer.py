@@ -14,10 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.attention import Attention
-from ...nn.chunks import added, items_within, map_chunks
+from ...nn.chunks import added, items_within, map_chunks, updated
 from ...nn.group_norm import normed
+from ...nn.layer_norm import bind_norm
 from ...nn.layers import FeedForward, Ops, group_norm, sinusoid
-from ...nn.linear import bind, bind_with_bias, fused_qkv
+from ...nn.linear import bind, bind_shifted, bind_sum, fused_qkv, total
 from .blocks import Blend, UNetArgs
 from .config import num_heads
 from .temporal import TemporalExtension
@@ -42,11 +43,10 @@ class SelfOrCrossAttention(nn.Module):
         q, k, v = self.to_q(x_BLC), self.to_k(context_BLD), self.to_v(context_BLD)
         return self.to_out(self._attend(q, k, v))
 
-    def bind_self_attention(self, like: Tensor, constant_C: Tensor) -> Callable[[Tensor], Tensor]:
-        """Self-attention plus a constant, as a function of chunks of sequences."""
+    def bind(self, like: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        """Self-attention as a function of chunks of sequences; and the layer that follows."""
         project = fused_qkv((self.to_q, self.to_k, self.to_v), like)
-        out = bind_with_bias(self.to_out[0], constant_C, like)
-        return lambda x: out(self._attend(*project(x)))
+        return lambda x: self._attend(*project(x)), self.to_out[0]
 
     def single_token(self, context_B1D: Tensor) -> Tensor:
         """Cross-attention to a single token, [B, 1, C]: exact for any query, because softmax over one key is 1."""
@@ -64,6 +64,9 @@ class TemporalAttention(SelfOrCrossAttention):
     split = "L B (N D) -> B N L D"
 
 
+Tokens = tuple[Tensor, Tensor | None]  # tokens, and a constant [C] that belongs to them and is not in them
+
+
 class TransformerBlock(nn.Module):
     """Self-attention within each frame, cross-attention to the image, feed-forward."""
 
@@ -78,24 +81,28 @@ class TransformerBlock(nn.Module):
         self.norm3 = ops.LayerNorm(channels)
         self.ff = FeedForward(channels, ops)
 
-    def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
-        """Tokens of all frames, with a context for each frame or one for all.
+    def forward(self, tokens: Tokens, context_TLD: Tensor, chunk_bytes: int) -> Tokens:
+        """Tokens [T, L, C] of all frames, with a context for each frame or one for all.
 
         Cross-attention to a single token does not depend on the query. If all frames share that token, its result is a
         constant that is added within the self-attention's output projection.
         """
         cross_T1C = self.attn2.single_token(context_TLD) if context_TLD.shape[1] == 1 else None
         is_constant = cross_T1C is not None and len(cross_T1C) == 1
-        constant_C = cross_T1C.flatten() if cross_T1C is not None and is_constant else x_TLC.new_zeros(())
-        x_TLC = self._self_attention(x_TLC, constant_C, chunk_bytes)
+        constant_C = cross_T1C.flatten() if cross_T1C is not None and is_constant else None
+        x_TLC, shift_C = self._self_attention(*tokens, constant_C, chunk_bytes)
         if not is_constant:
-            x_TLC = x_TLC + (self.attn2(self.norm2(x_TLC), context_TLD) if cross_T1C is None else cross_T1C)
-        return feed_forward(x_TLC, self.norm3, self.ff, chunk_bytes)
+            norm = bind_norm(self.norm2, x_TLC, shift_C)
+            x_TLC = x_TLC + (self.attn2(norm(x_TLC), context_TLD) if cross_T1C is None else cross_T1C)
+        return feed_forward(x_TLC, shift_C, self.norm3, self.ff, chunk_bytes)
 
-    def _self_attention(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
-        norm, attend = bind(self.norm1, x_TLC), self.attn1.bind_self_attention(x_TLC, constant_C)
+    def _self_attention(
+        self, x_TLC: Tensor, shift_C: Tensor | None, constant_C: Tensor | None, chunk_bytes: int
+    ) -> Tokens:
+        norm, (attend, out) = bind_norm(self.norm1, x_TLC, shift_C), self.attn1.bind(x_TLC)
+        add, left_C = bind_sum(out, x_TLC, total(shift_C, constant_C))
         size = items_within(chunk_bytes, 6 * x_TLC[:1].nbytes)  # normed, q, k, v, attended, result
-        return added(x_TLC, lambda frames: attend(norm(x_TLC[frames])), size)
+        return updated(x_TLC, lambda frames: add(x_TLC[frames], attend(norm(x_TLC[frames]))), size), left_C
 
 
 class TemporalTransformerBlock(TransformerBlock):
@@ -108,26 +115,32 @@ class TemporalTransformerBlock(TransformerBlock):
         self.norm_in = ops.LayerNorm(channels)
         self.ff_in = FeedForward(channels, ops)
 
-    def forward(self, x_TLC: Tensor, context_TLD: Tensor, chunk_bytes: int) -> Tensor:
-        """Tokens of all frames, with one context for all."""
-        x_TLC = feed_forward(x_TLC, self.norm_in, self.ff_in, chunk_bytes)
-        return super().forward(x_TLC, context_TLD, chunk_bytes)
+    def forward(self, tokens: Tokens, context_TLD: Tensor, chunk_bytes: int) -> Tokens:
+        """Tokens [T, L, C] of all frames, with one context for all."""
+        tokens = feed_forward(*tokens, self.norm_in, self.ff_in, chunk_bytes)
+        return super().forward(tokens, context_TLD, chunk_bytes)
 
-    def _self_attention(self, x_TLC: Tensor, constant_C: Tensor, chunk_bytes: int) -> Tensor:
-        norm, attend = bind(self.norm1, x_TLC), self.attn1.bind_self_attention(x_TLC, constant_C)
+    def _self_attention(
+        self, x_TLC: Tensor, shift_C: Tensor | None, constant_C: Tensor | None, chunk_bytes: int
+    ) -> Tokens:
+        norm, (attend, out) = bind_norm(self.norm1, x_TLC, shift_C), self.attn1.bind(x_TLC)
+        add, left_C = bind_sum(out, x_TLC, total(shift_C, constant_C))
         x_LTC = x_TLC.transpose(0, 1)  # cells first, because chunks are cut along the first axis
         size = items_within(chunk_bytes, 7 * x_LTC[:1].nbytes)  # gathered, normed, q, k, v, attended, result
-        x_LTC = added(x_LTC, lambda cells: attend(norm(x_TLC[:, cells])), size)
-        return x_LTC.transpose(0, 1)
+        x_LTC = updated(x_LTC, lambda cells: add(x_LTC[cells], attend(norm(x_TLC[:, cells]))), size)
+        return x_LTC.transpose(0, 1), left_C
 
 
-def feed_forward(x_TLC: Tensor, norm: nn.Module, layer: FeedForward, chunk_bytes: int) -> Tensor:
-    """x + layer(norm(x)), in chunks of tokens."""
+def feed_forward(
+    x_TLC: Tensor, shift_C: Tensor | None, norm: nn.Module, layer: FeedForward, chunk_bytes: int
+) -> Tokens:
+    """x + layer(norm(x)), in chunks of tokens; x lacks a constant."""
     x_RC = x_TLC.flatten(0, 1)
     # normed, twice 4 C, the gate's activation, gated, result
     size = items_within(chunk_bytes, 18 * x_RC[:1].nbytes)
-    normalise, feed = bind(norm, x_RC), layer.bind(x_RC)
-    return added(x_RC, lambda rows: feed(normalise(x_RC[rows])), size).view(x_TLC.shape)
+    normalise, (feed, out) = bind_norm(norm, x_RC, shift_C), layer.bind(x_RC)
+    add, left_C = bind_sum(out, x_RC, shift_C)
+    return updated(x_RC, lambda rows: add(x_RC[rows], feed(normalise(x_RC[rows]))), size).view(x_TLC.shape), left_C
 
 
 class SpatioTemporalTransformer(nn.Module):
@@ -148,10 +161,11 @@ class SpatioTemporalTransformer(nn.Module):
         self.proj_out = ops.Linear(channels, channels)
 
     def forward(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
-        spatial_TLC = self.transformer_blocks[0](self._tokens(x_TCHW, args), args.context, args.chunk_bytes)
-        temporal_TLC = self._add_positions(spatial_TLC, x_TCHW.shape[2], args)
-        temporal_TLC = self.time_stack[0](temporal_TLC, args.context[:1], args.chunk_bytes)
-        return self._project_out(x_TCHW, spatial_TLC, temporal_TLC, args)
+        tokens: Tokens = self._tokens(x_TCHW, args), None
+        spatial = self.transformer_blocks[0](tokens, args.context, args.chunk_bytes)
+        temporal: Tokens = self._add_positions(*spatial, x_TCHW.shape[2], args), None
+        temporal = self.time_stack[0](temporal, args.context[:1], args.chunk_bytes)
+        return self._project_out(x_TCHW, spatial, temporal, args)
 
     def _tokens(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
         project = bind(self.proj_in, x_TCHW)
@@ -161,25 +175,39 @@ class SpatioTemporalTransformer(nn.Module):
 
         return map_chunks(tokens, len(x_TCHW), items_within(args.chunk_bytes, 3 * x_TCHW[:1].nbytes))
 
-    def _add_positions(self, spatial_TLC: Tensor, height: int, args: UNetArgs) -> Tensor:
+    def _add_positions(self, spatial_TLC: Tensor, shift_C: Tensor | None, height: int, args: UNetArgs) -> Tensor:
         """Tokens with the position of their frame added, as a new tensor; ExVideo's extension also mixes them."""
+
+        def embed(position_TC: Tensor) -> Tensor:
+            position_TC = self.time_pos_embed(position_TC)
+            return position_TC if shift_C is None else position_TC + shift_C
+
         if self.extension is None:
             position_TC = sinusoid(args.frame_ids, spatial_TLC.shape[-1]).to(spatial_TLC.dtype)
-            return spatial_TLC + self.time_pos_embed(position_TC)[:, None]
+            return spatial_TLC + embed(position_TC).to(spatial_TLC.dtype)[:, None]
         x_BCTHW = rearrange(spatial_TLC, "T (H W) C -> 1 C T H W", H=height)
-        x_BCTHW = self.extension(x_BCTHW, args.frame_ids, self.time_pos_embed, args.chunk_bytes)
+        x_BCTHW = self.extension(x_BCTHW, args.frame_ids, embed, args.chunk_bytes)
         return rearrange(x_BCTHW, "1 C T H W -> T (H W) C")
 
-    def _project_out(self, x_TCHW: Tensor, spatial_TLC: Tensor, temporal_TLC: Tensor, args: UNetArgs) -> Tensor:
+    def _project_out(self, x_TCHW: Tensor, spatial: Tokens, temporal: Tokens, args: UNetArgs) -> Tensor:
         """x + proj_out of the blended spatial and temporal tokens."""
         height = x_TCHW.shape[2]
         x_RC = rearrange(x_TCHW, "T C H W -> (T H W) C")
-        spatial_RC, temporal_RC = spatial_TLC.flatten(0, 1), temporal_TLC.flatten(0, 1)
-        project = bind(self.proj_out, x_TCHW)
-        share = torch.sigmoid(self.time_mixer.mix_factor.float()).to(spatial_RC)
+        spatial_RC, temporal_RC = spatial[0].flatten(0, 1), temporal[0].flatten(0, 1)
+        share = torch.sigmoid(self.time_mixer.mix_factor.float())
+        project = bind_shifted(self.proj_out, x_TCHW, _blended(temporal[1], spatial[1], share))
+        share = share.to(spatial_RC)
 
         def projected(rows: slice) -> Tensor:
             return project(torch.lerp(temporal_RC[rows].to(spatial_RC.dtype), spatial_RC[rows], share))
 
         x_RC = added(x_RC, projected, items_within(args.chunk_bytes, 2 * x_RC[:1].nbytes))
         return rearrange(x_RC, "(T H W) C -> T C H W", T=len(x_TCHW), H=height)
+
+
+def _blended(temporal_C: Tensor | None, spatial_C: Tensor | None, share: Tensor) -> Tensor | None:
+    """The blend of two constants; None is zero."""
+    if temporal_C is None and spatial_C is None:
+        return None
+    temporal_C, spatial_C = (share.new_zeros(()) if each is None else each for each in (temporal_C, spatial_C))
+    return temporal_C + share * (spatial_C - temporal_C)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
 from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks
+from ...nn.group_norm import norm_silu
 from ...nn.layers import Ops, group_norm, sinusoid
 from ...nn.step_cache import Branch
 from .blocks import ResBlock, UNetArgs, Upsample, channels_last
@@ -53,7 +54,7 @@ class SVDUNet(nn.Module):
         self.middle_block = nn.ModuleList([res(), build.transformer(deepest), res()])
         self.output_blocks = build.up()
         conv_out = ops.Conv2d(width, config.out_channels, kernel_size=3, padding=1)
-        self.out = nn.Sequential(group_norm(width, ops, _EPS), nn.SiLU(), conv_out)
+        self.out = _NormConv(group_norm(width, ops, _EPS), nn.SiLU(), conv_out)
 
     def forward(
         self,
@@ -150,6 +151,12 @@ def blocks_of(unet: SVDUNet) -> list[nn.Module]:
     layers = [layer for block in (*unet.input_blocks, unet.middle_block, *unet.output_blocks) for layer in block]
     # an upsampling is small, and the next layer calls it chunk by chunk
     return [layer for layer in layers if not isinstance(layer, Upsample)]
+
+
+class _NormConv(nn.Sequential):
+    def forward(self, x_TCHW: Tensor) -> Tensor:
+        norm, _, conv = self
+        return conv(norm_silu(norm, x_TCHW))
 
 
 def _mlp(channels: int, out_channels: int, ops: Ops) -> nn.Sequential:

@@ -191,4 +191,4 @@ def _add_share(chunks: list[Tensor], share: Tensor, residual_1CTHW: Tensor, bias
         if bias_C is None:
             x_TCHW.addcmul_(share, residual_TCHW)
         else:
-            added_residual(x_TCHW, residual_TCHW, bias_C, share)
+            added_residual(x_TCHW, bias_C, share, residual_TCHW)

@@ -2,6 +2,7 @@
 
 from .checked import (
     Mode,
+    are_tried,
     are_used,
     kernel_mode,
     kernels,
@@ -12,6 +13,7 @@ from .checked import (
 
 __all__ = [
     "Mode",
+    "are_tried",
     "are_used",
     "kernel_mode",
     "kernels",

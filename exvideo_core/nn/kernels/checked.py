@@ -70,6 +70,12 @@ def are_used(device: torch.device) -> bool:
     return _mode() != "off" and device.type == "cuda" and has_triton()
 
 
+def are_tried(x: Tensor) -> bool:
+    """Whether kernels are tried for a tensor, so that code may depend on them for its speed."""
+    mode = _mode()
+    return mode != "off" and not torch.is_grad_enabled() and _takes(x, mode)
+
+
 class Checked(Generic[P, Result]):
     """A kernel and its twin, called alike.
 
@@ -88,11 +94,10 @@ class Checked(Generic[P, Result]):
         """The kernel's result if it is trusted for these shapes and dtypes, else the twin's."""
         x = args[0]
         assert isinstance(x, Tensor)
-        mode = _mode()
-        if mode == "off" or torch.is_grad_enabled() or not _takes(x, mode):
+        if not are_tried(x):
             return self.twin(*args, **kwargs)
         key = tuple(map(_kind, args))
-        if mode == "auto" and key not in self.trusted:
+        if _mode() == "auto" and key not in self.trusted:
             return self._trial(key, x, *args, **kwargs)
         result = self.kernel(*args, **kwargs) if self.trusted.get(key, True) else None
         return self.twin(*args, **kwargs) if result is None else result

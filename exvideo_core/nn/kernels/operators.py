@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_MOST_RESIDUALS = 3
 _LIBRARY = torch.library.Library("exvideo", "FRAGMENT")  # lives as long as this module
 
 
@@ -61,7 +62,7 @@ def _empty_scale(mean_NPC: Tensor, *_others: Any) -> tuple[Tensor, Tensor]:
     return factor_NC, torch.empty_like(factor_NC)
 
 
-def _changed(x: Tensor, *_others: Tensor) -> Tensor:
+def _changed(x: Tensor, *_others: Any) -> Tensor:
     return x
 
 
@@ -70,8 +71,11 @@ _scaled = _operator("scaled(Tensor x, Tensor factor, Tensor summand, bool silu) 
 _gated_gelu = _operator("gated_gelu(Tensor x) -> Tensor", _empty_half)
 _gated_product = _operator("gated_product(Tensor x, Tensor weight, Tensor bias) -> Tensor", _empty_hidden)
 
+_layer_norm = _operator(
+    "layer_norm(Tensor x, Tensor? shift, Tensor factor, Tensor summand, int split, float eps) -> Tensor", _empty_like
+)
 _added_residual = _operator(
-    "added_residual(Tensor(a!) x, Tensor residual, Tensor bias, Tensor share) -> Tensor(a!)", _changed
+    "added_residual(Tensor(a!) x, Tensor[] residuals, Tensor bias, Tensor share) -> Tensor(a!)", _changed
 )
 _group_scale = _operator(
     "group_scale(Tensor mean, Tensor variance, Tensor weight, Tensor bias, Tensor shift, int groups, float eps) "
@@ -143,16 +147,16 @@ def group_scale(
     return _group_scale(mean_NPC.contiguous(), variance_NPC.contiguous(), weight_C, bias_C, shift_NC, groups, eps)
 
 
-def added_residual(x_BCX: Tensor, residual_BCX: Tensor, bias_BC: Tensor, share: Tensor | None = None) -> Tensor | None:
+def added_residual(x_BCX: Tensor, bias_BC: Tensor, share: Tensor | None, *residuals_BCX: Tensor) -> Tensor | None:
     """See `fused.added_residual`."""
-    x_NLC, residual_NLC = items(x_BCX), items(residual_BCX)
+    x_NLC, residuals_NLC = items(x_BCX), [items(each) for each in residuals_BCX]
     bias_NC = bias_BC.reshape(-1, x_BCX.shape[1]).contiguous()
-    if x_NLC is None or residual_NLC is None or x_NLC.shape != residual_NLC.shape:
+    if x_NLC is None or any(each is None or each.shape != x_NLC.shape for each in residuals_NLC):
         return None
-    if len(bias_NC) not in (1, len(x_NLC)):
+    if len(bias_NC) not in (1, len(x_NLC)) or len(residuals_NLC) > _MOST_RESIDUALS:
         return None
     share = bias_NC.new_ones(1) if share is None else share.reshape(1)
-    _added_residual(x_NLC, residual_NLC, bias_NC, share)
+    _added_residual(x_NLC, residuals_NLC, bias_NC, share)
     return x_BCX
 
 
@@ -165,3 +169,21 @@ def gated_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor
     if bias_G is None or not is_fit:
         return None
     return _gated_product(x.flatten(0, -2), weight_GC, bias_G).view(*x.shape[:-1], -1)
+
+
+def shifted_layer_norm(x: Tensor, shift_C: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float) -> Tensor | None:
+    """See `layer_norm.shifted_layer_norm`."""
+    if x.ndim not in (2, 3) or x.stride(-1) != 1:
+        return None
+    x_LBC = x.unflatten(0, (-1, 1)) if x.ndim == 2 else x
+    scale = weight_C[None, None].contiguous(), bias_C[None, None].contiguous()
+    return _layer_norm(x_LBC, shift_C.contiguous(), *scale, 0, eps).view(x.shape)
+
+
+def modulated_layer_norm(
+    x_LBC: Tensor, factor_PBC: Tensor, summand_PBC: Tensor, split: int, eps: float
+) -> Tensor | None:
+    """See `layer_norm.modulated_layer_norm`."""
+    if x_LBC.stride(-1) != 1:
+        return None
+    return _layer_norm(x_LBC, None, factor_PBC.contiguous(), summand_PBC.contiguous(), split, eps)

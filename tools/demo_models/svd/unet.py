@@ -124,8 +124,14 @@ class _Unchanged(nn.Module):
 class _Nothing(nn.Module):
     """Stands where attention over time adds nothing."""
 
-    def bind_self_attention(self, like: Tensor, _constant: Tensor) -> Callable[[Tensor], Tensor]:
-        return lambda _tokens: like.new_zeros(())
+    def bind(self, like: Tensor) -> tuple[Callable[[Tensor], Tensor], nn.Module]:
+        return lambda _tokens: like.new_zeros(()), self
+
+    def effective_weights(self, _x: Tensor) -> None:
+        return None
+
+    def forward(self, zero: Tensor) -> Tensor:
+        return zero
 
     def single_token(self, context: Tensor) -> Tensor:
         return context.new_zeros(1, 1, 1)

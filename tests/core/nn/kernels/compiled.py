@@ -17,15 +17,15 @@ from exvideo_core.nn.kernels import (
     gated_gelu,
     gated_product,
     group_scale,
+    layer_norm,
     scaled,
 )
 
 # compute capability, and a dtype: all of both would take a minute
 TARGETS = [*((capability, "fp16") for capability in (75, 80, 86, 89, 90, 120)), (90, "bf16"), (90, "fp32")]
-NUMBERS = dict.fromkeys(("L", "C", "K", "P", "G", "R", "H", "block", "step", "other_step", "bias_step"), "i32") | {
-    "eps": "fp32"
-}
-ALIGNED = ("C", "H", "step", "other_step", "bias_step")  # multiples of 16 in published models
+STEPS = tuple(f"{of}step" for of in ("", "other_", "bias_", "first_", "second_", "third_", "batch_", "part_"))
+NUMBERS = dict.fromkeys((*STEPS, "L", "B", "C", "K", "P", "G", "R", "H", "block", "split"), "i32") | {"eps": "fp32"}
+ALIGNED = ("C", "H", *STEPS)  # multiples of 16 in published models
 WIDE = ("factor", "summand", "mean", "means", "variance", "squares")  # float32; the others are what the network is in
 
 
@@ -36,7 +36,8 @@ def sources(dtype: str) -> list[tuple[str, ASTSource]]:
         channel_statistics._items: {"COLS": channel_statistics._COLUMNS},
         scaled._scaled: {"SILU": True, "ROWS": scaled._ROWS, "COLS": scaled._COLUMNS},
         gated_gelu._gated_gelu: {"COLS": gated_gelu._COLUMNS},
-        added_residual._added_residual: {"ROWS": added_residual._ROWS, "COLS": added_residual._COLUMNS},
+        added_residual._added_residual: {"COUNT": 3, "ROWS": added_residual._ROWS, "COLS": added_residual._COLUMNS},
+        layer_norm._layer_norm: {"SHIFTED": True, "ROWS": 1, "COLS": layer_norm._TILE},
         group_scale._group_scale: {"PARTS": group_scale._PARTS, "COLS": 64},
     }
     return [(kernel.fn.__name__, _source(kernel, constants, dtype)) for kernel, constants in tiles.items()]

@@ -20,6 +20,7 @@ from exvideo_core.nn.kernels import (
     gated_gelu,
     gated_product,
     group_scale,
+    layer_norm,
     scaled,
 )
 from exvideo_core.nn.kernels.operators import items
@@ -95,13 +96,37 @@ def check_gated_product(dtype: torch.dtype, rows: int, channels: int, hidden: in
     report("gated_product", f"{dtype} {rows} {channels} {hidden}", result, twin, exact)
 
 
-def check_added_residual(dtype: torch.dtype, shape: tuple[int, int, int], shared: bool, share: float | None) -> None:
-    x_NLC, residual_NLC = drawn(*shape, dtype=dtype), drawn(*shape, dtype=dtype, shift=1)
+def check_added_residual(
+    dtype: torch.dtype, shape: tuple[int, int, int], shared: bool, share: float | None, count: int
+) -> None:
+    x_NLC = drawn(*shape, dtype=dtype)
+    residuals_NLC = [drawn(*shape, dtype=dtype, shift=index + 1) for index in range(count)]
     bias_NC = drawn(1 if shared else shape[0], shape[2], dtype=torch.float32)
-    exact = x_NLC.double() + (share or 1) * (residual_NLC.double() + bias_NC[:, None].double())
-    twin = (x_NLC.float() + (share or 1) * (residual_NLC.float() + bias_NC[:, None])).to(dtype)
-    added_residual.launch(x_NLC, residual_NLC, bias_NC, torch.tensor([share or 1.0]))
-    report("added_residual", f"{dtype} {shape} {shared} {share}", x_NLC, twin, exact)
+
+    def summed(wide: torch.dtype) -> Tensor:
+        return x_NLC.to(wide) + (share or 1) * (sum(each.to(wide) for each in residuals_NLC) + bias_NC[:, None].to(wide))
+
+    twin, exact = summed(torch.float32).to(dtype), summed(torch.float64)
+    added_residual.launch(x_NLC, residuals_NLC, bias_NC, torch.tensor([share or 1.0]))
+    report("added_residual", f"{dtype} {shape} {shared} {share} {count}", x_NLC, twin, exact)
+
+
+def check_layer_norm(dtype: torch.dtype, shape: tuple[int, int, int], first: int | None, eps: float) -> None:
+    """Of a view with its first axes swapped; shifted if it is not modulated."""
+    length, batch, channels = shape
+    x_LBC = drawn(batch, length, channels, dtype=dtype, shift=20).transpose(0, 1)
+    parts = (1, 1) if first is None else (2, batch)
+    factor_PBC, summand_PBC = (drawn(*parts, channels, dtype=torch.float32, shift=n) for n in (1, 0))
+    shift_C = drawn(channels, dtype=torch.float32, shift=3) if first is None else None
+    result = torch.full(shape, torch.nan, dtype=dtype)
+    layer_norm.launch(x_LBC, shift_C, factor_PBC, summand_PBC, first or 0, eps, result)
+
+    def normed(wide: torch.dtype) -> Tensor:
+        x = F.layer_norm(x_LBC.to(wide) + (0 if shift_C is None else shift_C.to(wide)), (channels,), eps=eps)
+        part = (torch.arange(length) >= (first or 0)).long() if len(factor_PBC) > 1 else torch.zeros(length).long()
+        return x * factor_PBC[part].to(wide) + summand_PBC[part].to(wide)
+
+    report("layer_norm", f"{dtype} {shape} {first}", result, normed(torch.float32).to(dtype), normed(torch.float64))
 
 
 def check_group_scale(dtype: torch.dtype, shape: tuple[int, int, int], groups: int, shift: str) -> None:
@@ -130,8 +155,13 @@ def main() -> int:
         for shape in ((3, 2560), (1, 16), (5, 4098)):
             check_gated_gelu(dtype, shape)
         for shape in ((2, 33, 40), (1, 3, 130)):
-            check_added_residual(dtype, shape, shared=True, share=None)
-            check_added_residual(dtype, shape, shared=False, share=0.3)
+            check_added_residual(dtype, shape, shared=True, share=None, count=1)
+            check_added_residual(dtype, shape, shared=False, share=0.3, count=3)
+        check_added_residual(dtype, (2, 33, 40), shared=False, share=None, count=2)
+        check_layer_norm(dtype, (7, 3, 320), None, 1e-5)
+        check_layer_norm(dtype, (9, 1, 40), None, 1e-5)
+        check_layer_norm(dtype, (5, 2, 3072), 2, 1e-5)
+        check_layer_norm(dtype, (5, 1, 24), 0, 1e-6)
         check_scaled(dtype, (2, 77, 40), shared=False, silu=False)
         if dtype == torch.float16:  # the interpreter multiplies the bits of bfloat16 as integers
             check_gated_product(dtype, 130, 40, 72)
