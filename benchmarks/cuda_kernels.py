@@ -123,9 +123,10 @@ class _Walk(TorchDispatchMode):
         read = args, {name: value for name, value in kwargs.items() if name != "out"}
         given = [each for each in tree_leaves(read) if isinstance(each, Tensor)]
         made = [each for each in tree_leaves(result) if isinstance(each, Tensor)]
-        if packet in flop_registry:
+        # GELU is the last step of that product
+        if (counted := _ATEN.addmm if packet is _ATEN._addmm_activation else packet) in flop_registry:
             out = made[0]
-            flops = flop_registry[packet](*args, **kwargs, out_val=result)
+            flops = flop_registry[counted](*args, **kwargs, out_val=result)
             rows, columns = out.numel() // out.shape[-1], out.shape[-1]
             shape = rows, columns, flops // max(1, 2 * out.numel())
             self.add(PRODUCT, flops, sum(map(_size, given + made)), product=shape)

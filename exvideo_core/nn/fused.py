@@ -74,6 +74,12 @@ def gated_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor
     return gated_gelu(F.linear(x, weight_GC, bias_G))
 
 
+@with_kernel(operators.gelu_product)
+def gelu_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor:
+    """GELU, in its tanh approximation, of a linear layer, [..., C] to [..., G]."""
+    return F.gelu(F.linear(x, weight_GC, bias_G), approximate="tanh")
+
+
 @with_kernel(operators.scaled)
 def scaled(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     """factor * x + summand, computed in float32; without gradients."""

@@ -16,12 +16,15 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.attention import Attention
-from ...nn.chunks import items_within, map_chunks, spans
+from ...nn.chunks import items_within, map_chunks, spans, updated
 from ...nn.effective_weights import effective_weights
+from ...nn.fused import gelu_product
+from ...nn.kernels import are_tried
+from ...nn.layer_norm import modulated_layer_norm
 from ...nn.layers import Ops
 from ...nn.linear import bind, outputs, product
 from .config import TransformerConfig
-from .rope import apply_rope
+from .rope import apply_rope, norm_rope
 
 Layer = Callable[[Tensor], Tensor]
 Rows = Callable[[slice], Tensor]  # computes a span of tokens
@@ -69,22 +72,20 @@ class Block(nn.Module):
         project = bind(self.attn1.to_out[0], x_LBC)
         kept_LBC = x_LBC[first:]
 
-        def chunk(rows: slice) -> Tensor:
+        def add(rows: slice) -> Tensor:
             return norm.add_gated(kept_LBC[rows], project(out_LBC[rows]), first + rows.start)
 
-        size = items_within(args.chunk_bytes, 3 * x_LBC[0].nbytes)
-        return map_chunks(chunk, len(kept_LBC), size, kept_LBC)
+        return updated(kept_LBC, add, items_within(args.chunk_bytes, 3 * x_LBC[0].nbytes))
 
     def _feed_forward(self, x_LBC: Tensor, args: TransformerArgs, first: int) -> Tensor:
         norm, feed = self.norm2(x_LBC, args), self.ff.bind(x_LBC)
 
-        def chunk(rows: slice) -> Tensor:
+        def add(rows: slice) -> Tensor:
             start = first + rows.start
             return norm.add_gated(x_LBC[rows], feed(norm.modulate(x_LBC[rows], start)), start)
 
         hidden_bytes = 2 * self.ff.hidden * x_LBC.itemsize * x_LBC.shape[1]
-        size = items_within(args.chunk_bytes, hidden_bytes + 3 * x_LBC[0].nbytes)
-        return map_chunks(chunk, len(x_LBC), size, x_LBC)
+        return updated(x_LBC, add, items_within(args.chunk_bytes, hidden_bytes + 3 * x_LBC[0].nbytes))
 
 
 Modulation = tuple[Tensor, Tensor, Tensor]  # shift, 1 + scale and gate of the text's or the video's tokens, each [B, C]
@@ -106,18 +107,38 @@ class ModulatedNorm:
         return _cat(torch.addcmul(shift, x_LBC[rows], scale) for rows, (shift, scale, _) in segments)
 
     def add_gated(self, x_LBC: Tensor, y_LBC: Tensor, start: int) -> Tensor:
-        """x + gate * y."""
+        """x + gate * y, in place unless gradients are enabled."""
         segments = self._segments(x_LBC, start)
-        return _cat(torch.addcmul(x_LBC[rows], gate, y_LBC[rows]) for rows, (_, _, gate) in segments)
+        if torch.is_grad_enabled():
+            return _cat(torch.addcmul(x_LBC[rows], gate, y_LBC[rows]) for rows, (_, _, gate) in segments)
+        for rows, (_, _, gate) in segments:
+            x_LBC[rows].addcmul_(gate, y_LBC[rows])
+        return x_LBC
+
+    def _text_end(self, length: int, start: int) -> int:
+        """How many of the given tokens are the text's."""
+        return min(max(self.text_tokens - start, 0), length)
 
     def _segments(self, x_LBC: Tensor, start: int) -> Iterator[tuple[slice, Modulation]]:
         """Spans of text and of video tokens, without empty ones."""
-        count = len(x_LBC)
-        text = min(max(self.text_tokens - start, 0), count)
+        count, text = len(x_LBC), self._text_end(len(x_LBC), start)
         if text:
             yield slice(0, text), self.text
         if text < count:
             yield slice(text, count), self.video
+
+
+@dataclass(frozen=True)
+class FusedModulatedNorm(ModulatedNorm):
+    """A `ModulatedNorm` whose norm and modulation are one step: a factor and a summand, [2, B, C], of text and video."""
+
+    factor_PBC: Tensor
+    summand_PBC: Tensor
+    eps: float
+
+    def modulate(self, x_LBC: Tensor, start: int) -> Tensor:
+        split = self._text_end(len(x_LBC), start)
+        return modulated_layer_norm(x_LBC, self.factor_PBC, self.summand_PBC, split, self.eps)
 
 
 def _cat(tensors: Iterator[Tensor]) -> Tensor:
@@ -137,7 +158,15 @@ class AdaLNZero(nn.Module):
         """Bind the norm and its modulation to chunks of x."""
         chunks = self.linear(args.time_BE).chunk(6, dim=1)
         video, text = ((shift, 1 + scale, gate) for shift, scale, gate in (chunks[:3], chunks[3:]))
-        return ModulatedNorm(bind(self.norm, x_LBC), args.text_tokens, text, video)
+        bound = bind(self.norm, x_LBC), args.text_tokens, text, video
+        weights = effective_weights(self.norm, x_LBC) if are_tried(x_LBC) else None
+        if weights is None or weights[1] is None:
+            return ModulatedNorm(*bound)
+        weight_C, bias_C = (each.float() for each in weights)
+        shift_PBC, scale_PBC = (torch.stack([part[index] for part in (text, video)]).float() for index in range(2))
+        factor_PBC = scale_PBC * weight_C
+        summand_PBC = torch.addcmul(shift_PBC, scale_PBC, bias_C)
+        return FusedModulatedNorm(*bound, factor_PBC, summand_PBC, self.norm.eps)
 
 
 class JointAttention(nn.Module):
@@ -160,18 +189,23 @@ class JointAttention(nn.Module):
 
         `normed` computes normed tokens [rows, B, C], and is called for all tokens once per chunk of heads.
         """
-        norms = bind(self.norm_q, args.time_BE), bind(self.norm_k, args.time_BE)
+        ropes = [_bind_rope(norm, args) for norm in (self.norm_q, self.norm_k)]
         token_bytes = len(args.time_BE) * self.head_dim * args.time_BE.itemsize  # of one head
         groups = list(self._head_groups(args, items_within(args.chunk_bytes, 4 * args.tokens * token_bytes)))
+        if len(groups) > 1:  # else each group would norm all tokens again
+            size = items_within(args.chunk_bytes, 3 * self.heads * token_bytes)
+            normed = map_chunks(normed, length, size).__getitem__
 
         def attend(layers: Sequence[Layer]) -> Tensor:
             def project(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
                 x_LBC = normed(rows)
                 q, k, v = (rearrange(layer(x_LBC), "L B (N D) -> L B N D", D=self.head_dim) for layer in layers)
-                q, k = (apply_rope(norm(x), args.freqs_cis[rows]) for norm, x in zip(norms, (q, k), strict=True))
+                q, k = (rope(x, args.freqs_cis[rows]) for rope, x in zip(ropes, (q, k), strict=True))
                 return q, k, v
 
-            row_bytes = (2 + 8 / len(groups)) * self.heads * token_bytes
+            # normed; q, k and v, and their copies where no kernel rotates them in place
+            copies = 1 + 3 / len(groups) if are_tried(args.time_BE) else 2 + 8 / len(groups)
+            row_bytes = copies * self.heads * token_bytes
             q, k, v = _map_qkv_chunks(project, length, items_within(args.chunk_bytes, row_bytes))
             q, k, v = (rearrange(x, "L B N D -> B N L D") for x in (q[first:], k, v))
             return rearrange(self.attention(q, k, v), "B N L D -> L B (N D)")
@@ -189,6 +223,17 @@ class JointAttention(nn.Module):
         for steps in spans(self.heads // self.head_multiple, max(1, size // self.head_multiple)):
             channels = slice(steps.start * step, steps.stop * step)
             yield [partial(product, outputs(pair, channels)) for pair in weights if pair]
+
+
+def _bind_rope(norm: nn.Module, args: TransformerArgs) -> Callable[[Tensor, Tensor], Tensor]:
+    """Layer norm of each head, then rotary positions, as a function of q or k and the factors; may overwrite q and k."""
+    weights = effective_weights(norm, args.time_BE) if are_tried(args.time_BE) else None
+    if weights is None or weights[1] is None:
+        bound = bind(norm, args.time_BE)
+        return lambda x_LBND, freqs_cis: apply_rope(bound(x_LBND), freqs_cis)
+    assert isinstance(norm, nn.LayerNorm)
+    weight_D, bias_D, eps = *weights, norm.eps
+    return lambda x_LBND, freqs_cis: norm_rope(x_LBND, weight_D, bias_D, freqs_cis, eps)
 
 
 def _map_qkv_chunks(project: Callable[[slice], Sequence[Tensor]], length: int, size: int) -> Sequence[Tensor]:
@@ -232,5 +277,9 @@ class FeedForward(nn.Module):
 
     def bind(self, like: Tensor) -> Layer:
         """The feed-forward as a function of chunks of tokens."""
-        first, last = (bind(self.net.get_submodule(name), like) for name in ("0.proj", "2"))
-        return lambda x_LBC: last(F.gelu(first(x_LBC), approximate="tanh"))
+        first, last = (self.net.get_submodule(name) for name in ("0.proj", "2"))
+        weights, outer = effective_weights(first, like) if like.is_cuda else None, bind(last, like)
+        if weights is not None:
+            return lambda x_LBC: outer(gelu_product(x_LBC, *weights))
+        inner = bind(first, like)
+        return lambda x_LBC: outer(F.gelu(inner(x_LBC), approximate="tanh"))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...nn.fused import is_fused, rotate_pairs
+from ...nn.kernels import operators, with_kernel_in_place
 
 _TRAINED_HEIGHT, _TRAINED_WIDTH = 30, 45  # tokens of the 480x720 pixels the model was trained on
 
@@ -87,6 +88,12 @@ def apply_rope(x: Tensor, freqs_cis: Tensor) -> Tensor:
         return rotate_pairs(x, freqs_cis.real, freqs_cis.imag)
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * freqs_cis).flatten(-2).to(x.dtype)
+
+
+@with_kernel_in_place(operators.norm_rope)
+def norm_rope(x_LBND: Tensor, weight_D: Tensor, bias_D: Tensor, freqs_cis: Tensor, eps: float) -> Tensor:
+    """Layer norm of each head, then `apply_rope`; in place on x."""
+    return x_LBND.copy_(apply_rope(F.layer_norm(x_LBND, weight_D.shape, weight_D, bias_D, eps), freqs_cis))
 
 
 def _spread(start: int, stop: int, count: int) -> Tensor:

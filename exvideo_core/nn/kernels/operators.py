@@ -74,6 +74,9 @@ _gated_product = _operator("gated_product(Tensor x, Tensor weight, Tensor bias) 
 _layer_norm = _operator(
     "layer_norm(Tensor x, Tensor? shift, Tensor factor, Tensor summand, int split, float eps) -> Tensor", _empty_like
 )
+_norm_rope = _operator(
+    "norm_rope(Tensor(a!) x, Tensor weight, Tensor bias, Tensor factors, float eps) -> Tensor(a!)", _changed
+)
 _added_residual = _operator(
     "added_residual(Tensor(a!) x, Tensor[] residuals, Tensor bias, Tensor share) -> Tensor(a!)", _changed
 )
@@ -187,3 +190,19 @@ def modulated_layer_norm(
     if x_LBC.stride(-1) != 1:
         return None
     return _layer_norm(x_LBC, None, factor_PBC.contiguous(), summand_PBC.contiguous(), split, eps)
+
+
+def norm_rope(x_LBND: Tensor, weight_D: Tensor, bias_D: Tensor, freqs_cis: Tensor, eps: float) -> Tensor | None:
+    """See `rope.norm_rope`."""
+    dim, factors_LBD = x_LBND.shape[-1], torch.view_as_real(freqs_cis)[:, :, 0].flatten(-2)
+    if not x_LBND.is_contiguous() or dim & (dim - 1) or factors_LBD.dtype != torch.float32:
+        return None
+    return _norm_rope(x_LBND, weight_D.contiguous(), bias_D.contiguous(), factors_LBD, eps)
+
+
+def gelu_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor | None:
+    """See `fused.gelu_product`; this one is cuBLAS's, whose last step is GELU."""
+    if bias_G is None or x.dtype.itemsize != 2:
+        return None
+    rows = x.flatten(0, -2)
+    return torch._addmm_activation(bias_G, rows, weight_GC.t(), use_gelu=True).view(*x.shape[:-1], -1)

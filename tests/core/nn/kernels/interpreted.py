@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from exvideo_core.families.cogvideox import rope
 from exvideo_core.nn import group_norm
 from exvideo_core.nn.kernels import (
     added_residual,
@@ -21,6 +22,7 @@ from exvideo_core.nn.kernels import (
     gated_product,
     group_scale,
     layer_norm,
+    norm_rope,
     scaled,
 )
 from exvideo_core.nn.kernels.operators import items
@@ -129,6 +131,24 @@ def check_layer_norm(dtype: torch.dtype, shape: tuple[int, int, int], first: int
     report("layer_norm", f"{dtype} {shape} {first}", result, normed(torch.float32).to(dtype), normed(torch.float64))
 
 
+def check_norm_rope(dtype: torch.dtype, shape: tuple[int, int, int, int], for_each: bool) -> None:
+    length, batch, _, dim = shape
+    x_LBND, (weight_D, bias_D) = drawn(*shape, dtype=dtype), (drawn(dim, dtype=dtype, shift=n) for n in (1, 0))
+    angles = drawn(length, batch if for_each else 1, 1, dim // 2, dtype=torch.float32)
+    result, factors = x_LBND.clone(), rope.freqs_cis(angles)
+    norm_rope.launch(result, weight_D, bias_D, torch.view_as_real(factors)[:, :, 0].flatten(-2), 1e-6)
+
+    def rotated(wide: torch.dtype) -> Tensor:
+        given = (each.to(wide) for each in (x_LBND, weight_D, bias_D))
+        pairs = torch.view_as_complex(normed(*given).unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * factors.to(pairs.dtype)).flatten(-2)
+
+    def normed(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.layer_norm(x, (dim,), weight, bias, 1e-6)
+
+    report("norm_rope", f"{dtype} {shape} {for_each}", result, rotated(torch.float32).to(dtype), rotated(torch.float64))
+
+
 def check_group_scale(dtype: torch.dtype, shape: tuple[int, int, int], groups: int, shift: str) -> None:
     """Of means near 300 as well, whose squares would lose the variance."""
     items, _, channels = shape
@@ -162,6 +182,8 @@ def main() -> int:
         check_layer_norm(dtype, (9, 1, 40), None, 1e-5)
         check_layer_norm(dtype, (5, 2, 3072), 2, 1e-5)
         check_layer_norm(dtype, (5, 1, 24), 0, 1e-6)
+        check_norm_rope(dtype, (7, 2, 3, 64), for_each=True)
+        check_norm_rope(dtype, (13, 2, 5, 16), for_each=False)
         check_scaled(dtype, (2, 77, 40), shared=False, silu=False)
         if dtype == torch.float16:  # the interpreter multiplies the bits of bfloat16 as integers
             check_gated_product(dtype, 130, 40, 72)
