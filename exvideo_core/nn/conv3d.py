@@ -6,7 +6,7 @@ Shapes: B clips, C channels, T frames, H W height and width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -67,6 +67,50 @@ def bind_taps(weight_OCKHW: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         return added_residual(out_TOHW, bias_TO, None, F.conv2d(here, taps[1]), F.conv2d(after, taps[2]))
 
     return convolve
+
+
+# Frames and the two before them, [1, C, F, H, W] and [1, C, 2, H, W], and a map to which the result is added in place
+AfterPast = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+def bind_after_past(layer: nn.Module, like: Tensor) -> AfterPast | None:
+    """A 3x3x3 convolution without padding in time, of frames and the two before them, on a GPU; for a single clip.
+
+    None where this would be no faster than `bind_conv3d_of_frames`. All frames are the batch of three 2D convolutions,
+    whose results are summed once, with the bias and the map that they are added to.
+    """
+    weights = effective_weights(layer, like) if like.is_cuda and len(like) == 1 else None
+    if weights is None or weights[1] is None:
+        return None
+    taps, bias_O = _taps(weights[0]), weights[1]
+    padding: tuple[int, ...] = layer.padding[1:]  # type: ignore[assignment, index]  # of every Conv3d
+
+    def convolve(x_1CFHW: Tensor, past_1CFHW: Tensor, onto_1CFHW: Tensor | None = None) -> Tensor:
+        x_FCHW, past_FCHW = (each[0].transpose(0, 1) for each in (x_1CFHW, past_1CFHW))
+        here_FOHW = F.conv2d(x_FCHW, taps[2], padding=padding)
+        out_FOHW, first = (here_FOHW, ()) if onto_1CFHW is None else (onto_1CFHW[0].transpose(0, 1), (here_FOHW,))
+        for frames, earlier in _earlier(taps, padding, x_FCHW, past_FCHW):
+            added_residual(out_FOHW[frames], bias_O, None, *(each[frames] for each in first), *earlier)
+        return out_FOHW.transpose(0, 1)[None]
+
+    return convolve
+
+
+def _earlier(
+    taps: Sequence[Tensor], padding: tuple[int, ...], x_FCHW: Tensor, past_FCHW: Tensor
+) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
+    """What the two frames before contribute to spans of frames."""
+    frames = len(x_FCHW)
+    before_last, last = (F.conv2d(past_FCHW[span], taps[tap], padding=padding) for tap, span in _OF_PAST)
+    yield slice(0, 1), (before_last[:1], last)
+    if frames > 1:
+        before = F.conv2d(x_FCHW[:-1], taps[1], padding=padding)
+        yield slice(1, 2), (before_last[1:], before[:1])
+    if frames > 2:
+        yield slice(2, frames), (before[1:], F.conv2d(x_FCHW[:-2], taps[0], padding=padding))
+
+
+_OF_PAST = ((0, slice(0, 2)), (1, slice(1, 2)))  # the kernel's tap, and frames of the past that it meets
 
 
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:

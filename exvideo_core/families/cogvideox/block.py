@@ -187,14 +187,16 @@ class JointAttention(nn.Module):
     def forward(self, normed: Rows, length: int, args: TransformerArgs, first: int) -> Tensor:
         """Attention of the tokens from `first` on to all L = `length` tokens, [L - first, B, C], before `to_out`.
 
-        `normed` computes normed tokens [rows, B, C], and is called for all tokens once per chunk of heads.
+        `normed` computes normed tokens [rows, B, C]. They are kept if half of the budget is enough, else computed again
+        for each chunk of heads.
         """
         ropes = [_bind_rope(norm, args) for norm in (self.norm_q, self.norm_k)]
         token_bytes = len(args.time_BE) * self.head_dim * args.time_BE.itemsize  # of one head
         groups = list(self._head_groups(args, items_within(args.chunk_bytes, 4 * args.tokens * token_bytes)))
-        if len(groups) > 1:  # else each group would norm all tokens again
-            size = items_within(args.chunk_bytes, 3 * self.heads * token_bytes)
-            normed = map_chunks(normed, length, size).__getitem__
+        budget, normed_bytes = args.chunk_bytes, length * self.heads * token_bytes
+        if len(groups) > 1 and 2 * normed_bytes <= budget:  # else each group of heads norms all tokens again
+            normed = map_chunks(normed, length, items_within(budget, 3 * self.heads * token_bytes)).__getitem__
+            budget -= normed_bytes
 
         def attend(layers: Sequence[Layer]) -> Tensor:
             def project(rows: slice) -> tuple[Tensor, Tensor, Tensor]:
@@ -206,7 +208,7 @@ class JointAttention(nn.Module):
             # normed; q, k and v, and their copies where no kernel rotates them in place
             copies = 1 + 3 / len(groups) if are_tried(args.time_BE) else 2 + 8 / len(groups)
             row_bytes = copies * self.heads * token_bytes
-            q, k, v = _map_qkv_chunks(project, length, items_within(args.chunk_bytes, row_bytes))
+            q, k, v = _map_qkv_chunks(project, length, items_within(budget, row_bytes))
             q, k, v = (rearrange(x, "L B N D -> B N L D") for x in (q[first:], k, v))
             return rearrange(self.attention(q, k, v), "B N L D -> L B (N D)")
 

@@ -15,14 +15,14 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import items_within, plus
-from ...nn.conv3d import bind_conv3d, bind_conv3d_of_frames
+from ...nn.conv3d import bind_after_past, bind_conv3d, bind_conv3d_of_frames
 from ...nn.convolution import bind_conv
 from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
 from .norms import LatentNorm, activation
 
-# The last two input frames of each convolution, for the next temporal chunk; empty at the start of a clip.
-Past = dict[nn.Module, tuple[Tensor, Tensor]]
+# The last two input frames of each convolution, [B, C, 2, H, W], for the next temporal chunk; empty at a clip's start.
+Past = dict[nn.Module, Tensor]
 
 
 class CausalConv3d(nn.Module):
@@ -35,22 +35,28 @@ class CausalConv3d(nn.Module):
     def forward(self, x_BCFHW: Tensor, past: Past) -> Tensor:
         return self.bind(x_BCFHW, past)(x_BCFHW)
 
-    def bind(self, like: Tensor, past: Past) -> Callable[[Tensor], Tensor]:
-        """The convolution as a function of consecutive chunks of frames."""
-        convolve = bind_conv3d_of_frames(self.conv, like)
+    def bind(self, like: Tensor, past: Past) -> Callable[..., Tensor]:
+        """The convolution as a function of consecutive chunks of frames, and of a map that it is added to, if any.
 
-        def convolve_next(x_BCFHW: Tensor) -> Tensor:
-            frames = x_BCFHW.split(1, dim=2)
-            frames = past.get(self, (frames[0], frames[0])) + frames
-            past[self] = _owned(frames[-2]), _owned(frames[-1])
-            return convolve(frames)
+        The sum is in place unless gradients are enabled.
+        """
+        after_past, of_frames = bind_after_past(self.conv, like), bind_conv3d_of_frames(self.conv, like)
+
+        def convolve_next(x_BCFHW: Tensor, onto_BCFHW: Tensor | None = None) -> Tensor:
+            before = past[self] if self in past else x_BCFHW[:, :, :1].expand(-1, -1, 2, -1, -1)
+            is_single = x_BCFHW.shape[2] == 1
+            past[self] = torch.cat([before[:, :, 1:], x_BCFHW], dim=2) if is_single else _owned(x_BCFHW[:, :, -2:])
+            if after_past:
+                return after_past(x_BCFHW, before, onto_BCFHW)
+            out_BCFHW = of_frames((*before.split(1, dim=2), *x_BCFHW.split(1, dim=2)))
+            return out_BCFHW if onto_BCFHW is None else plus(onto_BCFHW, out_BCFHW)
 
         return convolve_next
 
 
-def _owned(frame: Tensor) -> Tensor:
+def _owned(frames: Tensor) -> Tensor:
     """Copy a view, so that it does not keep the memory of the other frames alive."""
-    return frame if frame.untyped_storage().nbytes() == frame.nbytes else frame.clone()
+    return frames if frames.untyped_storage().nbytes() == frames.nbytes else frames.clone()
 
 
 def split_frames(chunk_bytes: int, x_BCFHW: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +101,7 @@ class ResBlock(nn.Module):
             out.append(x_BCFHW if shortcut is None else shortcut(x_BCFHW))
         convolve, activate = self.conv2.bind(h[0], past), activation(self.norm2, h, *latents)
         for index, (frames, x_BCFHW) in enumerate(pop_chunks(h)):
-            out[index] = plus(out[index], convolve(activate(x_BCFHW, frames)))
+            out[index] = convolve(activate(x_BCFHW, frames), out[index])
         return out
 
 
@@ -156,6 +162,9 @@ class Upsample(nn.Module):
 
 def _repeated(x_BCFHW: Tensor, single: int) -> Tensor:
     """Every frame twice, except the first `single`."""
+    if x_BCFHW.is_cuda:  # where repeat_interleave would lay a channels-last map out channels first
+        index_F = (torch.arange(2 * x_BCFHW.shape[2] - single, device=x_BCFHW.device) + single) // 2
+        return x_BCFHW.movedim(1, -1).index_select(1, index_F).movedim(-1, 1)
     return torch.cat([x_BCFHW[:, :, :single], x_BCFHW[:, :, single:].repeat_interleave(2, dim=2)], dim=2)
 
 

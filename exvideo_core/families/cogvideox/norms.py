@@ -16,6 +16,7 @@ from ...nn.conv3d import conv3d
 from ...nn.effective_weights import effective_weights
 from ...nn.fused import scaled_silu
 from ...nn.group_norm import affine, row_chunks
+from ...nn.kernels import operators, with_kernel
 from ...nn.layers import Ops, group_norm
 
 # A chunk of a feature map and the span of its frames, to the chunk activated
@@ -33,21 +34,36 @@ class LatentNorm(nn.Module):
         )
 
     def forward(self, x_BCFHW: Tensor, z_BZTHW: Tensor) -> Tensor:
-        scale, shift = self.scale_and_shift(z_BZTHW, x_BCFHW.shape[2])
+        index_F = latent_frame_of(x_BCFHW.shape[2], z_BZTHW.shape[2], z_BZTHW.device)
+        scale, shift = (_spread(values, index_F) for values in self.scale_and_shift(z_BZTHW))
         cells = _in_cells(self.norm_layer(x_BCFHW), z_BZTHW)
         # else the result is laid out like the shift, and every later convolution is channels first
         out = None if torch.is_grad_enabled() else torch.empty_like(cells)
         return _from_cells(torch.addcmul(shift, cells, scale, out=out))
 
-    def scale_and_shift(self, z_BZTHW: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-        """Scale and shift of every frame and latent cell, [B, C, F, h, 1, w, 1].
+    def scale_and_shift(self, z_BZTHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and shift of every latent cell, [B, C, T, h, w].
 
-        1x1x1 convolutions commute with nearest upsampling, so they run at latent size and are broadcast.
+        1x1x1 convolutions commute with nearest upsampling, so they run at latent size.
         """
-        index_F = latent_frame_of(frames, z_BZTHW.shape[2], z_BZTHW.device)
-        convs = self.conv_y["conv"], self.conv_b["conv"]
-        scale, shift = (conv3d(conv, z_BZTHW)[:, :, index_F, :, None, :, None] for conv in convs)
+        scale, shift = (conv3d(conv["conv"], z_BZTHW) for conv in (self.conv_y, self.conv_b))
         return scale, shift
+
+
+@with_kernel(operators.latent_scaled_silu)
+def latent_scaled_silu(
+    x_BCFHW: Tensor, factor_C: Tensor, summand_C: Tensor, gain_BCThw: Tensor, shift_BCThw: Tensor, repeats: int, lead: int
+) -> Tensor:
+    """SiLU((factor * x + summand) * gain + shift) of frames, number f of which is in latent frame (f + lead) // repeats.
+
+    Factor and summand are [C, 1, 1, 1], float32.
+    """
+    index_F = (torch.arange(x_BCFHW.shape[2], device=x_BCFHW.device) + lead) // repeats
+    gain, shift = (_spread(values, index_F).to(factor_C) for values in (gain_BCThw, shift_BCThw))
+    factor, summand = (values[..., None, None] for values in (factor_C, summand_C))
+    # combine both scales and shifts at latent size
+    factor, summand = factor * gain, torch.addcmul(shift, summand, gain)
+    return _from_cells(scaled_silu(_in_cells(x_BCFHW, gain_BCThw), factor, summand))
 
 
 def activation(norm: nn.Module, chunks: list[Tensor], *latents: Tensor) -> Activation:
@@ -63,16 +79,15 @@ def activation(norm: nn.Module, chunks: list[Tensor], *latents: Tensor) -> Activ
     scale = affine(base, weights, row_chunks(chunks, CHUNK_BYTES), axes=3)
     if not isinstance(norm, LatentNorm):
         return lambda x, _: scaled_silu(x, *scale)
-    # combine both scales and shifts at latent size
-    factor, summand = (values[..., None, None] for values in scale)
     (z_BZTHW,) = latents
-    gain, shift = (values.to(factor) for values in norm.scale_and_shift(z_BZTHW, sum(x.shape[2] for x in chunks)))
-    factor, summand = factor * gain, torch.addcmul(shift, summand, gain)
+    gain_and_shift = norm.scale_and_shift(z_BZTHW)
+    repeats, lead = _repeats_and_lead(sum(x.shape[2] for x in chunks), z_BZTHW.shape[2])
+    return lambda x, frames: latent_scaled_silu(x, *scale, *gain_and_shift, repeats, lead + frames.start)
 
-    def activate(x: Tensor, frames: slice) -> Tensor:
-        return _from_cells(scaled_silu(_in_cells(x, z_BZTHW), factor[:, :, frames], summand[:, :, frames]))
 
-    return activate
+def _spread(values_BCThw: Tensor, index_F: Tensor) -> Tensor:
+    """Values of latent cells for frames in these latent frames: [B, C, F, h, 1, w, 1]."""
+    return values_BCThw[:, :, index_F, :, None, :, None]
 
 
 def _in_cells(x_BCFHW: Tensor, z_BZTHW: Tensor) -> Tensor:
@@ -85,8 +100,14 @@ def _from_cells(x: Tensor) -> Tensor:
     return x.flatten(-2).flatten(-3, -2)
 
 
-def latent_frame_of(frames: int, latent_frames: int, device: torch.device | None = None) -> Tensor:
-    """Index of the latent frame of each frame of a temporal chunk; of an odd number, the first has its own."""
+def _repeats_and_lead(frames: int, latent_frames: int) -> tuple[int, int]:
+    """Frames of a latent frame in a temporal chunk, and what is missing of the first if it has a frame of its own."""
     single = frames % 2 if frames > 1 else 0
     repeats = (frames - single) // (latent_frames - single)
-    return (torch.arange(frames, device=device) + (repeats - 1) * single) // repeats
+    return repeats, (repeats - 1) * single
+
+
+def latent_frame_of(frames: int, latent_frames: int, device: torch.device | None = None) -> Tensor:
+    """Index of the latent frame of each frame of a temporal chunk; of an odd number, the first has its own."""
+    repeats, lead = _repeats_and_lead(frames, latent_frames)
+    return (torch.arange(frames, device=device) + lead) // repeats

@@ -74,6 +74,11 @@ _gated_product = _operator("gated_product(Tensor x, Tensor weight, Tensor bias) 
 _layer_norm = _operator(
     "layer_norm(Tensor x, Tensor? shift, Tensor factor, Tensor summand, int split, float eps) -> Tensor", _empty_like
 )
+_latent_scaled = _operator(
+    "latent_scaled(Tensor x, Tensor factor, Tensor summand, Tensor gain, Tensor shift, int width, int latent_width, "
+    "int repeats, int lead) -> Tensor",
+    _empty_like,
+)
 _norm_rope = _operator(
     "norm_rope(Tensor(a!) x, Tensor weight, Tensor bias, Tensor factors, float eps) -> Tensor(a!)", _changed
 )
@@ -206,3 +211,18 @@ def gelu_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor 
         return None
     rows = x.flatten(0, -2)
     return torch._addmm_activation(bias_G, rows, weight_GC.t(), use_gelu=True).view(*x.shape[:-1], -1)
+
+
+def latent_scaled_silu(
+    x_BCFHW: Tensor, factor_C: Tensor, summand_C: Tensor, gain_BCThw: Tensor, shift_BCThw: Tensor, repeats: int, lead: int
+) -> Tensor | None:
+    """See `norms.latent_scaled_silu`."""
+    if len(x_BCFHW) > 1 or factor_C.dtype != torch.float32:
+        return None
+    x_FLC, width, latent_width = items(x_BCFHW), x_BCFHW.shape[-1], gain_BCThw.shape[-1]
+    if x_FLC is None or gain_BCThw.dtype != shift_BCThw.dtype:
+        return None
+    of_cells = (each[0].permute(1, 2, 3, 0).flatten(1, 2).contiguous() for each in (gain_BCThw, shift_BCThw))
+    scale = factor_C.flatten().contiguous(), summand_C.flatten().contiguous()
+    out_FLC = _latent_scaled(x_FLC, *scale, *of_cells, width, latent_width, repeats, lead)
+    return out_FLC.view(x_BCFHW.movedim(1, -1).shape).movedim(-1, 1)

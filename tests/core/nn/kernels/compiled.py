@@ -17,6 +17,7 @@ from exvideo_core.nn.kernels import (
     gated_gelu,
     gated_product,
     group_scale,
+    latent_scaled,
     layer_norm,
     norm_rope,
     scaled,
@@ -25,7 +26,8 @@ from exvideo_core.nn.kernels import (
 # compute capability, and a dtype: all of both would take a minute
 TARGETS = [*((capability, "fp16") for capability in (75, 80, 86, 89, 90, 120)), (90, "bf16"), (90, "fp32")]
 STEPS = tuple(f"{of}step" for of in ("", "other_", "bias_", "first_", "second_", "third_", "batch_", "part_"))
-NUMBERS = dict.fromkeys((*STEPS, "L", "B", "C", "K", "N", "P", "G", "R", "H", "block", "split"), "i32") | {"eps": "fp32"}
+CELLS = ("W", "w", "down", "across", "cells", "repeats", "lead")
+NUMBERS = dict.fromkeys((*STEPS, "L", "B", "C", "K", "N", "P", "G", "R", "H", "block", "split", *CELLS), "i32") | {"eps": "fp32"}
 ALIGNED = ("C", "H", *STEPS)  # multiples of 16 in published models
 WIDE = ("factor", "factors", "summand", "mean", "means", "variance", "squares")  # float32; the others are what the network is in
 
@@ -38,6 +40,7 @@ def sources(dtype: str) -> list[tuple[str, ASTSource]]:
         scaled._scaled: {"SILU": True, "ROWS": scaled._ROWS, "COLS": scaled._COLUMNS},
         gated_gelu._gated_gelu: {"COLS": gated_gelu._COLUMNS},
         added_residual._added_residual: {"COUNT": 3, "ROWS": added_residual._ROWS, "COLS": added_residual._COLUMNS},
+        latent_scaled._latent_scaled: {"ROWS": latent_scaled._ROWS, "COLS": latent_scaled._COLUMNS},
         layer_norm._layer_norm: {"SHIFTED": True, "ROWS": 1, "COLS": layer_norm._TILE},
         norm_rope._norm_rope: {"ROWS": norm_rope._ROWS, "D": 64},
         group_scale._group_scale: {"PARTS": group_scale._PARTS, "COLS": 64},

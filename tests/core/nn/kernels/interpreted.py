@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from exvideo_core.families.cogvideox import rope
+from exvideo_core.families.cogvideox import norms, rope
 from exvideo_core.nn import group_norm
 from exvideo_core.nn.kernels import (
     added_residual,
@@ -21,6 +21,7 @@ from exvideo_core.nn.kernels import (
     gated_gelu,
     gated_product,
     group_scale,
+    latent_scaled,
     layer_norm,
     norm_rope,
     scaled,
@@ -131,6 +132,28 @@ def check_layer_norm(dtype: torch.dtype, shape: tuple[int, int, int], first: int
     report("layer_norm", f"{dtype} {shape} {first}", result, normed(torch.float32).to(dtype), normed(torch.float64))
 
 
+def check_latent_scaled(
+    dtype: torch.dtype, frames: int, cells: tuple[int, int], ratio: int, repeats: int, lead: int
+) -> None:
+    """Frames of a larger map, which are apart, and gain and shift of latent cells of `ratio` times `ratio` positions."""
+    (h, w), channels = cells, 40
+    x_BCFHW = drawn(1, frames, h * ratio + 1, w * ratio, channels, dtype=dtype).movedim(-1, 1)[:, :, :, :-1]
+    latent_frames = (frames - 1 + lead) // repeats + 1
+    of_cells = [drawn(1, latent_frames, h, w, channels, dtype=dtype, shift=n).movedim(-1, 1) for n in (1, 0)]
+    scale = [drawn(channels, dtype=torch.float32, shift=n).view(-1, 1, 1, 1) for n in (1, 2)]
+    x_FLC = items(x_BCFHW)
+    assert x_FLC is not None
+    result = torch.full(x_FLC.shape, torch.nan, dtype=dtype)
+    flat = [each[0].permute(1, 2, 3, 0).flatten(1, 2).contiguous() for each in of_cells]
+    latent_scaled.launch(x_FLC, *(each.flatten() for each in scale), *flat, w * ratio, w, repeats, lead, result)
+    wide = (each.double() for each in (x_BCFHW, *scale, *of_cells))
+    twin, exact = (
+        norms.latent_scaled_silu.twin(*given, repeats, lead).movedim(1, -1).flatten(0, 1).flatten(1, 2)
+        for given in ((x_BCFHW, *scale, *of_cells), wide)
+    )
+    report("latent_scaled", f"{dtype} {frames} {cells} {ratio} {repeats} {lead}", result, twin, exact)
+
+
 def check_norm_rope(dtype: torch.dtype, shape: tuple[int, int, int, int], for_each: bool) -> None:
     length, batch, _, dim = shape
     x_LBND, (weight_D, bias_D) = drawn(*shape, dtype=dtype), (drawn(dim, dtype=dtype, shift=n) for n in (1, 0))
@@ -182,6 +205,8 @@ def main() -> int:
         check_layer_norm(dtype, (9, 1, 40), None, 1e-5)
         check_layer_norm(dtype, (5, 2, 3072), 2, 1e-5)
         check_layer_norm(dtype, (5, 1, 24), 0, 1e-6)
+        check_latent_scaled(dtype, 3, (3, 5), 2, 4, 3)
+        check_latent_scaled(dtype, 2, (7, 6), 1, 1, 0)
         check_norm_rope(dtype, (7, 2, 3, 64), for_each=True)
         check_norm_rope(dtype, (13, 2, 5, 16), for_each=False)
         check_scaled(dtype, (2, 77, 40), shared=False, silu=False)
