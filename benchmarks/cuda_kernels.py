@@ -233,7 +233,7 @@ def _is_same_view(target: object, source: object) -> bool:
 def _traffic(packet: object, given: Sequence[Tensor], made: Sequence[Tensor]) -> int:
     if packet in _GATHERS:
         return 2 * _size(made[0])
-    read = given[1:] if packet in _OVERWRITES else given
+    read = given[1:] if packet in (*_OVERWRITES, torch.ops.exvideo.scaled_into) else given
     return sum(map(_size, [*read, *made]))
 
 

@@ -99,6 +99,12 @@ def scaled_silu(x: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
     return F.silu(torch.addcmul(summand, x, factor, out=wide), inplace=True).to(x.dtype)
 
 
+@with_kernel_in_place(operators.scaled_silu_into)
+def scaled_silu_into(out_BCX: Tensor, x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor:
+    """`scaled_silu` of x, written into a part of a larger tensor."""
+    return out_BCX.copy_(scaled_silu(x_BCX, factor, summand))
+
+
 @with_kernel_in_place(operators.added_residual)
 def added_residual(x_BCX: Tensor, bias_BC: Tensor, share: Tensor | None, *residuals_BCX: Tensor) -> Tensor:
     """x + share * (residuals + bias), in place on x; the bias, [C] or [B, C], is what a convolution left out.

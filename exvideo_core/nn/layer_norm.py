@@ -25,7 +25,8 @@ def shifted_layer_norm(x: Tensor, shift_C: Tensor, weight_C: Tensor, bias_C: Ten
 @with_kernel(operators.modulated_layer_norm)
 def modulated_layer_norm(x_LBC: Tensor, factor_PBC: Tensor, summand_PBC: Tensor, split: int, eps: float) -> Tensor:
     """norm(x) * factor + summand; their first part is for the tokens before `split`, their second for the others."""
-    normed_LBC = F.layer_norm(x_LBC.float(), x_LBC.shape[-1:], eps=eps)
+    wide = torch.promote_types(x_LBC.dtype, torch.float32)
+    normed_LBC = F.layer_norm(x_LBC.to(wide), x_LBC.shape[-1:], eps=eps)
     for part, tokens in enumerate((normed_LBC[:split], normed_LBC[split:])):
         tokens.mul_(factor_PBC[part]).add_(summand_PBC[part])
     return normed_LBC.to(x_LBC.dtype)
@@ -38,10 +39,10 @@ def bind_norm(norm: nn.Module, like: Tensor, shift_C: Tensor | None = None) -> C
     """
     if shift_C is None:
         return bind(norm, like)
-    weights = effective_weights(norm, like)
-    if weights is None or weights[1] is None:
+    weight_C, bias_C = effective_weights(norm, like) or (None, None)
+    if weight_C is None or bias_C is None:
         normalise = bind(norm, like)
         return lambda x: normalise(x + shift_C.to(x.dtype))
     assert isinstance(norm, nn.LayerNorm)
-    weight_C, bias_C, eps = *weights, norm.eps
+    eps = norm.eps
     return lambda x: shifted_layer_norm(x, shift_C, weight_C, bias_C, eps)

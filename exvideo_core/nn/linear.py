@@ -81,8 +81,8 @@ def bind_sum(
 
 def _add_product(weight_OC: Tensor, x: Tensor, y: Tensor) -> Tensor:
     """x + y W^T in place, for [R, O] or [B, R, O] and y likewise; items of a batch may be interleaved in memory."""
-    if x.is_contiguous():
-        rows = x.view(-1, x.shape[-1])
+    if x.ndim == 2 or x.is_contiguous():
+        rows = x.flatten(0, -2)
         torch.addmm(rows, y.reshape(-1, y.shape[-1]), weight_OC.t(), out=rows)
         return x
     # a few large products

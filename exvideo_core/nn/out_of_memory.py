@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from typing import Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from ..errors import ExVideoError
 
@@ -63,13 +65,39 @@ def retry_with_smaller_chunks(network: Chunked, compute: Callable[[], T]) -> T:
         try:
             return compute()
         except (RuntimeError, MemoryError) as error:
-            if network.chunk_bytes <= SMALLEST_CHUNK or not is_out_of_memory(error):
+            if not _has_smaller_chunks(network, error):
                 raise
-        free_unused()  # outside of `except`, where the tensors of the failed try are free
-        network.chunk_bytes //= 2
-        log.warning(
-            "ExVideo: out of memory: retrying with chunks of %g MiB (same result, slower).", network.chunk_bytes / 2**20
-        )
+        _take_smaller_chunks(network)  # outside of `except`, where the tensors of the failed try are free
+
+
+def resumed_with_smaller_chunks(network: Chunked, start: Callable[[], Iterator[T]]) -> Iterator[T]:
+    """What `start` yields; out of memory, it starts over with smaller chunks, and what was yielded is left out.
+
+    It must yield as many items each time.
+    """
+    count = 0
+    while True:
+        try:
+            for item in islice(start(), count, None):
+                count += 1
+                yield item
+            return
+        except (RuntimeError, MemoryError) as error:
+            if not _has_smaller_chunks(network, error):
+                raise
+        _take_smaller_chunks(network)
+
+
+def _has_smaller_chunks(network: Chunked, error: BaseException) -> bool:
+    return network.chunk_bytes > SMALLEST_CHUNK and is_out_of_memory(error)
+
+
+def _take_smaller_chunks(network: Chunked) -> None:
+    free_unused()
+    network.chunk_bytes //= 2
+    log.warning(
+        "ExVideo: out of memory: retrying with chunks of %g MiB (same result, slower).", network.chunk_bytes / 2**20
+    )
 
 
 @contextmanager
@@ -96,9 +124,33 @@ def retry_with_smaller_tiles(decode: Callable[[int | None], T], side: int) -> T:
         except (RuntimeError, MemoryError) as error:
             if side <= SMALLEST_TILE or not is_out_of_memory(error):
                 raise
-        tile = side = max(SMALLEST_TILE, (side + 1) // 2)
-        free_unused()
-        log.warning("ExVideo: out of memory: retrying with tiles of %d latent cells (seams may show).", tile)
+        tile = side = _smaller_tile(side)
+
+
+def resumed_with_smaller_tiles(decode: Callable[[int | None], Iterator[Tensor]], side: int) -> Iterator[Tensor]:
+    """`retry_with_smaller_tiles` of spans of frames [t, ...]; frames that were yielded are left out of a retry."""
+    tile: int | None = None
+    count = 0
+    while True:
+        first = 0
+        try:
+            for span in decode(tile):
+                first, left_out = first + len(span), max(0, count - first)
+                if first > count:
+                    count = first
+                    yield span[left_out:]
+            return
+        except (RuntimeError, MemoryError) as error:
+            if side <= SMALLEST_TILE or not is_out_of_memory(error):
+                raise
+        tile = side = _smaller_tile(side)
+
+
+def _smaller_tile(side: int) -> int:
+    tile = max(SMALLEST_TILE, (side + 1) // 2)
+    free_unused()
+    log.warning("ExVideo: out of memory: retrying with tiles of %d latent cells (seams may show).", tile)
+    return tile
 
 
 def free_unused() -> None:

@@ -6,7 +6,7 @@ inner border; towards the border of the whole clip they stay full, so that edges
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -32,37 +32,93 @@ def scaled(window: Window, factors: Sequence[int]) -> Window:
 
 
 class Blend:
-    """The weighted mean of overlapping windows, gathered in float32 on the CPU.
+    """The weighted mean of overlapping windows, summed in float32; frames are taken out as they are complete.
 
     Args:
         shape: of the result.
         dims: its dimensions that are cut into windows.
         frames: its dimension of frames, along which a window may arrive in chunks.
+        windows: all of them, in units of the result.
+        device: of the sums.
     """
 
-    def __init__(self, shape: Sequence[int], dims: Sequence[int], frames: int) -> None:
-        self.dims, self.frames = dims, frames
-        self.total = torch.zeros(*shape)
-        self.weights = torch.zeros([length if dim in dims else 1 for dim, length in enumerate(shape)])
+    def __init__(
+        self,
+        shape: Sequence[int],
+        dims: Sequence[int],
+        frames: int,
+        windows: Iterable[Window],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.shape, self.dims, self.frames, self.taken = tuple(shape), dims, frames, 0
+        # along others the weight is the same everywhere
+        self._cut = {dim for each in windows for dim, span in zip(dims, each, strict=True) if span != (0, shape[dim])}
+        # of windows over time, only those that are not complete are held
+        held = [0 if dim == frames and dim in self._cut else length for dim, length in enumerate(shape)]
+        self.total = torch.zeros(held, device=device)
+        self.weights = torch.zeros([n if dim in self._cut else 1 for dim, n in enumerate(held)], device=device)
+        self._weight_of: dict[object, Tensor] = {}
 
     def add(self, window: Window, chunk: Tensor, start: int = 0) -> None:
-        """Add a window, in units of the result, or the chunk of it that begins at frame `start`; it is overwritten."""
-        place = [slice(None)] * self.total.ndim
-        for dim, span in zip(self.dims, window, strict=True):
-            place[dim] = slice(*span)
-        covered = self.weights[tuple(place)]
-        weight = blend_weight(window, [self.total.shape[dim] for dim in self.dims]).view(covered.shape)
-        if start == 0:
-            covered += weight
-        total = self.total[tuple(place)].narrow(self.frames, start, chunk.shape[self.frames])
-        total += chunk.float().cpu().mul_(weight)
+        """Add a window, or the chunk of it that begins at frame `start`; the chunk is overwritten."""
+        spans, count = dict(zip(self.dims, window, strict=True)), chunk.shape[self.frames]
+        is_over_time = self.frames in self._cut
+        first = (spans[self.frames][0] if is_over_time else 0) + start - self.taken
+        self._hold(first + count)
+        spans[self.frames] = first, first + count
+        place = [slice(*spans[dim]) if dim in spans else slice(None) for dim in range(len(self.shape))]
+        weight = self._weight(window)
+        if is_over_time:
+            weight = weight.narrow(self.frames, start, count)
+        if is_over_time or start == 0:
+            self.weights[tuple(span if dim in self._cut else slice(None) for dim, span in enumerate(place))] += weight
+        self.total[tuple(place)] += chunk.to(self.total).mul_(weight)
 
-    def mean(self) -> Tensor:
-        """The blended result; it takes the place of the sums."""
-        return self.total.div_(self.weights)
+    def take(self, end: int) -> Tensor:
+        """Remove the frames before `end` that were not taken yet: their mean. No window to come may cover them."""
+        count = end - self.taken
+        done, self.total = _split(self.total, self.frames, count)
+        weights = self.weights
+        if self.frames in self._cut:
+            weights, self.weights = _split(weights, self.frames, count)
+        self.taken = end
+        return done.div_(weights)
+
+    def _hold(self, frames: int) -> None:
+        """Make room for so many frames."""
+        missing = frames - self.total.shape[self.frames]
+        if missing > 0:
+            self.total, self.weights = (
+                torch.cat([each, each.new_zeros(_with_length(each, self.frames, missing))], self.frames)
+                for each in (self.total, self.weights)
+            )
+
+    def _weight(self, window: Window) -> Tensor:
+        """`blend_weight`, of length 1 along dimensions that are not cut; kept, because most windows share it."""
+        lengths = [self.shape[dim] for dim in self.dims]
+        key = tuple(
+            (end - start, start > 0, end < length) for (start, end), length in zip(window, lengths, strict=True)
+        )
+        if key not in self._weight_of:
+            weight = blend_weight(window, lengths, self.total.device)
+            sizes = dict(zip(self.dims, weight.shape, strict=True))
+            weight = weight.view([sizes.get(dim, 1) for dim in range(len(self.shape))])
+            for dim in set(self.dims) - self._cut:
+                weight = weight.narrow(dim, 0, 1)
+            self._weight_of[key] = weight.clone()
+        return self._weight_of[key]
 
 
-def blend_weight(window: Window, lengths: Sequence[int]) -> Tensor:
+def _split(x: Tensor, dim: int, length: int) -> tuple[Tensor, Tensor]:
+    """The first part, of a length, and a copy of the rest, so that the first can be freed."""
+    return x.narrow(dim, 0, length), x.narrow(dim, length, x.shape[dim] - length).clone()
+
+
+def _with_length(x: Tensor, dim: int, length: int) -> list[int]:
+    return [length if number == dim else each for number, each in enumerate(x.shape)]
+
+
+def blend_weight(window: Window, lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
     """Weight of every point of one window, as DiffSynth-Studio 1.1.9 blends its tiles.
 
     The weight is the distance to the nearest inner face, counted from 1, over a border of a third of the mean side.
@@ -70,15 +126,16 @@ def blend_weight(window: Window, lengths: Sequence[int]) -> Tensor:
     Args:
         window: start and end on each axis, in units of the result.
         lengths: length of each axis as a whole.
+        device: of the result.
 
     Returns:
         float32 in (0, 1], one axis for each of the window's.
     """
     sizes = [end - start for start, end in window]
     border = max(1, sum(sizes) // (2 * len(sizes)))
-    weight = torch.full(sizes, float(border))
+    weight = torch.full(sizes, float(border), device=device)
     for axis, ((start, end), length) in enumerate(zip(window, lengths, strict=True)):
-        place = torch.arange(end - start, dtype=torch.float32)
+        place = torch.arange(end - start, dtype=torch.float32, device=device)
         shape = [-1 if i == axis else 1 for i in range(len(sizes))]
         if start > 0:
             weight = torch.minimum(weight, (place + 1).view(shape))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from PIL import Image
@@ -15,6 +15,7 @@ from ..nn.attention.backends import PACKAGES, package_of
 
 T = TypeVar("T")
 Picture = Image.Image | Tensor  # PIL, or float [H, W, 3] in [0, 1]
+OutputType = Literal["frames", "latents"]  # what a pipeline returns; latents are decoded apart
 Devices = str | torch.device | Sequence[str | torch.device] | None  # see `chosen_devices`
 
 

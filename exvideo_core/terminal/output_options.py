@@ -7,7 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..errors import VideoError
+from ..progress import Progress
 from ..runtime.resume import SavedRun
 from ..video import check_target, save_video
 from ..video.codecs import BIT_DEPTHS, CODECS, DEFAULT_QUALITY, QUALITIES
@@ -36,28 +39,34 @@ def saved_run(arguments: argparse.Namespace) -> SavedRun:
 
 
 def make_clip(
-    call: Callable[..., Any], chunk: str, fps: float, arguments: argparse.Namespace, resume: SavedRun | None
+    call: Callable[..., Any],
+    decode: Callable[[Tensor, Progress], Iterable[Frame]],
+    chunk: str,
+    fps: float,
+    arguments: argparse.Namespace,
+    resume: SavedRun | None,
 ) -> None:
-    """Call a pipeline that has all its settings, with progress bars, and write the file.
+    """Call a pipeline that has all its settings, with progress bars, and write its frames as they are decoded.
 
     Args:
-        call: takes callback, decode_progress and resume, and returns a result with frames.
+        call: takes callback, output_type and resume, and returns a result with latents.
+        decode: of these latents, with a progress in chunks.
         chunk: what is decoded at once.
     """
-    with Bar("sampling", "step") as sampling, Bar("decoding", chunk) as decoding:
+    with Bar("sampling", "step") as sampling:
         result = call(
-            callback=lambda step, steps, _denoised: sampling(step, steps), decode_progress=decoding, resume=resume
+            callback=lambda step, steps, _denoised: sampling(step, steps), output_type="latents", resume=resume
         )
-    write_output(result.frames, fps, arguments)
+    with Bar("decoding", chunk) as decoding:
+        write_output(decode(result.latents, decoding), fps, arguments)
 
 
 def write_output(frames: Iterable[Frame], fps: float, arguments: argparse.Namespace) -> None:
-    """Write the file with a progress bar, and print its name."""
+    """Write the file, print its name, and forget the saved run."""
     options = {"codec": arguments.codec, "quality": arguments.quality, "bit_depth": arguments.bit_depth}
     run = saved_run(arguments)
     try:
-        with Bar("writing", "frame") as writing:
-            path = save_video(frames, arguments.output, fps, progress=writing, **options)
+        path = save_video(frames, arguments.output, fps, **options)
     except VideoError as error:
         if not run.path.exists():
             raise

@@ -14,10 +14,11 @@ from torch import Tensor
 from ...exvideo_core.errors import ExVideoError
 from ...exvideo_core.families.cogvideox.config import Shapes, VAEConfig
 from ...exvideo_core.families.cogvideox.estimate import count_decoding, count_encoding
-from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE
+from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
+from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, frames_of_clip
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_tiles
-from ...exvideo_core.video.frames import pixels_to_frames
+from ...exvideo_core.runtime.decoded_frames import joined
 from .. import host
 from ..comfy_bridge import compat
 from ..comfy_bridge.vae import CoreVAE, Placed, decoding
@@ -70,8 +71,8 @@ class CogVAE(CoreVAE):
         tile = None if side >= max(latents_BCTHW.shape[-2:]) else side
         clips = []
         for latents_CTHW in latents_BCTHW:
-            (video_CFHW,) = self.first_stage_model.decode(latents_CTHW[None], host.progress(1), tile)
-            clips.append(pixels_to_frames(video_CFHW.transpose(0, 1)))
+            spans = self.first_stage_model.decode_spans(latents_CTHW[None], host.progress(1), tile, frames_of_clip)
+            clips.append(joined(spans, GEOMETRY.frames_of(latents_CTHW.shape[1])))
         return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
 
     def _encode(self, video_TCHW: Tensor) -> Tensor:

@@ -177,7 +177,7 @@ def svd_small_device() -> Subject:
     """Decoding of a picture that can be cut into tiles, on a device where operations may make little."""
     pipe = svd_pipeline()
     latents = noise(4, 4, 32, 32)
-    work = torch.inference_mode()(lambda: [pipe._decode(latents, None).frames])
+    work = torch.inference_mode()(lambda: [pipe.decode(latents).whole()])
     return in_cut_pieces(Subject("SVD, decoding", work, (pipe.vae,), (latents,), may_tile=True), 2**24, 2**18)
 
 
@@ -185,7 +185,7 @@ def cog_small_device() -> Subject:
     """The same."""
     pipe = cog_pipeline()
     latents = noise(1, 16, 2, 24, 24)
-    work = torch.inference_mode()(lambda: [pipe._decode(latents, None, None).frames])
+    work = torch.inference_mode()(lambda: [pipe.decode(latents).whole()])
     return in_cut_pieces(Subject("CogVideoX, decoding", work, (pipe.vae,), (latents,), may_tile=True), 2**24, 2**18)
 
 

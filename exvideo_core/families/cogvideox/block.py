@@ -130,7 +130,7 @@ class ModulatedNorm:
 
 @dataclass(frozen=True)
 class FusedModulatedNorm(ModulatedNorm):
-    """A `ModulatedNorm` whose norm and modulation are one step: a factor and a summand, [2, B, C], of text and video."""
+    """A `ModulatedNorm` in one step: a factor and a summand, [2, B, C], first of text, then of video."""
 
     factor_PBC: Tensor
     summand_PBC: Tensor
@@ -159,13 +159,13 @@ class AdaLNZero(nn.Module):
         chunks = self.linear(args.time_BE).chunk(6, dim=1)
         video, text = ((shift, 1 + scale, gate) for shift, scale, gate in (chunks[:3], chunks[3:]))
         bound = bind(self.norm, x_LBC), args.text_tokens, text, video
-        weights = effective_weights(self.norm, x_LBC) if are_tried(x_LBC) else None
-        if weights is None or weights[1] is None:
+        weight_C, bias_C = (effective_weights(self.norm, x_LBC) if are_tried(x_LBC) else None) or (None, None)
+        if weight_C is None or bias_C is None:
             return ModulatedNorm(*bound)
-        weight_C, bias_C = (each.float() for each in weights)
-        shift_PBC, scale_PBC = (torch.stack([part[index] for part in (text, video)]).float() for index in range(2))
+        wide = torch.promote_types(x_LBC.dtype, torch.float32)
+        shift_PBC, scale_PBC = (torch.stack([part[index] for part in (text, video)]).to(wide) for index in range(2))
         factor_PBC = scale_PBC * weight_C
-        summand_PBC = torch.addcmul(shift_PBC, scale_PBC, bias_C)
+        summand_PBC = shift_PBC + scale_PBC * bias_C
         return FusedModulatedNorm(*bound, factor_PBC, summand_PBC, self.norm.eps)
 
 
@@ -228,13 +228,13 @@ class JointAttention(nn.Module):
 
 
 def _bind_rope(norm: nn.Module, args: TransformerArgs) -> Callable[[Tensor, Tensor], Tensor]:
-    """Layer norm of each head, then rotary positions, as a function of q or k and the factors; may overwrite q and k."""
-    weights = effective_weights(norm, args.time_BE) if are_tried(args.time_BE) else None
-    if weights is None or weights[1] is None:
+    """Layer norm of each head, then rotary positions, as a function of q or k and the factors; may work in place."""
+    weight_D, bias_D = (effective_weights(norm, args.time_BE) if are_tried(args.time_BE) else None) or (None, None)
+    if weight_D is None or bias_D is None:
         bound = bind(norm, args.time_BE)
         return lambda x_LBND, freqs_cis: apply_rope(bound(x_LBND), freqs_cis)
     assert isinstance(norm, nn.LayerNorm)
-    weight_D, bias_D, eps = *weights, norm.eps
+    eps = norm.eps
     return lambda x_LBND, freqs_cis: norm_rope(x_LBND, weight_D, bias_D, freqs_cis, eps)
 
 

@@ -19,6 +19,7 @@ from ...estimate import Clip, Estimate
 from ...family import Command, Demo
 from ...lora import LoRA, apply_lora, merge, read_lora
 from ...runtime.distributed import init_world
+from ...runtime.resume import SavedRun
 from ...sampling.guidance import rising_guidance
 from ...sampling.inputs import check_init_video
 from ...terminal.model_options import add_loading, add_sampling, make_faster, place_of
@@ -81,7 +82,7 @@ def _run(arguments: argparse.Namespace) -> None:
         return
     pipeline, reports = _loaded(arguments, arguments.device, loras)
     sys.stderr.write(reports)
-    make_clip(_call(pipeline, init_video, arguments), "chunk", arguments.fps, arguments, saved_run(arguments))
+    _make_clip(pipeline, init_video, arguments, saved_run(arguments))
 
 
 def _run_shared(
@@ -95,15 +96,14 @@ def _run_shared(
     with init_world(arguments.device) as world:
         pipeline, reports = _loaded(arguments, world.device, loras)
         share_tokens(pipeline.transformer)
-        call = _call(pipeline, init_video, arguments)
         if world.is_first:
             sys.stderr.write(reports)
             # each process would save its own part, and all would have to resume at one step
             say("several processes save no steps: if this run is interrupted, it starts over.")
-            make_clip(call, "chunk", arguments.fps, arguments, resume=None)
+            _make_clip(pipeline, init_video, arguments, resume=None)
         else:
             with suppress(_Denoised):
-                call(callback=_leave_after_the_last_step)
+                _call(pipeline, init_video, arguments)(callback=_leave_after_the_last_step)
 
 
 def _loaded(
@@ -163,10 +163,18 @@ def _checked_init_video(arguments: argparse.Namespace) -> list[Tensor] | None:
     return init_video
 
 
+def _make_clip(
+    pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace, resume: SavedRun | None
+) -> None:
+    call = _call(pipeline, init_video, arguments)
+    decode = partial(pipeline.decode, tile=arguments.decode_tile)
+    make_clip(call, decode, "chunk", arguments.fps, arguments, resume)
+
+
 def _call(
     pipeline: CogVideoXPipeline, init_video: list[Tensor] | None, arguments: argparse.Namespace
 ) -> partial[CogVideoXResult]:
-    """The pipeline with its settings, but for callback, decode_progress and resume."""
+    """The pipeline with its settings, but for callback, output_type and resume."""
     scale, steps = arguments.guidance_scale, arguments.steps
     return partial(
         pipeline,
@@ -182,7 +190,6 @@ def _call(
         seed=arguments.seed,
         method=arguments.method,
         reuse=arguments.reuse,
-        decode_tile=arguments.decode_tile,
     )
 
 
@@ -197,7 +204,7 @@ def _run_demo(arguments: argparse.Namespace) -> None:
     init_video = _checked_init_video(arguments)
     pipeline = load_cogvideox(DEMO_TRANSFORMER, text_encoder=DEMO_TEXT_ENCODER, vae=DEMO_VAE)
     apply_lora(pipeline, DEMO_LORA)
-    make_clip(_call(pipeline, init_video, arguments), "chunk", arguments.fps, arguments, saved_run(arguments))
+    _make_clip(pipeline, init_video, arguments, saved_run(arguments))
 
 
 def _lora(text: str) -> tuple[LoRA, float]:

@@ -52,9 +52,15 @@ class LatentNorm(nn.Module):
 
 @with_kernel(operators.latent_scaled_silu)
 def latent_scaled_silu(
-    x_BCFHW: Tensor, factor_C: Tensor, summand_C: Tensor, gain_BCThw: Tensor, shift_BCThw: Tensor, repeats: int, lead: int
+    x_BCFHW: Tensor,
+    factor_C: Tensor,
+    summand_C: Tensor,
+    gain_BCThw: Tensor,
+    shift_BCThw: Tensor,
+    repeats: int,
+    lead: int,
 ) -> Tensor:
-    """SiLU((factor * x + summand) * gain + shift) of frames, number f of which is in latent frame (f + lead) // repeats.
+    """SiLU((factor * x + summand) * gain + shift); frame f is in latent frame (f + lead) // repeats.
 
     Factor and summand are [C, 1, 1, 1], float32.
     """

@@ -6,7 +6,7 @@ L text tokens, D channels of the text.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,23 +18,23 @@ from torch import Tensor, nn
 from ...errors import ExVideoError
 from ...nn.attention import Attention, sdpa
 from ...nn.nan_check import check_given, checked
-from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
 from ...progress import Progress
 from ...runtime import oom_hints
+from ...runtime.decoded_frames import DecodedFrames
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import chunk_bytes_on, free_bytes, on_own_device, temporarily_on
 from ...runtime.resume import Resume
 from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
 from ...sampling.denoisers import Denoiser, zero_snr_v_prediction
-from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.inputs import Devices, OutputType, Picture, SeededNoise
 from ...sampling.levels import Levels
 from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
 from ...sampling.samplers import Callback
 from ...sampling.schedules import alpha_levels
-from ...video.frames import cover_crop, pixels_to_frames, to_pixels
+from ...video.frames import cover_crop, to_pixels
 from ...weights.assign import assign_weights, shapes_of, sized_by
 from . import detect
 from .checkpoint import PartWeights, read_text_encoder, read_transformer, read_vae
@@ -43,14 +43,14 @@ from .geometry import GEOMETRY
 from .methods import METHODS, check_steps
 from .text_encoder import TextEncoder, TextEncoderConfig, Tokenizer, build_t5
 from .transformer import CogVideoXTransformer, blocks_of
-from .vae import SCALING_FACTOR, CogVideoXVAE
+from .vae import SCALING_FACTOR, CogVideoXVAE, frames_of_clip
 
 
 @dataclass(frozen=True, kw_only=True)
 class CogVideoXResult:
     """A finished clip, in float32 on the CPU."""
 
-    frames: Tensor  # [F, H, W, 3] in [0, 1]
+    frames: Tensor  # [F, H, W, 3] in [0, 1]; [0, H, W, 3] if only latents were asked for
     latents: Tensor  # [1, 16, T, h, w], what was decoded, in the transformer's scale
 
 
@@ -109,6 +109,7 @@ class CogVideoXPipeline:
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
         decode_tile: int | None = None,
+        output_type: OutputType = "frames",
         resume: Resume = None,
     ) -> CogVideoXResult:
         """Make a clip.
@@ -131,6 +132,7 @@ class CogVideoXPipeline:
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded chunk with (done, all).
             decode_tile: side of the tiles to decode in, in latent cells, to save memory; None is exact.
+            output_type: frames, or latents to leave them to `decode`, which needs no memory for the whole clip.
             resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
                 step that was saved. Delete the file when the video is saved.
 
@@ -171,7 +173,10 @@ class CogVideoXPipeline:
             draw=draw,
             settings={"contexts": contexts, "guidance": scales, "seed": seed},
         )
-        return self._decode(finish(result), decode_progress, decode_tile)
+        latents_BCTHW = finish(result).float()
+        decoded = self.decode(latents_BCTHW, decode_progress, decode_tile)
+        frames_FHWC = torch.empty(0, height, width, 3) if output_type == "latents" else decoded.whole()
+        return CogVideoXResult(frames=frames_FHWC, latents=latents_BCTHW.cpu())
 
     def _contexts(self, texts: Sequence[tuple[str | None, Tensor | None]]) -> list[Tensor]:
         """Embeddings [1, L, D] of (prompt, embedding): the embedding if it is given."""
@@ -224,16 +229,21 @@ class CogVideoXPipeline:
         given = {"the noisy latents": x_BCTHW, "the prompt's embedding": context_BLD}
         return checked(compute(memory=memory), transformer, compute, given).float()
 
-    @oom_hints.decoding
-    def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> CogVideoXResult:
-        largest = tile or max(latents_BCTHW.shape[-2:])
-        video_BCFHW = retry_with_smaller_tiles(
-            lambda side: self.vae.decode(latents_BCTHW / SCALING_FACTOR, progress, side or tile), largest
-        )
-        return CogVideoXResult(
-            frames=pixels_to_frames(rearrange(video_BCFHW, "1 C F H W -> F C H W")),
-            latents=latents_BCTHW.float().cpu(),
-        )
+    def decode(self, latents_BCTHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> DecodedFrames:
+        """Frames of latents in the transformer's scale, such as `result.latents`, decoded while they are read.
+
+        Args:
+            latents_BCTHW: [1, 16, T, h, w].
+            progress: called after each decoded chunk with (done, all).
+            tile: side of the tiles to decode in, in latent cells, to save memory; None is exact.
+        """
+        raw_BCTHW = latents_BCTHW.to(self.device, torch.float32) / SCALING_FACTOR
+
+        def spans(smaller: int | None) -> Iterator[Tensor]:
+            return self.vae.decode_spans(raw_BCTHW, progress, smaller or tile, frames_of_clip)
+
+        count = GEOMETRY.frames_of(raw_BCTHW.shape[2])
+        return DecodedFrames(count, spans, tile or max(raw_BCTHW.shape[-2:]), self.device)
 
 
 def _scale_of_each(timesteps: Tensor, scale: float | Sequence[float]) -> dict[int, float]:

@@ -7,19 +7,24 @@ Shapes: B clips, C channels, F frames, T latent frames, H W height and width (pi
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice, product
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import CHUNK_BYTES
 from ...nn.convolution import channels_last_on_gpu
 from ...nn.layers import Ops, group_norm
 from ...nn.nan_check import checked_part
-from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
+from ...nn.out_of_memory import restore_chunk_bytes, resumed_with_smaller_chunks, retry_with_smaller_chunks
 from ...nn.tiling import Blend, scaled, tile_axes
 from ...progress import Progress
+from ...runtime.decoded_frames import joined
+from ...runtime.host_copy import HostCopy
+from ...video.frames import pixels_to_frames
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
 from .config import VAEConfig
 from .geometry import GEOMETRY
@@ -61,8 +66,8 @@ class CogVideoXVAE(nn.Module):
     def _encode(self, video_BCFHW: Tensor, progress: Progress | None) -> Tensor:
         latents = []
         count = len(list(temporal_chunks(video_BCFHW.shape[2], _FRAME_CHUNK)))
-        for moments in self._checked_chunks("encoding", self.encoder, video_BCFHW, _FRAME_CHUNK):
-            latents.append(moments[:, : self.config.latent_channels])
+        for checked_moments in self._chunks("encoding", self.encoder, video_BCFHW, _FRAME_CHUNK):
+            latents.append(checked_moments()[:, : self.config.latent_channels])
             if progress:
                 progress(len(latents), count)
         return torch.cat(latents, dim=2)
@@ -81,29 +86,63 @@ class CogVideoXVAE(nn.Module):
         Returns:
             [B, 3, F, 8 h, 8 w] float32 on the CPU, about [-1, 1]; F is 4 T - 3 for odd T, else 4 T.
         """
-        with restore_chunk_bytes(self):
-            return retry_with_smaller_chunks(self, lambda: self._decode(latents_BCTHW, progress, tile))
+        spans = self.decode_spans(latents_BCTHW, progress, tile)
+        return joined(spans, GEOMETRY.frames_of(latents_BCTHW.shape[2]), axis=2)
 
-    def _decode(self, latents_BCTHW: Tensor, progress: Progress | None, tile: int | None) -> Tensor:
+    def decode_spans(
+        self,
+        latents_BCTHW: Tensor,
+        progress: Progress | None = None,
+        tile: int | None = None,
+        convert: Callable[[Tensor], Tensor] = torch.as_tensor,
+    ) -> Iterator[Tensor]:
+        """`decode`, span by span of frames as they are decoded; tiles give all frames at once.
+
+        While a span is read, the GPU decodes the next. `convert` is applied on the GPU to each span
+        [B, 3, f, 8 h, 8 w].
+        """
+        with restore_chunk_bytes(self):
+            yield from resumed_with_smaller_chunks(self, lambda: self._decode(latents_BCTHW, progress, tile, convert))
+
+    def _decode(
+        self,
+        latents_BCTHW: Tensor,
+        progress: Progress | None,
+        tile: int | None,
+        convert: Callable[[Tensor], Tensor],
+    ) -> Iterator[Tensor]:
         frames, height, width = latents_BCTHW.shape[2:]
         windows = list(product(*tile_axes(height, width, tile)))
-        size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
-        blend = Blend((len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size), dims=(3, 4), frames=2)
         count = len(windows) * len(list(temporal_chunks(frames, LATENT_CHUNK)))
-        done = 0
-        for window in windows:
+        size = (SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
+        shape = (len(latents_BCTHW), 3, GEOMETRY.frames_of(frames), *size)
+        places = [scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)) for window in windows]
+        blend = Blend(shape, dims=(3, 4), frames=2, windows=places) if len(windows) > 1 else None
+        waiting, done = None, 0
+        for window, place in zip(windows, places, strict=True):
             (h0, h1), (w0, w1) = window
-            start = 0
-            part_BCTHW = latents_BCTHW[..., h0:h1, w0:w1]
-            for chunk_BCFHW in self._checked_chunks("decoding", self.decoder, part_BCTHW, LATENT_CHUNK):
-                blend.add(scaled(window, (SPATIAL_FACTOR, SPATIAL_FACTOR)), chunk_BCFHW, start)
+            start, part_BCTHW = 0, latents_BCTHW[..., h0:h1, w0:w1]
+            for checked_chunk in self._chunks("decoding", self.decoder, part_BCTHW, LATENT_CHUNK):
+                if waiting is not None:
+                    yield waiting.wait()
+                chunk_BCFHW, waiting = checked_chunk().float(), None
+                if blend is None:
+                    waiting = HostCopy(convert(chunk_BCFHW))
+                else:
+                    blend.add(place, chunk_BCFHW, start)
                 start, done = start + chunk_BCFHW.shape[2], done + 1
                 if progress:
                     progress(done, count)
-        return blend.mean()
+        if blend is not None:
+            waiting = HostCopy(convert(blend.take(shape[2])))
+        assert waiting is not None, "a clip has latent frames"
+        yield waiting.wait()
 
-    def _checked_chunks(self, doing: str, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
-        """Run the encoder or decoder on each temporal chunk; an error about NaN or Inf names the chunk's frames."""
+    def _chunks(self, doing: str, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Callable[[], Tensor]]:
+        """Run the encoder or decoder on each temporal chunk; call what is yielded for the result.
+
+        That call waits for the GPU to check the result. An error about NaN or Inf names the chunk's frames.
+        """
         first, spans = 0, temporal_chunks(x_BCTHW.shape[2], size)
         for index, ((start, end), chunk) in enumerate(zip(spans, self._run_chunks(coder, x_BCTHW, size), strict=True)):
 
@@ -111,7 +150,7 @@ class CogVideoXVAE(nn.Module):
                 return next(islice(self._run_chunks(coder, x_BCTHW, size), index, None))
 
             last = first + max(end - start, chunk.shape[2]) - 1  # of the frames that are encoded or were decoded
-            yield checked_part(f"{doing} frames {first} to {last}", chunk, self, again, x_BCTHW)
+            yield partial(checked_part, f"{doing} frames {first} to {last}", chunk, self, again, x_BCTHW)
             first = last + 1
 
     def _run_chunks(self, coder: nn.Module, x_BCTHW: Tensor, size: int) -> Iterator[Tensor]:
@@ -123,6 +162,11 @@ class CogVideoXVAE(nn.Module):
         """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""
         weight = self.decoder.conv_in.conv.weight
         return x.to(weight.device, weight.dtype)
+
+
+def frames_of_clip(video_BCFHW: Tensor) -> Tensor:
+    """Pixels of one clip, [1, 3, F, H, W] in [-1, 1], to frames [F, H, W, 3] in [0, 1]."""
+    return pixels_to_frames(rearrange(video_BCFHW, "1 C F H W -> F C H W"))
 
 
 def temporal_chunks(length: int, size: int) -> Iterator[tuple[int, int]]:

@@ -135,7 +135,7 @@ def _make_clip(pipeline: SVDPipeline, image: Image.Image, arguments: argparse.Na
         method=arguments.method,
         reuse=arguments.reuse,
     )
-    make_clip(call, "window", fps, arguments, saved_run(arguments))
+    make_clip(call, pipeline.decode, "window", fps, arguments, saved_run(arguments))
 
 
 def _keyframe(text: str) -> tuple[int, Image.Image | Tensor]:

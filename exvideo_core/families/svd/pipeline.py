@@ -5,7 +5,7 @@ Shapes: T frames, C channels, H and W pixels, h and w latent cells of 8x8 pixels
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,10 +18,10 @@ from ...errors import ClipError
 from ...nn.attention import Attention, sdpa
 from ...nn.convolution import lay_out_weights
 from ...nn.nan_check import checked
-from ...nn.out_of_memory import retry_with_smaller_tiles
 from ...nn.step_cache import Branch, Reuse, StepCache
 from ...progress import Progress
 from ...runtime import oom_hints
+from ...runtime.decoded_frames import DecodedFrames
 from ...runtime.guidance_branches import Branches
 from ...runtime.memory import chunk_bytes_on, free_bytes, on_own_device, temporarily_on
 from ...runtime.resume import Resume
@@ -29,7 +29,7 @@ from ...runtime.weight_streaming import WeightStream
 from ...sampling import inputs
 from ...sampling.denoisers import Denoiser, pin_frames, v_prediction
 from ...sampling.guidance import frame_guidance
-from ...sampling.inputs import Devices, Picture, SeededNoise
+from ...sampling.inputs import Devices, OutputType, Picture, SeededNoise
 from ...sampling.levels import Levels
 from ...sampling.postprocess import finish
 from ...sampling.run import guided_velocity, sample
@@ -52,7 +52,7 @@ from .vae import LARGEST_TILE, SCALING_FACTOR, VAE
 class SVDResult:
     """A finished clip, in float32 on the CPU."""
 
-    frames: Tensor  # [T, H, W, 3] in [0, 1]
+    frames: Tensor  # [T, H, W, 3] in [0, 1]; [0, H, W, 3] if only latents were asked for
     latents: Tensor  # [T, 4, h, w], what was decoded, in the UNet's scale (after normalising and contrast)
 
 
@@ -117,6 +117,7 @@ class SVDPipeline:
         reuse: Reuse | None = None,
         callback: Callback | None = None,
         decode_progress: Progress | None = None,
+        output_type: OutputType = "frames",
         resume: Resume = None,
     ) -> SVDResult:
         """Make a clip.
@@ -144,6 +145,7 @@ class SVDPipeline:
             reuse: when a step may be predicted from earlier ones: faster, not exact. None computes all.
             callback: called after each step with (step, steps, denoised latents); may raise to stop.
             decode_progress: called after each decoded window with (done, all).
+            output_type: frames, or latents to leave them to `decode`, which needs no memory for the whole clip.
             resume: file for the state of the run, or a `SavedRun`. A call with the same arguments resumes after the
                 step that was saved. Delete the file when the video is saved.
         """
@@ -204,7 +206,10 @@ class SVDPipeline:
             draw=draw,
             settings=settings,
         )
-        return self._decode(finish(result, normalize=chosen.normalize, contrast=chosen.contrast), decode_progress)
+        latents_TCHW = finish(result, normalize=chosen.normalize, contrast=chosen.contrast).float()
+        decoded = self.decode(latents_TCHW, decode_progress)
+        frames_THWC = torch.empty(0, height, width, 3) if output_type == "latents" else decoded.whole()
+        return SVDResult(frames=frames_THWC, latents=latents_TCHW.cpu())
 
     def _denoiser(
         self, unets: Branches, on: Conditioning, guidance_T111: Tensor | None, cache: StepCache | None
@@ -225,11 +230,18 @@ class SVDPipeline:
         given = {"the noisy latents": x_TCHW, "the picture's embedding": embedding}
         return checked(compute(memory=memory), unet, compute, given).float()
 
-    @oom_hints.decoding
-    def _decode(self, latents_TCHW: Tensor, progress: Progress | None) -> SVDResult:
-        raw_TCHW, side = latents_TCHW / SCALING_FACTOR, min(max(latents_TCHW.shape[-2:]), LARGEST_TILE)
-        pixels = retry_with_smaller_tiles(lambda tile: self.vae.decode(raw_TCHW, progress, tile), side)
-        return SVDResult(frames=pixels_to_frames(pixels), latents=latents_TCHW.float().cpu())
+    def decode(self, latents_TCHW: Tensor, progress: Progress | None = None) -> DecodedFrames:
+        """Frames of latents in the UNet's scale, such as `result.latents`, which are decoded while they are read.
+
+        `progress` is called after each decoded window with (done, all).
+        """
+        raw_TCHW = latents_TCHW.to(self.device, torch.float32) / SCALING_FACTOR
+        side = min(max(raw_TCHW.shape[-2:]), LARGEST_TILE)
+
+        def spans(tile: int | None) -> Iterator[Tensor]:
+            return self.vae.decode_spans(raw_TCHW, progress, tile, pixels_to_frames)
+
+        return DecodedFrames(len(raw_TCHW), spans, side, self.device)
 
     def _encode(self, pictures: Sequence[Picture], width: int, height: int) -> Tensor:
         """Raw latents [N, 4, h, w] of pictures, one at a time."""

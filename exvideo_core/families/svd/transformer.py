@@ -162,9 +162,9 @@ class SpatioTemporalTransformer(nn.Module):
 
     def forward(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
         tokens: Tokens = self._tokens(x_TCHW, args), None
-        spatial = self.transformer_blocks[0](tokens, args.context, args.chunk_bytes)
-        temporal: Tokens = self._add_positions(*spatial, x_TCHW.shape[2], args), None
-        temporal = self.time_stack[0](temporal, args.context[:1], args.chunk_bytes)
+        spatial: Tokens = self.transformer_blocks[0](tokens, args.context, args.chunk_bytes)
+        tokens = self._add_positions(spatial, x_TCHW.shape[2], args), None
+        temporal: Tokens = self.time_stack[0](tokens, args.context[:1], args.chunk_bytes)
         return self._project_out(x_TCHW, spatial, temporal, args)
 
     def _tokens(self, x_TCHW: Tensor, args: UNetArgs) -> Tensor:
@@ -175,8 +175,9 @@ class SpatioTemporalTransformer(nn.Module):
 
         return map_chunks(tokens, len(x_TCHW), items_within(args.chunk_bytes, 3 * x_TCHW[:1].nbytes))
 
-    def _add_positions(self, spatial_TLC: Tensor, shift_C: Tensor | None, height: int, args: UNetArgs) -> Tensor:
+    def _add_positions(self, spatial: Tokens, height: int, args: UNetArgs) -> Tensor:
         """Tokens with the position of their frame added, as a new tensor; ExVideo's extension also mixes them."""
+        spatial_TLC, shift_C = spatial
 
         def embed(position_TC: Tensor) -> Tensor:
             position_TC = self.time_pos_embed(position_TC)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import product
+from itertools import product, zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Blend, Window, scaled, tile_axes, windows
 from ...progress import Progress
+from ...runtime.decoded_frames import joined
+from ...runtime.host_copy import HostCopy
 from .config import VAEConfig
 from .geometry import GEOMETRY
 from .vae_blocks import Middle, ResBlock
@@ -81,22 +84,47 @@ class VAE(nn.Module):
         changes the result by rounding only. `progress` counts windows. `tile` is the side of smaller tiles in latent
         cells, below 128: less memory, but seams may show; None is exact.
         """
+        return joined(self.decode_spans(latents_TCHW, progress, tile), len(latents_TCHW))
+
+    def decode_spans(
+        self,
+        latents_TCHW: Tensor,
+        progress: Progress | None = None,
+        tile: int | None = None,
+        convert: Callable[[Tensor], Tensor] = torch.as_tensor,
+    ) -> Iterator[Tensor]:
+        """`decode`, span by span of frames as they are complete. While one is read, the GPU decodes the next window.
+
+        `convert` is applied on the GPU to each span [t, 3, 8 h, 8 w].
+        """
         frames, _, height, width = latents_TCHW.shape
         windows = decode_windows(frames, height, width, tile)
-        blend = Blend((frames, 3, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width), dims=(0, 2, 3), frames=0)
+        places = [scaled(window, (1, SPATIAL_FACTOR, SPATIAL_FACTOR)) for window in windows]
+        shape = (frames, 3, SPATIAL_FACTOR * height, SPATIAL_FACTOR * width)
+        blend = Blend(shape, dims=(0, 2, 3), frames=0, windows=places, device=self.to_network(latents_TCHW[:0]).device)
+        waiting = None
         with restore_chunk_bytes(self):
-            for done, window in enumerate(windows, start=1):
+            for done, (window, place, following) in enumerate(zip_longest(windows, places, windows[1:]), start=1):
                 (t0, t1), (h0, h1), (w0, w1) = window
                 window_TCHW = latents_TCHW[t0:t1, :, h0:h1, w0:w1]
                 decode = partial(retry_with_smaller_chunks, self, partial(self._decode_window, window_TCHW))
-                part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", decode(), self, decode, window_TCHW)
-                blend.add(scaled(window, (1, SPATIAL_FACTOR, SPATIAL_FACTOR)), part_TCHW)
+                part_TCHW = decode()
+                if waiting is not None:
+                    yield waiting.wait()
+                    waiting = None
+                part_TCHW = checked_part(f"decoding frames {t0} to {t1 - 1}", part_TCHW, self, decode, window_TCHW)
+                blend.add(place, part_TCHW)
+                del part_TCHW
+                end = following[0][0] if following else frames
+                if end > blend.taken:
+                    waiting = HostCopy(convert(blend.take(end)))
                 if progress:
                     progress(done, len(windows))
-        return blend.mean()
+        assert waiting is not None, "the last window completes the clip"
+        yield waiting.wait()
 
     def _decode_window(self, latents_TCHW: Tensor) -> Tensor:
-        return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes).float().cpu()
+        return self.decoder(self.to_network(latents_TCHW), self.chunk_bytes)
 
     def to_network(self, x: Tensor) -> Tensor:
         """Move to the device and dtype the network computes in; a host that offloads weights overrides this."""

@@ -18,7 +18,7 @@ from ...nn.chunks import CHUNK_BYTES, items_within, map_chunks, spans
 from ...nn.conv3d import bind_conv3d_and_bias, conv3d
 from ...nn.convolution import channels_last_on_gpu
 from ...nn.effective_weights import Weights, effective_weights
-from ...nn.fused import added_residual, scaled_silu
+from ...nn.fused import added_residual, scaled_silu, scaled_silu_into
 from ...nn.group_norm import affine, norm_silu, row_chunks
 from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
@@ -159,8 +159,7 @@ class TimeBlock(nn.Module):
         kept: dict[int, Tensor] = {}
 
         def first(span: slice) -> Tensor:
-            x_1CTHW = _gather([x_TCHW[:, :, span] for x_TCHW in chunks])
-            return convolve(scaled_silu(x_1CTHW, *scale))
+            return convolve(_scaled_clip([x_TCHW[:, :, span] for x_TCHW in chunks], scale))
 
         def keep_some() -> Iterator[Tensor]:
             for span in spans(chunks[0].shape[2], rows):
@@ -183,6 +182,17 @@ def _as_clip(x_TCHW: Tensor) -> Tensor:
 def _gather(chunks: list[Tensor]) -> Tensor:
     """Concatenate chunks of frames to [1, C, T, H, W]."""
     return _as_clip(torch.cat(chunks) if len(chunks) > 1 else chunks[0])
+
+
+def _scaled_clip(chunks: list[Tensor], scale: tuple[Tensor, Tensor]) -> Tensor:
+    """SiLU of the scaled chunks of frames, concatenated to [1, C, T, H, W]."""
+    if len(chunks) == 1 or not chunks[0].is_cuda:
+        return scaled_silu(_gather(chunks), *scale)
+    shape = sum(map(len, chunks)), *chunks[0].shape[1:]
+    x_TCHW = torch.empty(shape, dtype=chunks[0].dtype, device=chunks[0].device, memory_format=torch.channels_last)
+    for out_TCHW, chunk_TCHW in zip(x_TCHW.split([*map(len, chunks)]), chunks, strict=True):
+        scaled_silu_into(_as_clip(out_TCHW), _as_clip(chunk_TCHW), *scale)
+    return _as_clip(x_TCHW)
 
 
 def _add_share(chunks: list[Tensor], share: Tensor, residual_1CTHW: Tensor, bias_C: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""SiLU((factor * x + summand) * gain + shift), gain and shift of a coarser map: 4 bytes an element in 16 bits, not 20."""
+"""SiLU((factor * x + summand) * gain + shift), the last two of a coarser map: 4 bytes an element in 16 bits."""
 
 from __future__ import annotations
 

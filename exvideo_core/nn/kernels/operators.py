@@ -16,21 +16,23 @@ _MOST_RESIDUALS = 3
 _LIBRARY = torch.library.Library("exvideo", "FRAGMENT")  # lives as long as this module
 
 
-def _operator(schema: str, empty: Callable[..., Any]) -> Callable[..., Any]:
+def _operator(schema: str, empty: Callable[..., Any], module: str | None = None) -> Callable[..., Any]:
     """Define the operator of a schema `name(...) -> ...`, whose kernel is `launch` of the module `name`.
 
     Args:
+        schema: its first argument is changed if it has a `!`.
         empty: makes the result's tensors, which the kernel fills after the arguments, or returns the one it changes.
+        module: that of the kernel, if it is not `name`; its `launch` fills the last argument, which is the first here.
     """
     name = schema.partition("(")[0]
     is_in_place = "!" in schema
 
     def on_gpu(*args: Any) -> Tensor | tuple[Tensor, ...]:
-        launch = import_module(f".{name}", __package__).launch  # here, because it needs Triton
+        launch = import_module(f".{module or name}", __package__).launch  # here, because it needs Triton
         results: Tensor | tuple[Tensor, ...] = empty(*args)
         filled = () if is_in_place else results if isinstance(results, tuple) else (results,)
         with torch.cuda.device(args[0].device):  # Triton launches on the current device
-            launch(*args, *filled)
+            launch(*((*args[1:], args[0]) if module else args), *filled)
         return results
 
     if not hasattr(torch.ops.exvideo, name):  # another copy of this package may be in the process
@@ -68,6 +70,9 @@ def _changed(x: Tensor, *_others: Any) -> Tensor:
 
 _channel_statistics = _operator("channel_statistics(Tensor x) -> (Tensor, Tensor)", _empty_statistics)
 _scaled = _operator("scaled(Tensor x, Tensor factor, Tensor summand, bool silu) -> Tensor", _empty_like)
+_scaled_into = _operator(
+    "scaled_into(Tensor(a!) out, Tensor x, Tensor factor, Tensor summand, bool silu) -> Tensor(a!)", _changed, "scaled"
+)
 _gated_gelu = _operator("gated_gelu(Tensor x) -> Tensor", _empty_half)
 _gated_product = _operator("gated_product(Tensor x, Tensor weight, Tensor bias) -> Tensor", _empty_hidden)
 
@@ -124,12 +129,27 @@ def scaled_silu(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor | None
     return _scaled_items(x_BCX, factor, summand, silu=True)
 
 
+def scaled_silu_into(out_BCX: Tensor, x_BCX: Tensor, factor: Tensor, summand: Tensor) -> Tensor | None:
+    """See `fused.scaled_silu_into`."""
+    out_NLC, given = items(out_BCX), _items_and_scale(x_BCX, factor, summand)
+    if out_NLC is None or given is None or not out_NLC.is_contiguous():
+        return None
+    _scaled_into(out_NLC, *given, True)
+    return out_BCX
+
+
 def _scaled_items(x_BCX: Tensor, factor: Tensor, summand: Tensor, *, silu: bool) -> Tensor | None:
+    given = _items_and_scale(x_BCX, factor, summand)
+    return None if given is None else _scaled(*given, silu).view(x_BCX.movedim(1, -1).shape).movedim(-1, 1)
+
+
+def _items_and_scale(x_BCX: Tensor, factor: Tensor, summand: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+    """The items of x with their factors and summands, [N or 1, C]."""
     x_NLC, per_image = items(x_BCX), factor.numel() != x_BCX.shape[1]
     if x_NLC is None or (per_image and factor.numel() != x_BCX.shape[1] * len(x_NLC)):
         return None
-    scale = (each.reshape(-1, x_BCX.shape[1]).contiguous() for each in (factor, summand))
-    return _scaled(x_NLC, *scale, silu).view(x_BCX.movedim(1, -1).shape).movedim(-1, 1)
+    factor_NC, summand_NC = (each.reshape(-1, x_BCX.shape[1]).contiguous() for each in (factor, summand))
+    return x_NLC, factor_NC, summand_NC
 
 
 def gated_gelu(x: Tensor) -> Tensor | None:
@@ -214,7 +234,13 @@ def gelu_product(x: Tensor, weight_GC: Tensor, bias_G: Tensor | None) -> Tensor 
 
 
 def latent_scaled_silu(
-    x_BCFHW: Tensor, factor_C: Tensor, summand_C: Tensor, gain_BCThw: Tensor, shift_BCThw: Tensor, repeats: int, lead: int
+    x_BCFHW: Tensor,
+    factor_C: Tensor,
+    summand_C: Tensor,
+    gain_BCThw: Tensor,
+    shift_BCThw: Tensor,
+    repeats: int,
+    lead: int,
 ) -> Tensor | None:
     """See `norms.latent_scaled_silu`."""
     if len(x_BCFHW) > 1 or factor_C.dtype != torch.float32:

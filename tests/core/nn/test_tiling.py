@@ -87,9 +87,10 @@ def test_swapping_axes_swaps_the_weights() -> None:
 @pytest.mark.parametrize("chunk", [1, 2, 5])
 def test_a_blend_is_the_weighted_mean_whether_frames_come_at_once_or_in_chunks(chunk: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    blend = Blend((2, 5, 13, 16), dims=(2, 3), frames=1)
+    tiles = list(product(*tile_axes(13, 16, 8)))
+    blend = Blend((2, 5, 13, 16), dims=(2, 3), frames=1, windows=tiles)
     total, weights = torch.zeros(2, 5, 13, 16), torch.zeros(13, 16)
-    for window in product(*tile_axes(13, 16, 8)):
+    for window in tiles:
         (h0, h1), (w0, w1) = window
         part = torch.rand(2, 5, h1 - h0, w1 - w0, generator=generator)
         weight = blend_weight(window, (13, 16))
@@ -98,16 +99,38 @@ def test_a_blend_is_the_weighted_mean_whether_frames_come_at_once_or_in_chunks(c
         for start in range(0, 5, chunk):
             blend.add(window, part[:, start : start + chunk].clone(), start)
 
-    assert torch.equal(blend.mean(), total / weights)
+    assert torch.equal(blend.take(5), total / weights)
 
 
 def test_frames_can_be_cut_into_windows_too() -> None:
-    blend = Blend((12, 3, 8, 16), dims=(0, 2, 3), frames=0)
-    for window in product(windows(12, 8, 4), windows(1, 8, 6), windows(2, 8, 6)):
-        (t0, t1), (h0, h1), (w0, w1) = window = scaled(window, (1, 8, 8))
+    cells = product(windows(12, 8, 4), windows(1, 8, 6), windows(2, 8, 6))
+    places = [scaled(window, (1, 8, 8)) for window in cells]
+    blend = Blend((12, 3, 8, 16), dims=(0, 2, 3), frames=0, windows=places)
+    for window in places:
+        (t0, t1), (h0, h1), (w0, w1) = window
         blend.add(window, torch.arange(t0, t1).view(-1, 1, 1, 1).expand(-1, 3, h1 - h0, w1 - w0).half())
 
-    torch.testing.assert_close(blend.mean(), torch.arange(12.0).view(-1, 1, 1, 1).expand(12, 3, 8, 16))
+    torch.testing.assert_close(blend.take(12), torch.arange(12.0).view(-1, 1, 1, 1).expand(12, 3, 8, 16))
+
+
+@pytest.mark.parametrize("tile", [8, 16], ids=["tiles", "whole frames"])
+def test_frames_can_be_taken_as_soon_as_no_window_to_come_covers_them(tile: int) -> None:
+    places = list(product(windows(21, 8, 4), *tile_axes(13, 16, tile)))
+    generator = torch.Generator().manual_seed(1)
+    parts = [torch.rand(t1 - t0, 3, h1 - h0, w1 - w0, generator=generator) for (t0, t1), (h0, h1), (w0, w1) in places]
+    early, late = (Blend((21, 3, 13, 16), dims=(0, 2, 3), frames=0, windows=places) for _ in range(2))
+    spans, most = [], 0
+    for window, following, part in zip(places, [*places[1:], None], parts, strict=True):
+        for blend in (early, late):
+            blend.add(window, part.clone())
+        most = max(most, len(early.total))
+        end = following[0][0] if following else 21
+        if end > early.taken:
+            spans.append(early.take(end))
+
+    assert [len(span) for span in spans] == [4, 4, 4, 4, 5]
+    assert most == 8
+    assert torch.equal(torch.cat(spans), late.take(21))
 
 
 def test_without_a_tile_size_one_tile_is_the_picture() -> None:

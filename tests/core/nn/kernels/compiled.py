@@ -27,9 +27,19 @@ from exvideo_core.nn.kernels import (
 TARGETS = [*((capability, "fp16") for capability in (75, 80, 86, 89, 90, 120)), (90, "bf16"), (90, "fp32")]
 STEPS = tuple(f"{of}step" for of in ("", "other_", "bias_", "first_", "second_", "third_", "batch_", "part_"))
 CELLS = ("W", "w", "down", "across", "cells", "repeats", "lead")
-NUMBERS = dict.fromkeys((*STEPS, "L", "B", "C", "K", "N", "P", "G", "R", "H", "block", "split", *CELLS), "i32") | {"eps": "fp32"}
+NUMBERS = dict.fromkeys((*STEPS, "L", "B", "C", "K", "N", "P", "G", "R", "H", "block", "split", *CELLS), "i32") | {
+    "eps": "fp32"
+}
 ALIGNED = ("C", "H", *STEPS)  # multiples of 16 in published models
-WIDE = ("factor", "factors", "summand", "mean", "means", "variance", "squares")  # float32; the others are what the network is in
+WIDE = (
+    "factor",
+    "factors",
+    "summand",
+    "mean",
+    "means",
+    "variance",
+    "squares",
+)  # float32; the others are what the network is in
 
 
 def sources(dtype: str) -> list[tuple[str, ASTSource]]:

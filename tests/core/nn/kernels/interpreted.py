@@ -107,7 +107,9 @@ def check_added_residual(
     bias_NC = drawn(1 if shared else shape[0], shape[2], dtype=torch.float32)
 
     def summed(wide: torch.dtype) -> Tensor:
-        return x_NLC.to(wide) + (share or 1) * (sum(each.to(wide) for each in residuals_NLC) + bias_NC[:, None].to(wide))
+        return x_NLC.to(wide) + (share or 1) * (
+            sum(each.to(wide) for each in residuals_NLC) + bias_NC[:, None].to(wide)
+        )
 
     twin, exact = summed(torch.float32).to(dtype), summed(torch.float64)
     added_residual.launch(x_NLC, residuals_NLC, bias_NC, torch.tensor([share or 1.0]))
@@ -135,7 +137,7 @@ def check_layer_norm(dtype: torch.dtype, shape: tuple[int, int, int], first: int
 def check_latent_scaled(
     dtype: torch.dtype, frames: int, cells: tuple[int, int], ratio: int, repeats: int, lead: int
 ) -> None:
-    """Frames of a larger map, which are apart, and gain and shift of latent cells of `ratio` times `ratio` positions."""
+    """Frames of a larger map, which are apart; a latent cell is `ratio` times `ratio` positions."""
     (h, w), channels = cells, 40
     x_BCFHW = drawn(1, frames, h * ratio + 1, w * ratio, channels, dtype=dtype).movedim(-1, 1)[:, :, :, :-1]
     latent_frames = (frames - 1 + lead) // repeats + 1
