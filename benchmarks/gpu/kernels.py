@@ -13,9 +13,20 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, name_of
 from benchmarks.gpu.record import Row
 from benchmarks.gpu.timing import timed
-from exvideo_core.nn.fused import added_residual, gated_gelu, gated_product, scaled, scaled_silu
+from exvideo_core.families.cogvideox.norms import latent_scaled_silu
+from exvideo_core.families.cogvideox.rope import freqs_cis, norm_rope
+from exvideo_core.nn.fused import (
+    added_residual,
+    gated_gelu,
+    gated_product,
+    gelu_product,
+    scaled,
+    scaled_silu,
+    scaled_silu_into,
+)
 from exvideo_core.nn.group_norm import channel_statistics, group_scale
 from exvideo_core.nn.kernels.checked import CheckedInPlace
+from exvideo_core.nn.layer_norm import modulated_layer_norm, shifted_layer_norm
 
 Arguments = tuple[Any, ...]
 Case = tuple[str, str, Arguments]  # a kernel, what it computes in a network, and its arguments
@@ -25,9 +36,15 @@ KERNELS: Mapping[str, Any] = {
     "group_scale": group_scale,
     "scaled": scaled,
     "scaled_silu": scaled_silu,
+    "scaled_silu_into": scaled_silu_into,
+    "latent_scaled_silu": latent_scaled_silu,
     "added_residual": added_residual,
     "gated_gelu": gated_gelu,
     "gated_product": gated_product,
+    "gelu_product": gelu_product,
+    "shifted_layer_norm": shifted_layer_norm,
+    "modulated_layer_norm": modulated_layer_norm,
+    "norm_rope": norm_rope,
 }
 # Relative norm of the difference: some roundings.
 _LIMITS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -39,6 +56,7 @@ _MAPS = {
     "SVD's VAE, 512x512 pixels": (8, 128, 512, 512),
     "CogVideoX's VAE, 720x480 pixels": (8, 128, 480, 720),
 }
+_COGVIDEOX = (44776, 48, 64)  # tokens, heads, channels of a head
 _TOKENS = {"SVD, 64x64 cells": (2**18, 320), "SVD, 16x16 cells": (2**15, 1280)}  # tokens and channels
 
 
@@ -112,6 +130,30 @@ def _cases(bench: Bench, dtype: torch.dtype) -> Iterator[Case]:
         x_LC, bias_G = bench.random(tokens, channels, dtype=dtype), bench.random(8 * channels, dtype=dtype, seed=2)
         weight_GC = bench.random(8 * channels, channels, dtype=dtype, seed=3) / math.sqrt(channels)
         yield "gated_product", where, (x_LC, weight_GC, bias_G)
+        scale = (bench.random(channels, dtype=dtype, seed=seed) for seed in (4, 5))
+        yield "shifted_layer_norm", where, (x_LC, bias_G[:channels].float(), *scale, 1e-5)
+    yield from _of_cogvideox(bench, dtype)
+
+
+def _of_cogvideox(bench: Bench, dtype: torch.dtype) -> Iterator[Case]:
+    """A block of the transformer at 129 frames, and the autoencoder's norms."""
+    tokens, heads, dim = bench.size(_COGVIDEOX, (20, 2, 16))
+    where, channels, first = "CogVideoX, 129 frames", heads * dim, tokens // 8
+    x_LBC = bench.random(tokens, 1, channels, dtype=dtype)
+    factor_PBC, summand_PBC = (bench.random(2, 1, channels, seed=seed) for seed in (2, 3))
+    yield "modulated_layer_norm", where, (x_LBC, factor_PBC, summand_PBC, first, 1e-5)
+    weight_GC = bench.random(4 * channels, channels, dtype=dtype, seed=4) / math.sqrt(channels)
+    yield "gelu_product", where, (x_LBC, weight_GC, bench.random(4 * channels, dtype=dtype, seed=5))
+    weight_D, bias_D = (bench.random(dim, dtype=dtype, seed=seed) for seed in (6, 7))
+    factors = freqs_cis(bench.random(tokens, 1, 1, dim // 2, seed=8))
+    yield "norm_rope", where, (x_LBC.view(tokens, 1, heads, dim), weight_D, bias_D, factors, 1e-6)
+    frames, channels, height, width = bench.size((8, 256, 240, 360), (4, 32, 8, 16))
+    x_BCFHW = bench.random(1, frames, height, width, channels, dtype=dtype).movedim(-1, 1)
+    cells = [
+        bench.random(1, 2, height // 4, width // 4, channels, dtype=dtype, seed=seed).movedim(-1, 1) for seed in (2, 3)
+    ]
+    scale = (bench.random(channels, seed=seed).view(-1, 1, 1, 1) for seed in (4, 5))
+    yield "latent_scaled_silu", "CogVideoX's VAE, 360x240", (x_BCFHW, *scale, *cells, frames // 2, 0)
 
 
 def _of_map(bench: Bench, where: str, x_TCHW: Tensor) -> Iterator[Case]:
@@ -127,6 +169,7 @@ def _of_map(bench: Bench, where: str, x_TCHW: Tensor) -> Iterator[Case]:
     yield "scaled", where, (x_TCHW, *scale_TC11)
     yield "scaled_silu", where, (x_TCHW, *scale_TC11)
     yield "scaled_silu", f"{where}, a clip", (clip_1CTHW, *scale_C111)
+    yield "scaled_silu_into", where, (torch.empty_like(clip_1CTHW), clip_1CTHW, *scale_C111)
     weight_C, bias_C, shift_C = (bench.random(channels, dtype=x_TCHW.dtype, seed=seed) for seed in (5, 6, 7))
     of, groups, eps = f"{where}, weights in {name_of(x_TCHW.dtype)}", 32, 1e-6
     of_images = first_TC[:, None], second_TC[:, None].square()  # means and variances

@@ -69,48 +69,45 @@ def bind_taps(weight_OCKHW: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
     return convolve
 
 
-# Frames and the two before them, [1, C, F, H, W] and [1, C, 2, H, W], and a map to which the result is added in place
-AfterPast = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+# Of frames [1, C, F, H, W], the two before them, [1, C, 1, H, W] each, and a map that the result is added to, in place
+AfterPast = Callable[[Tensor, tuple[Tensor, Tensor], Tensor | None], Tensor]
 
 
 def bind_after_past(layer: nn.Module, like: Tensor) -> AfterPast | None:
     """A 3x3x3 convolution without padding in time, of frames and the two before them, on a GPU; for a single clip.
 
-    None where this would be no faster than `bind_conv3d_of_frames`. All frames are the batch of three 2D convolutions,
-    whose results are summed once, with the bias and the map that they are added to.
+    None where `bind_conv3d_of_frames` is to be taken. All frames are the batch of three 2D convolutions, whose results
+    are summed once, with the bias and the map that they are added to.
     """
     weights = effective_weights(layer, like) if like.is_cuda and len(like) == 1 else None
     if weights is None or weights[1] is None:
         return None
     taps, bias_O = _taps(weights[0]), weights[1]
     padding: tuple[int, ...] = layer.padding[1:]  # type: ignore[assignment, index]  # of every Conv3d
+    convolve = partial(F.conv2d, padding=padding)
 
-    def convolve(x_1CFHW: Tensor, past_1CFHW: Tensor, onto_1CFHW: Tensor | None = None) -> Tensor:
-        x_FCHW, past_FCHW = (each[0].transpose(0, 1) for each in (x_1CFHW, past_1CFHW))
-        here_FOHW = F.conv2d(x_FCHW, taps[2], padding=padding)
+    def convolve_next(x_1CFHW: Tensor, past: tuple[Tensor, Tensor], onto_1CFHW: Tensor | None) -> Tensor:
+        x_FCHW = x_1CFHW[0].transpose(0, 1)
+        here_FOHW = convolve(x_FCHW, taps[2])
         out_FOHW, first = (here_FOHW, ()) if onto_1CFHW is None else (onto_1CFHW[0].transpose(0, 1), (here_FOHW,))
-        for frames, earlier in _earlier(taps, padding, x_FCHW, past_FCHW):
+        for frames, earlier in _earlier(convolve, taps, x_FCHW, [frame[:, :, 0] for frame in past]):
             added_residual(out_FOHW[frames], bias_O, None, *(each[frames] for each in first), *earlier)
         return out_FOHW.transpose(0, 1)[None]
 
-    return convolve
+    return convolve_next
 
 
 def _earlier(
-    taps: Sequence[Tensor], padding: tuple[int, ...], x_FCHW: Tensor, past_FCHW: Tensor
+    convolve: Callable[[Tensor, Tensor], Tensor], taps: Sequence[Tensor], x_FCHW: Tensor, past: Sequence[Tensor]
 ) -> Iterator[tuple[slice, tuple[Tensor, Tensor]]]:
-    """What the two frames before contribute to spans of frames."""
+    """Contributions of the two frames before, to spans of frames."""
     frames = len(x_FCHW)
-    before_last, last = (F.conv2d(past_FCHW[span], taps[tap], padding=padding) for tap, span in _OF_PAST)
-    yield slice(0, 1), (before_last[:1], last)
+    yield slice(0, 1), (convolve(past[0], taps[0]), convolve(past[1], taps[1]))
     if frames > 1:
-        before = F.conv2d(x_FCHW[:-1], taps[1], padding=padding)
-        yield slice(1, 2), (before_last[1:], before[:1])
+        before = convolve(x_FCHW[:-1], taps[1])
+        yield slice(1, 2), (convolve(past[1], taps[0]), before[:1])
     if frames > 2:
-        yield slice(2, frames), (before[1:], F.conv2d(x_FCHW[:-2], taps[0], padding=padding))
-
-
-_OF_PAST = ((0, slice(0, 2)), (1, slice(1, 2)))  # the kernel's tap, and frames of the past that it meets
+        yield slice(2, frames), (before[1:], convolve(x_FCHW[:-2], taps[0]))
 
 
 def bind_conv3d_of_frames(layer: nn.Module, like: Tensor) -> Callable[[Sequence[Tensor]], Tensor]:

@@ -71,7 +71,7 @@ def retry_with_smaller_chunks(network: Chunked, compute: Callable[[], T]) -> T:
 
 
 def resumed_with_smaller_chunks(network: Chunked, start: Callable[[], Iterator[T]]) -> Iterator[T]:
-    """What `start` yields; out of memory, it starts over with smaller chunks, and what was yielded is left out.
+    """Items of `start()`; out of memory, it starts over with smaller chunks, and items that were yielded are left out.
 
     It must yield as many items each time.
     """

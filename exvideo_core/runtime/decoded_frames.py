@@ -41,7 +41,7 @@ class DecodedFrames:
 
     def whole(self) -> Tensor:
         """All frames, [T, H, W, 3]."""
-        return joined(self._spans(), self._count)
+        return concatenated(self._spans(), self._count)
 
     def _spans(self) -> Iterator[Tensor]:
         spans = resumed_with_smaller_tiles(self._decode, self._side)
@@ -55,7 +55,7 @@ class DecodedFrames:
         return next(spans, None)
 
 
-def joined(spans: Iterable[Tensor], count: int, axis: int = 0) -> Tensor:
+def concatenated(spans: Iterable[Tensor], count: int, axis: int = 0) -> Tensor:
     """Concatenate spans of `count` frames in all, holding one of them at a time."""
     out, done = None, 0
     for span in spans:

@@ -18,7 +18,7 @@ from ...exvideo_core.families.cogvideox.geometry import GEOMETRY
 from ...exvideo_core.families.cogvideox.vae import SPATIAL_FACTOR, TEMPORAL_FACTOR, CogVideoXVAE, frames_of_clip
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import SMALLEST_TILE, retry_with_smaller_tiles
-from ...exvideo_core.runtime.decoded_frames import joined
+from ...exvideo_core.runtime.decoded_frames import concatenated
 from .. import host
 from ..comfy_bridge import compat
 from ..comfy_bridge.vae import CoreVAE, Placed, decoding
@@ -72,7 +72,7 @@ class CogVAE(CoreVAE):
         clips = []
         for latents_CTHW in latents_BCTHW:
             spans = self.first_stage_model.decode_spans(latents_CTHW[None], host.progress(1), tile, frames_of_clip)
-            clips.append(joined(spans, GEOMETRY.frames_of(latents_CTHW.shape[1])))
+            clips.append(concatenated(spans, GEOMETRY.frames_of(latents_CTHW.shape[1])))
         return torch.stack(clips).to(self.output_device, compat.intermediate_dtype())
 
     def _encode(self, video_TCHW: Tensor) -> Tensor:

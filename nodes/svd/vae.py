@@ -16,7 +16,7 @@ from ...exvideo_core.families.svd.estimate import count_decoding, count_encoding
 from ...exvideo_core.families.svd.vae import LARGEST_TILE, VAE
 from ...exvideo_core.nn.layers import Ops
 from ...exvideo_core.nn.out_of_memory import retry_with_smaller_tiles
-from ...exvideo_core.runtime.decoded_frames import joined
+from ...exvideo_core.runtime.decoded_frames import concatenated
 from ...exvideo_core.video.frames import pixels_to_frames
 from .. import host
 from ..comfy_bridge import compat
@@ -48,7 +48,7 @@ class SVDVAE(CoreVAE):
         sides = (min(side, tile or side) for side in latents_TCHW.shape[-2:])
         self._load(self._decode_memory((*latents_TCHW.shape[:2], *sides), self.vae_dtype))
         spans = self.first_stage_model.decode_spans(latents_TCHW, host.progress(1), tile, pixels_to_frames)
-        return joined(spans, len(latents_TCHW)).to(self.output_device, compat.intermediate_dtype())
+        return concatenated(spans, len(latents_TCHW)).to(self.output_device, compat.intermediate_dtype())
 
     def decode_tiled(self, samples: Tensor, *_tile_sizes: Any, **_more_tile_sizes: Any) -> Tensor:
         """Decode as `decode` does."""

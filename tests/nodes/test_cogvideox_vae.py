@@ -54,11 +54,11 @@ def test_stock_tiled_decode_cuts_height_and_width_only(vae, monkeypatch):
 
     latents = torch.randn(1, 16, 3, 4, 40)
     tiles = []
-    decode = type(vae.first_stage_model).decode
+    decode = type(vae.first_stage_model).decode_spans
     monkeypatch.setattr(
         type(vae.first_stage_model),
-        "decode",
-        lambda self, z, progress=None, tile=None: tiles.append(tile) or decode(self, z, progress, tile),
+        "decode_spans",
+        lambda self, z, progress, tile, *others: tiles.append(tile) or decode(self, z, progress, tile, *others),
     )
 
     tiled = VAEDecodeTiled().decode(vae, {"samples": latents}, 256, overlap=64, temporal_size=8, temporal_overlap=4)[0]

@@ -21,8 +21,8 @@ from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
 from .norms import LatentNorm, activation
 
-# The last two input frames of each convolution, [B, C, 2, H, W], for the next temporal chunk; empty at a clip's start.
-Past = dict[nn.Module, Tensor]
+# The last two input frames of each convolution, for the next temporal chunk; empty at the start of a clip.
+Past = dict[nn.Module, tuple[Tensor, Tensor]]
 
 
 class CausalConv3d(nn.Module):
@@ -43,20 +43,21 @@ class CausalConv3d(nn.Module):
         after_past, of_frames = bind_after_past(self.conv, like), bind_conv3d_of_frames(self.conv, like)
 
         def convolve_next(x_BCFHW: Tensor, onto_BCFHW: Tensor | None = None) -> Tensor:
-            before = past[self] if self in past else x_BCFHW[:, :, :1].expand(-1, -1, 2, -1, -1)
-            is_single = x_BCFHW.shape[2] == 1
-            past[self] = torch.cat([before[:, :, 1:], x_BCFHW], dim=2) if is_single else _owned(x_BCFHW[:, :, -2:])
+            frames = x_BCFHW.split(1, dim=2)
+            before = past.get(self, (frames[0], frames[0]))
+            frames = before + frames
+            past[self] = _owned(frames[-2]), _owned(frames[-1])
             if after_past:
                 return after_past(x_BCFHW, before, onto_BCFHW)
-            out_BCFHW = of_frames((*before.split(1, dim=2), *x_BCFHW.split(1, dim=2)))
+            out_BCFHW = of_frames(frames)
             return out_BCFHW if onto_BCFHW is None else plus(onto_BCFHW, out_BCFHW)
 
         return convolve_next
 
 
-def _owned(frames: Tensor) -> Tensor:
+def _owned(frame: Tensor) -> Tensor:
     """Copy a view, so that it does not keep the memory of the other frames alive."""
-    return frames if frames.untyped_storage().nbytes() == frames.nbytes else frames.clone()
+    return frame if frame.untyped_storage().nbytes() == frame.nbytes else frame.clone()
 
 
 def split_frames(chunk_bytes: int, x_BCFHW: Tensor) -> tuple[Tensor, ...]:

@@ -22,7 +22,7 @@ from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, resumed_with_smaller_chunks, retry_with_smaller_chunks
 from ...nn.tiling import Blend, scaled, tile_axes
 from ...progress import Progress
-from ...runtime.decoded_frames import joined
+from ...runtime.decoded_frames import concatenated
 from ...runtime.host_copy import HostCopy
 from ...video.frames import pixels_to_frames
 from .causal_conv import CausalConv3d, Downsample, Past, ResBlock, Upsample, pop_chunks, split_frames
@@ -87,7 +87,7 @@ class CogVideoXVAE(nn.Module):
             [B, 3, F, 8 h, 8 w] float32 on the CPU, about [-1, 1]; F is 4 T - 3 for odd T, else 4 T.
         """
         spans = self.decode_spans(latents_BCTHW, progress, tile)
-        return joined(spans, GEOMETRY.frames_of(latents_BCTHW.shape[2]), axis=2)
+        return concatenated(spans, GEOMETRY.frames_of(latents_BCTHW.shape[2]), axis=2)
 
     def decode_spans(
         self,

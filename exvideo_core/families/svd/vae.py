@@ -23,7 +23,7 @@ from ...nn.nan_check import checked_part
 from ...nn.out_of_memory import restore_chunk_bytes, retry_with_smaller_chunks
 from ...nn.tiling import Blend, Window, scaled, tile_axes, windows
 from ...progress import Progress
-from ...runtime.decoded_frames import joined
+from ...runtime.decoded_frames import concatenated
 from ...runtime.host_copy import HostCopy
 from .config import VAEConfig
 from .geometry import GEOMETRY
@@ -84,7 +84,7 @@ class VAE(nn.Module):
         changes the result by rounding only. `progress` counts windows. `tile` is the side of smaller tiles in latent
         cells, below 128: less memory, but seams may show; None is exact.
         """
-        return joined(self.decode_spans(latents_TCHW, progress, tile), len(latents_TCHW))
+        return concatenated(self.decode_spans(latents_TCHW, progress, tile), len(latents_TCHW))
 
     def decode_spans(
         self,

@@ -11,7 +11,7 @@ from narrow_svd import build_pipeline as build_svd, noise
 from torch import Tensor
 
 from exvideo_core.nn import out_of_memory
-from exvideo_core.runtime.decoded_frames import DecodedFrames, joined
+from exvideo_core.runtime.decoded_frames import DecodedFrames, concatenated
 from exvideo_core.video.frames import pixels_to_frames
 
 CPU = torch.device("cpu")
@@ -115,10 +115,10 @@ def test_chunks_of_cogvideox_are_given_once_when_memory_runs_out(monkeypatch: py
 
     assert [span.shape[2] for span in spans] == [9, 8, 8]
     assert calls == [given, given, *[given // 2] * 3]
-    torch.testing.assert_close(joined(spans, 25, axis=2), expected)
+    torch.testing.assert_close(concatenated(spans, 25, axis=2), expected)
     assert vae.chunk_bytes == given
 
 
 def test_joined_spans_are_all_frames() -> None:
     with pytest.raises(AssertionError, match="the spans are all frames"):
-        joined([torch.zeros(3, 1)], 4)
+        concatenated([torch.zeros(3, 1)], 4)
