@@ -119,7 +119,6 @@ class EmulatedCuda(FakeTensorMode):
                 return func.decompose(*args, **kwargs)
         fakes = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, FakeTensor)]
         if not fakes and self._is_computed(func, args, kwargs):
-            kwargs.pop("pin_memory", None)
             return func(*args, **kwargs)
         self._is_inside = True
         try:
@@ -134,8 +133,9 @@ class EmulatedCuda(FakeTensorMode):
             return False
         dtype = kwargs.get("dtype") or torch.float32
         if func is _ATEN.empty.memory_format:
-            # bytes are memory for streamed weights, which are emulated
-            return dtype is not torch.uint8 and math.prod(args[0]) * dtype.itemsize <= LARGE
+            # bytes are memory for streamed weights, which are emulated, and so is page-locked memory
+            is_host_memory = dtype is torch.uint8 or kwargs.get("pin_memory")
+            return not is_host_memory and math.prod(args[0]) * dtype.itemsize <= LARGE
         if func in (_ATEN.zeros.default, _ATEN.full.default):
             return math.prod(args[0]) * dtype.itemsize <= LARGE
         return True
