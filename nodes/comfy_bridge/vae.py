@@ -89,7 +89,7 @@ class CoreVAE(comfy.sd.VAE, ABC):
     @encoding
     def encode_pixels(self, video_TCHW: Tensor) -> Tensor:
         """Pixels in [-1, 1], with sides that are multiples of 8, to raw latents."""
-        self._load(self._encode_memory((1, *video_TCHW.shape[1:]), self.vae_dtype))
+        self._load(self._encode_memory(tuple(video_TCHW.shape), self.vae_dtype))
         return self._encode(video_TCHW).to(self.output_device, compat.intermediate_dtype())
 
     @abstractmethod

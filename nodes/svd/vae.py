@@ -65,6 +65,6 @@ class SVDVAE(CoreVAE):
         ).peak
 
     def _encode_memory(self, shape: Any, dtype: torch.dtype) -> float:
-        return count_encoding(
-            self.first_stage_model.config, tuple(shape[-2:]), dtype, self.first_stage_model.chunk_bytes
-        ).peak
+        vae, size = self.first_stage_model, tuple(shape[-2:])
+        frames = min(shape[0], vae.frames_encoded_at_once(*size))
+        return count_encoding(vae.config, size, dtype, vae.chunk_bytes, frames).peak

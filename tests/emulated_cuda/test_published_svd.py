@@ -58,14 +58,14 @@ def test_a_forward_pass_of_512x512() -> None:
         assert is_orderly(cuda)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="chunks of 256 MiB: 16,000 launches, which Python cannot feed"
-)
-def test_a_forward_pass_of_512x512_launches_few_kernels_on_a_large_card(cuda: EmulatedCuda) -> None:
-    pipe = loaded_svd(cuda)
-    marks = svd_clip(cuda, pipe, frames=128, size=512, steps=2, **UNGUIDED)
+@pytest.mark.parametrize("card", [H200, RTX_4090], ids=lambda card: card.name)
+def test_a_step_of_512x512_launches_few_kernels_on_a_large_card(card: Card) -> None:
+    with emulated(card) as cuda:
+        pipe = loaded_svd(cuda)
+        marks = svd_clip(cuda, pipe, frames=128, size=512, steps=2, output_type="latents", **UNGUIDED)
 
-    assert marks.of(2).launches.total() < 7000
+        assert marks.of(2).launches.total() <= 6500
+        assert marks.of(2).waits["item"] == 1
 
 
 def test_a_forward_pass_of_1024x1024_holds_what_the_readme_says(cuda: EmulatedCuda) -> None:
@@ -75,22 +75,24 @@ def test_a_forward_pass_of_1024x1024_holds_what_the_readme_says(cuda: EmulatedCu
     assert is_orderly(cuda)
 
 
-@pytest.mark.parametrize("cells", [64, 128])
-def test_a_decoded_window_holds_what_estimates_say(cells: int) -> None:
+@pytest.mark.parametrize(("cells", "gigabytes"), [(64, 1.2), (128, 3.4)])
+def test_decoded_windows_hold_what_estimates_say(cells: int, gigabytes: float) -> None:
     counted = count_decoding(VAEConfig(), (cells, cells), HALF).peak
     with emulated(H200) as cuda:
         vae = vae_on(cuda)
         weights = cuda.memory.now["cuda:0"]
-        decode(cuda, vae, 8, 4, cells, cells)
+        decode(cuda, vae, 16, 4, cells, cells)
+        peak = cuda.memory.peak["cuda:0"] - weights
 
-        assert cuda.memory.peak["cuda:0"] - weights < 1.05 * counted
+        assert peak < 1.05 * counted
+        assert peak <= gigabytes * 1e9
 
 
 def test_a_decoded_window_is_channels_last(cuda: EmulatedCuda) -> None:
     costs = decode(cuda, vae_on(cuda), 8, 4, 64, 64)
 
     assert share_of_channels_first(costs) < 0.1
-    assert costs.waits.total() <= 2  # the frames, and whether they are finite
+    assert costs.waits.total() <= 2  # whether frames are finite, and the attention's trial
     assert is_orderly(cuda)
 
 
@@ -139,6 +141,19 @@ def test_a_clip_takes_no_more_than_the_readme_says(size: int, gigabytes: float, 
 
         assert cuda.memory.refusals == 0
         assert is_orderly(cuda)
+
+
+@pytest.mark.parametrize(("gib", "size"), [(6, 512), (8, 1024)], ids=["6 GB, 512x512", "8 GB, 1024x1024"])
+def test_128_frames_end_on_a_small_card_without_seams(gib: float, size: int, caplog: pytest.LogCaptureFixture) -> None:
+    with emulated(RTX_3060.with_memory(gib)) as cuda, caplog.at_level(logging.WARNING):
+        pipe = loaded_svd(cuda, stream=True)
+        svd_clip(cuda, pipe, frames=128, size=size, steps=1, output_type="latents", **UNGUIDED)
+        cells = size // 8
+        frames = pipe.decode(torch.empty(16, 4, cells, cells))  # later windows are as these
+
+        assert len(list(frames)) == 16
+        assert is_orderly(cuda)
+    assert "seams" not in caplog.text
 
 
 @pytest.mark.parametrize("card", [H200, RTX_2080, MI300], ids=lambda card: card.name)

@@ -78,11 +78,11 @@ def count_decoding(
 
 @functools.lru_cache(maxsize=16)
 def count_encoding(
-    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES
+    config: VAEConfig, size: tuple[int, int], dtype: torch.dtype, chunk_bytes: int = CHUNK_BYTES, frames: int = 1
 ) -> Counts:
-    """One frame of the encoder, of this height and width in pixels."""
+    """Frames that the encoder takes at once, of this height and width in pixels."""
     coder = on_meta(lambda: VAE(config), dtype)
-    return count(lambda: coder.encoder(torch.empty(1, 3, *size, dtype=dtype), chunk_bytes))
+    return count(lambda: coder.encoder(torch.empty(frames, 3, *size, dtype=dtype), chunk_bytes))
 
 
 def _decoding(

@@ -244,9 +244,9 @@ class SVDPipeline:
         return DecodedFrames(len(raw_TCHW), spans, side, self.device)
 
     def _encode(self, pictures: Sequence[Picture], width: int, height: int) -> Tensor:
-        """Raw latents [N, 4, h, w] of pictures, one at a time."""
-        pixels = [self._pixels(picture, width, height) for picture in pictures]
-        return torch.cat([self.vae.encode(pixels_CHW[None]) for pixels_CHW in pixels]).float().to(self.device)
+        """Raw latents [N, 4, h, w] of pictures."""
+        pixels = torch.stack([to_pixels(cover_crop(picture, width, height)).cpu() for picture in pictures])
+        return self.vae.encode(pixels).float().to(self.device)
 
     def _pixels(self, picture: Picture, width: int, height: int) -> Tensor:
         return to_pixels(cover_crop(picture, width, height)).to(self.device)

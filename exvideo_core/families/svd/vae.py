@@ -15,7 +15,7 @@ from itertools import product, zip_longest
 import torch
 from torch import Tensor, nn
 
-from ...nn.chunks import CHUNK_BYTES
+from ...nn.chunks import CHUNK_BYTES, items_within, spans
 from ...nn.convolution import channels_last_on_gpu
 from ...nn.group_norm import norm_silu
 from ...nn.layers import Ops, group_norm
@@ -59,22 +59,38 @@ class VAE(nn.Module):
         self.decoder = TemporalDecoder(config, ops)
 
     def encode(self, video_TCHW: Tensor, progress: Progress | None = None) -> Tensor:
-        """Mean of each frame's latent distribution, frame by frame: [T, 3, H, W] to [T, 4, H / 8, W / 8]."""
+        """Mean of each frame's latent distribution: [T, 3, H, W] to [T, 4, H / 8, W / 8].
+
+        Frames are encoded one by one, on a GPU as many at once as fit a chunk; `progress` counts them.
+        """
         GEOMETRY.check_cells(*video_TCHW.shape[-2:])
         latents = []
         with restore_chunk_bytes(self):
-            for index, frame_CHW in enumerate(video_TCHW):
-                encode = partial(retry_with_smaller_chunks, self, partial(self._encode_frame, frame_CHW))
-                latents.append(checked_part(f"encoding frame {index}", encode(), self, encode, frame_CHW))
+            for span in spans(len(video_TCHW), self.frames_encoded_at_once(*video_TCHW.shape[-2:])):
+                frames_TCHW = video_TCHW[span]
+                encode = partial(retry_with_smaller_chunks, self, partial(self._encode_frames, frames_TCHW))
+                what = f"frame {span.start}" if len(frames_TCHW) == 1 else f"frames {span.start} to {span.stop - 1}"
+                latents.append(checked_part(f"encoding {what}", encode(), self, encode, frames_TCHW))
                 if progress:
-                    progress(len(latents), len(video_TCHW))
+                    progress(span.stop, len(video_TCHW))
         return torch.cat(latents)
 
-    def _encode_frame(self, frame_CHW: Tensor) -> Tensor:
-        moments = self.encoder(self.to_network(frame_CHW[None]), self.chunk_bytes)
-        if self.quant_conv is not None:
-            moments = self.quant_conv(moments)
+    def frames_encoded_at_once(self, height: int, width: int) -> int:
+        """Frames of this size that the encoder takes at once; on a CPU one, which is as fast."""
+        pixels = self.to_network(torch.empty(0))
+        if not pixels.is_cuda:
+            return 1
+        # at the highest resolution: the input of a block, scaled and activated, two results
+        return items_within(self.chunk_bytes, 4 * self.config.widths[0] * height * width * pixels.itemsize)
+
+    def _encode_frames(self, frames_TCHW: Tensor) -> Tensor:
+        size = self.frames_encoded_at_once(*frames_TCHW.shape[-2:])  # fewer once memory ran out
+        moments = torch.cat([self._moments(frames_TCHW[span]) for span in spans(len(frames_TCHW), size)])
         return moments[:, : self.config.latent_channels]
+
+    def _moments(self, frames_TCHW: Tensor) -> Tensor:
+        moments = self.encoder(self.to_network(frames_TCHW), self.chunk_bytes)
+        return moments if self.quant_conv is None else self.quant_conv(moments)
 
     def decode(self, latents_TCHW: Tensor, progress: Progress | None = None, tile: int | None = None) -> Tensor:
         """Decode windows of 8 frames with a stride of 4 (and tiles above 1024 pixels), and blend them.

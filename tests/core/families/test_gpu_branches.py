@@ -149,3 +149,22 @@ def test_cogvideoxs_autoencoder(part: str, budget: int, clips: int, on_a_gpu: On
         return coder(x_BCTHW, {}, budget)
 
     assert_equal_but_for_rounding(getattr(build_cog(), part), on_a_gpu(call), call, last(x_BCTHW))
+
+
+@torch.inference_mode()
+def test_svds_encoder_takes_as_many_frames_as_fit(on_a_gpu: OnAGPU) -> None:
+    vae, calls, done = build_vae(), [], []
+    vae.encoder.register_forward_pre_hook(lambda _, given: calls.append(len(given[0])))
+
+    def call(vae: nn.Module, video_TCHW: Tensor) -> Tensor:
+        vae.chunk_bytes = 3 * 4 * TINY.vae.widths[0] * 32 * 24 * video_TCHW.itemsize  # of three frames
+        calls.clear()
+        return vae.encode(video_TCHW, lambda *progress: done.append(progress))
+
+    video_TCHW = noise(7, 3, 32, 24)
+    assert_equal_but_for_rounding(vae, on_a_gpu(call), call, video_TCHW)
+    on_a_gpu(call)(vae, video_TCHW)
+    assert calls == [2, 2, 3]
+    assert done[-3:] == [(2, 7), (4, 7), (7, 7)]
+    call(vae, video_TCHW)
+    assert calls == [1] * 7
