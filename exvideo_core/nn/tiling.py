@@ -53,8 +53,8 @@ class Blend:
         self.shape, self.dims, self.frames, self.taken = tuple(shape), dims, frames, 0
         # along others the weight is the same everywhere
         self._cut = {dim for each in windows for dim, span in zip(dims, each, strict=True) if span != (0, shape[dim])}
-        # of windows over time, only those that are not complete are held
-        held = [0 if dim == frames and dim in self._cut else length for dim, length in enumerate(shape)]
+        # where windows are in the order of time, only frames that are not complete are held
+        held = [0 if dim == frames and dim in dims else length for dim, length in enumerate(shape)]
         self.total = torch.zeros(held, device=device)
         self.weights = torch.zeros([n if dim in self._cut else 1 for dim, n in enumerate(held)], device=device)
         self._weight_of: dict[object, Tensor] = {}
@@ -88,10 +88,9 @@ class Blend:
         """Make room for so many frames."""
         missing = frames - self.total.shape[self.frames]
         if missing > 0:
-            self.total, self.weights = (
-                torch.cat([each, each.new_zeros(_with_length(each, self.frames, missing))], self.frames)
-                for each in (self.total, self.weights)
-            )
+            self.total = _extended(self.total, self.frames, missing)
+            if self.frames in self._cut:
+                self.weights = _extended(self.weights, self.frames, missing)
 
     def _weight(self, window: Window) -> Tensor:
         """`blend_weight`, of length 1 along dimensions that are not cut; kept, because most windows share it."""
@@ -114,8 +113,9 @@ def _split(x: Tensor, dim: int, length: int) -> tuple[Tensor, Tensor]:
     return x.narrow(dim, 0, length), x.narrow(dim, length, x.shape[dim] - length).clone()
 
 
-def _with_length(x: Tensor, dim: int, length: int) -> list[int]:
-    return [length if number == dim else each for number, each in enumerate(x.shape)]
+def _extended(x: Tensor, dim: int, length: int) -> Tensor:
+    """x with zeros after it."""
+    return torch.cat([x, x.new_zeros([length if number == dim else n for number, n in enumerate(x.shape)])], dim)
 
 
 def blend_weight(window: Window, lengths: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
