@@ -12,6 +12,7 @@ from narrow_svd import TINY, build_unet, build_vae, noise
 from rounding import assert_equal_but_for_rounding
 from torch import Tensor, nn
 
+from exvideo_core.families.cogvideox.causal_conv import Past
 from exvideo_core.families.svd import blocks
 from exvideo_core.nn.kernels import Mode, checked, kernel_mode
 
@@ -146,7 +147,9 @@ def test_cogvideoxs_autoencoder(part: str, budget: int, clips: int, on_a_gpu: On
     x_BCTHW = noise(clips, 16, 3, 3, 4) if part == "decoder" else noise(clips, 3, 9, 24, 32)
 
     def call(coder: nn.Module, x_BCTHW: Tensor) -> Tensor:
-        return coder(x_BCTHW, {}, budget)
+        past: Past = {}
+        coder(x_BCTHW, past, budget)
+        return coder(x_BCTHW.flip(2), past, budget)  # the next temporal chunk, whose past is two different frames
 
     assert_equal_but_for_rounding(getattr(build_cog(), part), on_a_gpu(call), call, last(x_BCTHW))
 
