@@ -15,7 +15,7 @@ TERMS = {
     "cond and uncond, settings": r"(un)?told",
     "text_tokens, token embeddings": r"words? of (a|the) (prompt|text)|tables? of words",
     "RoPE, freqs_cis, apply_rope": r"rotary_turns?|(turn|turns|turned|turning) (neighbouring|pairs|channels)",
-    "bind, fused_qkv, bind_with_bias": r"with_constant|(taken|together)(?=\()",
+    "bind, fused_qkv, bind_sum": r"with_constant|(taken|together)(?=\()",
     "offload, keep, lazy": r"[Pp]ark(s|ed|ing)?|park_\w+|OnHost|Later(?=[\[(])",
     "double buffer, copy stream, host weights": r"_?Belt|belts?|_?Lanes?|lanes?|AtOnce|homes",
     "effective weights": r"live[_ ]weights?|folded weights|folding\.\w+",

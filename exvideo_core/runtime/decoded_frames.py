@@ -37,7 +37,8 @@ class DecodedFrames:
 
     def __iter__(self) -> Iterator[Tensor]:
         for span_THWC in self._spans():
-            yield from span_THWC
+            for frame_HWC in span_THWC:
+                yield frame_HWC.clone()  # the span is in page-locked memory, which a list of frames must not hold
 
     def whole(self) -> Tensor:
         """All frames, [T, H, W, 3]."""

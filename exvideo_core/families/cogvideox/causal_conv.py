@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ...nn.chunks import items_within, plus
-from ...nn.conv3d import bind_after_past, bind_conv3d, bind_conv3d_of_frames
+from ...nn.conv3d import AfterPast, bind_after_past, bind_conv3d, bind_conv3d_of_frames
 from ...nn.convolution import bind_conv
 from ...nn.layers import Ops, group_norm
 from ...nn.upsample import doubled_conv
@@ -40,19 +40,26 @@ class CausalConv3d(nn.Module):
 
         The sum is in place unless gradients are enabled.
         """
-        after_past, of_frames = bind_after_past(self.conv, like), bind_conv3d_of_frames(self.conv, like)
+        convolve = bind_after_past(self.conv, like) or self._bind_frames(like)
 
         def convolve_next(x_BCFHW: Tensor, onto_BCFHW: Tensor | None = None) -> Tensor:
             frames = x_BCFHW.split(1, dim=2)
             before = past.get(self, (frames[0], frames[0]))
-            frames = before + frames
-            past[self] = _owned(frames[-2]), _owned(frames[-1])
-            if after_past:
-                return after_past(x_BCFHW, before, onto_BCFHW)
-            out_BCFHW = of_frames(frames)
-            return out_BCFHW if onto_BCFHW is None else plus(onto_BCFHW, out_BCFHW)
+            *_, last_but_one, last = before + frames
+            past[self] = _owned(last_but_one), _owned(last)
+            return convolve(x_BCFHW, before, onto_BCFHW)
 
         return convolve_next
+
+    def _bind_frames(self, like: Tensor) -> AfterPast:
+        """The convolution where frames are not a batch: on other devices than GPUs, and for several clips."""
+        of_frames = bind_conv3d_of_frames(self.conv, like)
+
+        def convolve(x_BCFHW: Tensor, past: tuple[Tensor, Tensor], onto_BCFHW: Tensor | None) -> Tensor:
+            out_BCFHW = of_frames(past + x_BCFHW.split(1, dim=2))
+            return out_BCFHW if onto_BCFHW is None else plus(onto_BCFHW, out_BCFHW)
+
+        return convolve
 
 
 def _owned(frame: Tensor) -> Tensor:
